@@ -1,1 +1,37 @@
-//! placeholder
+//! How pacstore reads ordinary mirrors: the one HTTP client and the rsync child.
+//!
+//! Everything here treats the other side as careless or hostile. A wait always has a
+//! deadline, a body always has a bound, an address that a redirect names is checked
+//! again, and bytes of two versions of a file are never joined.
+//!
+//! - Invariant: only hosts that were configured are dialled, and what a redirect of
+//!   theirs may lead to ([`AddressRules`]); nothing is ever decompressed or rewritten.
+//! - Not here: which file is wanted and whether its bytes are right (`import`, `node`
+//!   check against the database or a CID), formats of databases (`pacman`).
+//! - Read first: [`Http`], then [`Rsync`].
+
+mod address;
+mod dns;
+mod error;
+mod fetch;
+mod http;
+mod listing;
+mod mirrors;
+mod part;
+mod paths;
+mod response;
+mod rsync;
+
+pub use address::{AddressRules, Reach};
+pub use error::{HttpError, Refused};
+pub use fetch::{Expected, Fetch, FetchError, Fetched, Resume};
+pub use http::{Get, Http, HttpOptions, IfRangeIgnored, MinRate};
+pub use listing::{ListEntry, MAX_ENTRIES, parse_listing};
+pub use mirrors::{Mirrors, Observation};
+pub use paths::{NotAPath, url_of};
+pub use response::{Response, ServedRange};
+pub use rsync::{
+    Deletion, ExitKind, ListSpec, Listed, ListedKind, Outcome, Progress, Rsync, RsyncError, RsyncOptions,
+    RsyncReport, Rule, TransferSpec,
+};
+pub use url::Url;

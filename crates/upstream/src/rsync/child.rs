@@ -1,0 +1,255 @@
+//! One run of the child: started, read line by line, bounded in time, ended with its group.
+//!
+//! - Invariant: when [`run`] returns or is dropped, no process of the group is left
+//!   running (on drop: all were sent SIGKILL).
+//! - Invariant: a line is at most [`MAX_LINE`] bytes, what is kept of stderr [`MAX_STDERR`].
+//! - Not here: what lines mean (`super::stats`, `super::list`).
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use pacstore_runtime::CancellationToken;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{ExitKind, Outcome, RsyncError};
+
+/// The longest line that is read: a path of 4096 bytes, each escaped to five.
+const MAX_LINE: usize = 32 * 1024;
+/// What is kept of the last words.
+const MAX_STDERR: usize = 64 * 1024;
+
+/// The bounds of one run.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    pub(crate) silence: Duration,
+    pub(crate) deadline: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    status: ExitStatus,
+    stderr: VecDeque<u8>,
+}
+
+impl Ended {
+    /// The last words, invalid UTF-8 replaced.
+    pub(crate) fn stderr(&self) -> String {
+        let (a, b) = self.stderr.as_slices();
+        String::from_utf8_lossy(&[a, b].concat()).into_owned()
+    }
+
+    /// What came of it; codes other than 0, 23 and 24 are errors.
+    pub(crate) fn outcome(&self) -> Result<Outcome, RsyncError> {
+        match self.status.code() {
+            Some(0) => Ok(Outcome::Whole),
+            Some(23) => Ok(Outcome::Partial),
+            Some(24) => Ok(Outcome::Vanished),
+            code => Err(self.exit(code.unwrap_or(-1))),
+        }
+    }
+
+    /// As [`Ended::outcome`], but only 0 will do.
+    pub(crate) fn whole(&self) -> Result<(), RsyncError> {
+        match self.status.code() {
+            Some(0) => Ok(()),
+            code => Err(self.exit(code.unwrap_or(-1))),
+        }
+    }
+
+    fn exit(&self, code: i32) -> RsyncError {
+        RsyncError::Exit { code, kind: ExitKind::of(code), stderr: self.stderr() }
+    }
+}
+
+/// The process group of the child; killed when dropped unless it ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.0 {
+            // It may be gone already.
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Runs `program`; `line` gets each line of stdout, also those that end in `\r`.
+pub(crate) async fn run(
+    program: &Path,
+    arguments: Vec<OsString>,
+    bounds: Bounds,
+    line: impl FnMut(&[u8]) -> Result<(), RsyncError>,
+) -> Result<Ended, RsyncError> {
+    let spawn_error = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => RsyncError::NotInstalled(program.to_owned()),
+        _ => RsyncError::Spawn { program: program.to_owned(), source },
+    };
+    let mut child = command(program, arguments).spawn().map_err(spawn_error)?;
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
+    let mut stderr = VecDeque::new();
+    let watched = watch(&mut child, &bounds, line, &mut stderr).await;
+    let status = match watched {
+        Ok(Some(status)) => status,
+        Ok(None) => child.wait().await.map_err(spawn_error)?,
+        Err(error) => {
+            end(&mut child, &group, bounds.grace).await;
+            group.0 = None;
+            return Err(match error {
+                Watched::Io(source) => spawn_error(source),
+                Watched::Ended(error) => error,
+            });
+        }
+    };
+    group.0 = None;
+    Ok(Ended { status, stderr })
+}
+
+/// Why watching ended before the child did.
+enum Watched {
+    Io(io::Error),
+    Ended(RsyncError),
+}
+
+impl From<io::Error> for Watched {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+fn command(program: &Path, arguments: Vec<OsString>) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .env("TZ", "UTC")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    for name in [
+        "RSYNC_RSH",
+        "RSYNC_PROXY",
+        "RSYNC_CONNECT_PROG",
+        "RSYNC_PARTIAL_DIR",
+        "RSYNC_PROTECT_ARGS",
+        "RSYNC_OLD_ARGS",
+        "RSYNC_ICONV",
+        "RSYNC_CHECKSUM_LIST",
+        "RSYNC_COMPRESS_LIST",
+        "RSYNC_MAX_ALLOC",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Reads both outputs to their ends, within the bounds; then the exit status.
+async fn watch(
+    child: &mut Child,
+    bounds: &Bounds,
+    mut line: impl FnMut(&[u8]) -> Result<(), RsyncError>,
+    stderr: &mut VecDeque<u8>,
+) -> Result<Option<ExitStatus>, Watched> {
+    let mut out = child.stdout.take();
+    let mut err = child.stderr.take();
+    let (mut out_buf, mut err_buf) = (vec![0; 16 * 1024], vec![0; 4 * 1024]);
+    let mut lines = Lines::default();
+    let until = Instant::now() + bounds.deadline;
+    let mut heard = Instant::now();
+    loop {
+        if out.is_none() && err.is_none() {
+            let left = until.saturating_duration_since(Instant::now()).min(bounds.silence);
+            return match timeout(left, child.wait()).await {
+                Ok(status) => Ok(Some(status?)),
+                Err(_) => Err(Watched::Ended(RsyncError::Silent(left))),
+            };
+        }
+        tokio::select! {
+            biased;
+            () = bounds.stop.cancelled() => return Err(Watched::Ended(RsyncError::Stopped)),
+            () = sleep_until(until) => return Err(Watched::Ended(RsyncError::Deadline(bounds.deadline))),
+            n = read(&mut out, &mut out_buf) => match n? {
+                0 => { lines.end(&mut line).map_err(Watched::Ended)?; out = None; }
+                n => { heard = Instant::now(); lines.push(&out_buf[..n], &mut line).map_err(Watched::Ended)?; }
+            },
+            n = read(&mut err, &mut err_buf) => match n? {
+                0 => err = None,
+                n => { heard = Instant::now(); keep_last(stderr, &err_buf[..n]); }
+            },
+            () = sleep_until(heard + bounds.silence) => {
+                return Err(Watched::Ended(RsyncError::Silent(bounds.silence)));
+            }
+        }
+    }
+}
+
+/// Reads a pipe that is open; a closed one never becomes ready.
+async fn read<R: AsyncRead + Unpin>(pipe: &mut Option<R>, buf: &mut [u8]) -> io::Result<usize> {
+    match pipe {
+        Some(pipe) => pipe.read(buf).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn keep_last(kept: &mut VecDeque<u8>, new: &[u8]) {
+    kept.extend(new);
+    let over = kept.len().saturating_sub(MAX_STDERR);
+    kept.drain(..over);
+}
+
+/// TERM first, so that the partial file is put away; KILL after the grace.
+async fn end(child: &mut Child, group: &Group, grace: Duration) {
+    group.signal(Signal::TERM);
+    if timeout(grace, child.wait()).await.is_err() {
+        group.signal(Signal::KILL);
+        // A killed child is gone at once, save in uninterruptible sleep; then the reaper takes it.
+        let _ = timeout(grace, child.wait()).await;
+    }
+    group.signal(Signal::KILL);
+}
+
+/// Splits at `\n` and `\r`; a longer line than [`MAX_LINE`] is cut.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        line: &mut impl FnMut(&[u8]) -> Result<(), RsyncError>,
+    ) -> Result<(), RsyncError> {
+        for &b in bytes {
+            if matches!(b, b'\n' | b'\r') {
+                self.end(line)?;
+            } else if self.0.len() < MAX_LINE {
+                self.0.push(b);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, line: &mut impl FnMut(&[u8]) -> Result<(), RsyncError>) -> Result<(), RsyncError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let full = std::mem::take(&mut self.0);
+        line(&full)
+    }
+}

@@ -1,0 +1,412 @@
+//! The rsync program as a child: lists a mirror, and copies it into a staging tree.
+//!
+//! The child is told to resolve links on the sender's side (`-L`), to replace files by
+//! rename (never `--inplace`), and to keep what it did not finish in a folder of its own,
+//! so the staging tree holds whole files only. Names are never parsed from messages.
+//!
+//! - Invariant: a child never outlives its call: it is stopped on silence, deadline,
+//!   stop token and drop, with the whole process group it made.
+//! - Invariant: what the child says is kept to a bounded size.
+//! - Not here: what to copy in which order, and whether it is coherent (`import`).
+//! - Read first: [`TransferSpec`], [`Rsync::transfer`].
+
+mod child;
+mod exit;
+mod list;
+mod rule;
+mod source;
+mod stats;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use pacstore_runtime::{CancellationToken, Pool, Stopped, Tasks};
+use tokio::sync::watch;
+
+pub use exit::{ExitKind, Outcome};
+pub use list::{ListSpec, Listed, ListedKind};
+pub use rule::Rule;
+pub use stats::{Progress, RsyncReport};
+
+use child::{Bounds, run};
+use source::checked_source;
+use stats::StatsReader;
+
+/// How the child is started and bounded.
+#[derive(Clone, Debug)]
+pub struct RsyncOptions {
+    /// The program; a bare name is looked for in `PATH`.
+    pub program: PathBuf,
+    /// `--contimeout`: for connecting, whole seconds.
+    pub connect_timeout: Duration,
+    /// `--timeout`: the child's own limit without network traffic, whole seconds.
+    pub io_timeout: Duration,
+    /// Our limit without a word from the child (it reports progress every second).
+    ///
+    /// Longer than `io_timeout`, so that the child ends by itself where it can. While
+    /// a mirror of 100,000 files collects its list, nothing is said for a minute.
+    pub silence: Duration,
+    /// How long a child that was told to end may take to put its partial file away.
+    pub grace: Duration,
+}
+
+impl Default for RsyncOptions {
+    fn default() -> Self {
+        Self {
+            program: PathBuf::from("rsync"),
+            connect_timeout: Duration::from_secs(30),
+            io_timeout: Duration::from_secs(120),
+            silence: Duration::from_secs(300),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is removed at the destination because the source has it no more.
+///
+/// Only on a transfer of everything: files that a rule excludes are protected unless `excluded`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Also what the rules exclude (`--delete-excluded`).
+    pub excluded: bool,
+    /// Also if the source could not read or resolve something (`--ignore-errors`); rsync
+    /// else deletes nothing as long as one link dangles there.
+    pub despite_errors: bool,
+    /// No more than so many files (`--max-delete`).
+    pub at_most: Option<u64>,
+}
+
+/// One copy from a mirror into a tree; a round calls this several times.
+#[derive(Clone, Debug)]
+pub struct TransferSpec<'a> {
+    /// `rsync://host[:port]/module/path/`; with a final slash the content, else the folder itself.
+    pub source: &'a str,
+    /// The staging tree; made if it is not there.
+    pub dest: &'a Path,
+    /// Our own folder on the same file system: partial and temporary files, kept between runs.
+    pub scratch: &'a Path,
+    /// Which names, first match decides, no match means yes.
+    pub rules: Vec<Rule>,
+    /// Only these paths (raw bytes, below the source), not the whole tree. Excludes `delete`.
+    pub only: Option<Vec<Vec<u8>>>,
+    /// Whether to remove what is gone, after all else was transferred.
+    pub delete: Option<Deletion>,
+    /// Bytes a second (`--bwlimit`), rounded up to KiB.
+    pub rate: Option<u64>,
+    /// Compare whole contents instead of size and time (`--checksum`).
+    pub compare_contents: bool,
+    /// For all of it.
+    pub deadline: Duration,
+    /// Ends it early.
+    pub stop: CancellationToken,
+    /// Where progress is told.
+    pub progress: Option<watch::Sender<Progress>>,
+}
+
+impl<'a> TransferSpec<'a> {
+    /// Everything from `source` into `dest`, nothing removed, within a day.
+    pub fn new(source: &'a str, dest: &'a Path, scratch: &'a Path) -> Self {
+        Self {
+            source,
+            dest,
+            scratch,
+            rules: Vec::new(),
+            only: None,
+            delete: None,
+            rate: None,
+            compare_contents: false,
+            deadline: Duration::from_secs(86_400),
+            stop: CancellationToken::new(),
+            progress: None,
+        }
+    }
+}
+
+/// Why the rsync child did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RsyncError {
+    /// The source is no rsync URL.
+    #[error("`{0}` is not an rsync:// URL with host and module")]
+    Source(String),
+    /// A path in `only` is absolute, climbs or holds a NUL.
+    #[error("a path to transfer is empty, absolute, climbs or holds a NUL")]
+    Path,
+    /// `only` and `delete` were asked together.
+    #[error("deletion needs a transfer of everything")]
+    DeleteOnly,
+    /// The program is not there.
+    #[error("the program `{}` is not installed", .0.display())]
+    NotInstalled(PathBuf),
+    /// It could not be started or watched.
+    #[error("cannot run `{}`", .program.display())]
+    Spawn {
+        /// Which.
+        program: PathBuf,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// Our folders for it could not be made.
+    #[error("cannot prepare `{}`", .path.display())]
+    Prepare {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// It ended with an error.
+    #[error("rsync ended with code {code}: {kind}")]
+    Exit {
+        /// Its exit code; -1 if a signal ended it.
+        code: i32,
+        /// What the code means.
+        kind: ExitKind,
+        /// The last of what it said, at most 64 KiB.
+        stderr: String,
+    },
+    /// It said nothing for too long and was ended.
+    #[error("rsync was silent for {0:?}")]
+    Silent(Duration),
+    /// It did not end in time and was ended.
+    #[error("rsync did not finish within {0:?}")]
+    Deadline(Duration),
+    /// We were asked to stop.
+    #[error("rsync was stopped")]
+    Stopped,
+    /// The listing has more entries than the caller takes.
+    #[error("the listing has more than {0} entries")]
+    TooMany(usize),
+    /// A line of the listing is none.
+    #[error("rsync's listing has a line that cannot be read: `{0}`")]
+    Listing(String),
+}
+
+impl From<Stopped> for RsyncError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl RsyncError {
+    /// One sentence on what the user can do, printed after `hint:`.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotInstalled(_) => Some("install the package rsync, or take the mirror by https://"),
+            Self::Source(_) => Some("write it as rsync://host/module/path/"),
+            Self::Exit { kind, .. } => kind.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// The rsync program.
+#[derive(Clone, Debug)]
+pub struct Rsync {
+    options: RsyncOptions,
+    tasks: Tasks,
+}
+
+impl Rsync {
+    /// With these options; `tasks` lends its disk pool.
+    pub fn new(options: RsyncOptions, tasks: Tasks) -> Self {
+        Self { options, tasks }
+    }
+
+    /// The first line of `rsync --version`.
+    ///
+    /// # Errors
+    /// [`RsyncError::NotInstalled`] if there is no such program.
+    pub async fn version(&self) -> Result<String, RsyncError> {
+        let mut first = Vec::new();
+        let bounds = Bounds { silence: Duration::from_secs(10), ..self.bounds(Duration::from_secs(10)) };
+        run(&self.options.program, vec!["--version".into()], bounds, |line| {
+            if first.is_empty() {
+                first = line.to_vec();
+            }
+            Ok(())
+        })
+        .await?
+        .whole()?;
+        Ok(String::from_utf8_lossy(&first).into_owned())
+    }
+
+    /// Whether the program is there and runs.
+    pub async fn installed(&self) -> bool {
+        self.version().await.is_ok()
+    }
+
+    /// Copies from a mirror. See [`TransferSpec`].
+    ///
+    /// Exit codes 23 and 24 (something could not be sent, a link dangles, files vanished)
+    /// are no error but [`Outcome::Partial`]: what came is whole, what is missing shows
+    /// when the tree is checked. Dropping the future kills the child.
+    ///
+    /// # Errors
+    /// [`RsyncError`].
+    pub async fn transfer(&self, spec: &TransferSpec<'_>) -> Result<RsyncReport, RsyncError> {
+        checked_source(spec.source)?;
+        if spec.only.is_some() && spec.delete.is_some() {
+            return Err(RsyncError::DeleteOnly);
+        }
+        let scratch = Scratch::of(spec.scratch);
+        scratch.prepare(&self.tasks, spec.dest, spec.only.as_deref()).await?;
+        let arguments = self.transfer_arguments(spec, &scratch);
+        let bounds = Bounds { stop: spec.stop.clone(), ..self.bounds(spec.deadline) };
+        let mut stats = StatsReader::new(spec.progress.clone());
+        let ended = run(&self.options.program, arguments, bounds, |line| {
+            stats.line(line);
+            Ok(())
+        })
+        .await?;
+        let outcome = ended.outcome()?;
+        Ok(stats.report(outcome, ended.stderr()))
+    }
+
+    /// The entries of a folder of a mirror, or of all below it. See [`ListSpec`].
+    ///
+    /// # Errors
+    /// [`RsyncError`]; [`RsyncError::TooMany`] above the spec's limit.
+    pub async fn list(&self, spec: &ListSpec<'_>) -> Result<Vec<Listed>, RsyncError> {
+        checked_source(spec.source)?;
+        let mut arguments = self.common_arguments();
+        arguments.extend(spec.arguments());
+        let bounds = Bounds { stop: spec.stop.clone(), ..self.bounds(spec.deadline) };
+        let mut found = Vec::new();
+        run(&self.options.program, arguments, bounds, |line| {
+            if let Some(entry) = list::parse_line(line)? {
+                if found.len() >= spec.max_entries {
+                    return Err(RsyncError::TooMany(spec.max_entries));
+                }
+                found.push(entry);
+            }
+            Ok(())
+        })
+        .await?
+        .outcome()?;
+        Ok(found)
+    }
+
+    fn bounds(&self, deadline: Duration) -> Bounds {
+        Bounds {
+            silence: self.options.silence,
+            deadline,
+            grace: self.options.grace,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn common_arguments(&self) -> Vec<OsString> {
+        let seconds = |d: Duration| d.as_secs().max(1);
+        vec![
+            "--no-motd".into(),
+            "--no-human-readable".into(),
+            "--copy-links".into(),
+            format!("--contimeout={}", seconds(self.options.connect_timeout)).into(),
+            format!("--timeout={}", seconds(self.options.io_timeout)).into(),
+        ]
+    }
+
+    fn transfer_arguments(&self, spec: &TransferSpec<'_>, scratch: &Scratch) -> Vec<OsString> {
+        let mut a = self.common_arguments();
+        a.extend(["--recursive", "--times", "--perms", "--chmod=D0755,F0644"].map(OsString::from));
+        a.extend(["--partial", "--info=progress2,stats2,flist2", "--outbuf=Line"].map(OsString::from));
+        a.push(option("--partial-dir=", scratch.partial.as_os_str().as_bytes()));
+        a.push(option("--temp-dir=", scratch.temporary.as_os_str().as_bytes()));
+        if spec.only.is_some() {
+            a.push("--from0".into());
+            a.push(option("--files-from=", scratch.names.as_os_str().as_bytes()));
+        }
+        if spec.compare_contents {
+            a.push("--checksum".into());
+        }
+        if let Some(rate) = spec.rate {
+            a.push(format!("--bwlimit={}", rate.div_ceil(1024).max(1)).into());
+        }
+        if let Some(deletion) = spec.delete {
+            a.push("--delete-after".into());
+            a.extend(deletion.excluded.then(|| OsString::from("--delete-excluded")));
+            a.extend(deletion.despite_errors.then(|| OsString::from("--ignore-errors")));
+            a.extend(deletion.at_most.map(|n| OsString::from(format!("--max-delete={n}"))));
+        }
+        a.extend(spec.rules.iter().map(Rule::argument));
+        let mut dest = spec.dest.as_os_str().to_owned();
+        dest.push("/");
+        a.extend(["--".into(), spec.source.into(), dest]);
+        a
+    }
+}
+
+fn option(name: &str, value: &[u8]) -> OsString {
+    OsString::from_vec([name.as_bytes(), value].concat())
+}
+
+/// The child's own folders.
+struct Scratch {
+    /// What was not finished: found again by the next run.
+    partial: PathBuf,
+    /// Files under way; what a killed child left is removed before the next.
+    temporary: PathBuf,
+    /// The names of `only`, NUL-terminated.
+    names: PathBuf,
+}
+
+impl Scratch {
+    fn of(folder: &Path) -> Self {
+        Self {
+            partial: folder.join("partial"),
+            temporary: folder.join("temporary"),
+            names: folder.join("names"),
+        }
+    }
+
+    async fn prepare(&self, tasks: &Tasks, dest: &Path, only: Option<&[Vec<u8>]>) -> Result<(), RsyncError> {
+        let names = only.map(joined_names).transpose()?;
+        let (partial, temporary) = (self.partial.clone(), self.temporary.clone());
+        let (names_path, dest) = (self.names.clone(), dest.to_owned());
+        let prepared = tasks.blocking(Pool::Disk, move || {
+            let at = |path: &Path, done: io::Result<()>| {
+                done.map_err(|source| RsyncError::Prepare { path: path.to_owned(), source })
+            };
+            at(&dest, fs::create_dir_all(&dest))?;
+            at(&partial, fs::create_dir_all(&partial))?;
+            at(&temporary, sweep(&temporary))?;
+            names.map_or(Ok(()), |names| at(&names_path, fs::write(&names_path, names)))
+        });
+        prepared.await?
+    }
+}
+
+/// Makes an empty folder of files out of `folder`.
+fn sweep(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
+fn joined_names(only: &[Vec<u8>]) -> Result<Vec<u8>, RsyncError> {
+    let mut all = Vec::new();
+    for path in only {
+        let parts_fine = path.split(|&b| b == b'/').all(|part| !part.is_empty() && part != b"." && part != b"..");
+        if !parts_fine || path.contains(&0) {
+            return Err(RsyncError::Path);
+        }
+        // A leading `./` keeps names such as `#x` or `;x` from being read as comments.
+        all.extend_from_slice(b"./");
+        all.extend_from_slice(path);
+        all.push(0);
+    }
+    Ok(all)
+}
+
+/// Seconds since 1970 as a time; rsync prints UTC because we set `TZ`.
+pub(crate) fn unix(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+}

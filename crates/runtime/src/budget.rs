@@ -131,6 +131,7 @@ impl ByteLease {
     }
 
     /// Takes `n` bytes (at most all) out of this lease into one of its own.
+    #[must_use = "dropping the part gives its bytes back"]
     pub fn split_off(&mut self, n: u64) -> Self {
         let n = n.min(self.len);
         let before = self.budget.permits_for(self.len);

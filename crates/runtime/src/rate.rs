@@ -139,16 +139,12 @@ impl Bucket {
         self.refill();
         let Some(rate) = self.rate else { return Ok(()) };
         let want = u128::from(n) * NANOS;
-        match self.tokens.checked_sub(want) {
-            Some(rest) => {
-                self.tokens = rest;
-                Ok(())
-            }
-            None => {
-                let nanos = (want - self.tokens).div_ceil(u128::from(rate));
-                Err(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
-            }
+        if let Some(rest) = self.tokens.checked_sub(want) {
+            self.tokens = rest;
+            return Ok(());
         }
+        let nanos = (want - self.tokens).div_ceil(u128::from(rate));
+        Err(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     fn refill(&mut self) {

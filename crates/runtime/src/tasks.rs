@@ -321,12 +321,13 @@ impl Inner {
 /// What a task says of itself in `pacstore status`, such as its progress or last
 /// error. Outside of a task of a [`Tasks`] it does nothing.
 pub fn note(text: impl Into<String>) {
-    // An error means that no task of a set is running; then nobody would read it.
-    drop(CURRENT.try_with(|(tasks, id)| {
+    let set = |(tasks, id): &(Tasks, TaskId)| {
         if let Some(entry) = tasks.0.table().running.get_mut(id) {
             entry.note = Some(text.into());
         }
-    }));
+    };
+    // An error means that no task of a set is running; then nobody would read it.
+    CURRENT.try_with(set).ok();
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

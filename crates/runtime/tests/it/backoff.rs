@@ -23,9 +23,9 @@ fn delays_double_up_to_the_maximum_with_jitter_below_the_step() {
 
 #[test]
 fn delays_stay_bounded_after_very_many_failures() {
-    let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_secs(300));
+    let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_mins(5));
     for _ in 0..200 {
-        assert!(backoff.next() <= Duration::from_secs(300));
+        assert!(backoff.next() <= Duration::from_mins(5));
     }
     assert_eq!(
         Backoff::new(Duration::ZERO, Duration::ZERO).next(),

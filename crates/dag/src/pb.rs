@@ -118,7 +118,7 @@ mod tests {
     fn a_length_beyond_the_message_is_an_error() {
         assert_eq!(Fields(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]).next(), Err(CUT));
         assert_eq!(Fields(&[0x0a, 0x02, 0x00]).next(), Err(CUT));
-        assert_eq!(Fields(&[0x80; 11]).varint(), Err(CUT));
+        assert!(Fields(&[0x80; 11]).varint().is_err());
         assert!(
             Fields(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02])
                 .varint()

@@ -153,7 +153,7 @@ impl Fields {
                 b"%GROUPS%" => once(&mut self.groups, "GROUPS", list(&mut lines))?,
                 // Lists that pacman reads and we do not keep: their lines are no fields.
                 b"%OPTDEPENDS%" | b"%MAKEDEPENDS%" | b"%CHECKDEPENDS%" | b"%LICENSE%" | b"%FILES%" => {
-                    lines.skip_list()
+                    lines.skip_list();
                 }
                 // Single values that pacman reads and we do not keep.
                 b"%DESC%" | b"%URL%" | b"%PACKAGER%" => drop(lines.next()),

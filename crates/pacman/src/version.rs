@@ -1,8 +1,8 @@
 //! Package versions in pacman's order: `[EPOCH:]VERSION[-RELEASE]` and `vercmp`.
 //!
 //! A port of libalpm's `alpm_pkg_vercmp` and `rpmvercmp`, byte for byte, because pacman decides by them what
-//! an upgrade is. `alpm-types` was measured too: parsing 15,000 versions and sorting them takes many times as long, it
-//! refuses versions that real repositories carry, and it is used in the tests only, as a second opinion.
+//! an upgrade is. The crate `alpm-types` was tried first: it takes `0:1` for newer than `1`, differs where
+//! separators lead (`..a0`), and refuses versions that foreign repositories carry; the tests keep it as a second opinion.
 //!
 //! - Invariant: [`vercmp`] answers as the program `vercmp` does (pinned by `tests/it/versions.rs`).
 //! - Invariant: comparing never allocates.
@@ -18,9 +18,11 @@ const MAX_LEN: usize = 255;
 
 /// The version of a package, as `%VERSION%` and file names have it.
 ///
-/// Ordered as pacman orders, with one addition that makes the order total: where two versions
-/// are the same but only one has a release, that one is the later ([`vercmp`] calls them equal).
-/// Two versions may be equal and yet be written differently (`1.0` and `1.00`).
+/// Ordered as pacman orders, save where pacman's order is none: `rpmvercmp` finds `1. < 1.1 < 1..a < 1.`, and takes
+/// `1-1` and `1-2` both for the same as `1`. So here, separators at the ends of version and release count last, and
+/// a release is later than none. Wherever both versions have a release and their parts begin and end with a letter or digit
+/// (all versions that makepkg lets pass, but for a trailing separator), this is [`Version::vercmp`]. Two versions may be equal and
+/// yet be written differently (`1.0` and `1.00`).
 #[derive(Clone, Debug)]
 pub struct Version(Box<str>);
 
@@ -52,6 +54,11 @@ impl Version {
     /// As it is written.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What pacman decides between these two: `Greater` if `self` would be an upgrade. See [`vercmp`].
+    pub fn vercmp(&self, other: &Self) -> Ordering {
+        vercmp(&self.0, &other.0)
     }
 }
 
@@ -94,12 +101,27 @@ impl AsRef<str> for Version {
 impl Ord for Version {
     fn cmp(&self, other: &Self) -> Ordering {
         let (a, b) = (Parts::of(&self.0), Parts::of(&other.0));
-        a.compare_without_release(&b)
+        rpmvercmp(a.epoch, b.epoch)
+            .then_with(|| total(a.version, b.version))
             .then_with(|| match (a.release, b.release) {
-                (Some(a), Some(b)) => rpmvercmp(a, b),
+                (Some(a), Some(b)) => total(a, b),
                 (a, b) => a.is_some().cmp(&b.is_some()),
             })
     }
+}
+
+/// [`rpmvercmp`] made a total order: within texts that begin and end with a letter or digit it is one already.
+fn total(a: &[u8], b: &[u8]) -> Ordering {
+    let separator = |b: &&u8| !b.is_ascii_alphanumeric();
+    let cut = |text: &[u8]| {
+        let (before, rest) = text.split_at(separators(text));
+        let behind = rest.iter().rev().take_while(separator).count();
+        (before.len(), behind, rest.len() - behind)
+    };
+    let ((before_a, behind_a, core_a), (before_b, behind_b, core_b)) = (cut(a), cut(b));
+    rpmvercmp(&a[before_a..][..core_a], &b[before_b..][..core_b])
+        .then(before_a.cmp(&before_b))
+        .then(behind_a.cmp(&behind_b))
 }
 
 impl PartialOrd for Version {

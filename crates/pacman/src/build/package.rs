@@ -157,7 +157,9 @@ impl PackageSpec {
             ("depend", &self.depends),
         ];
         for (key, values) in lists {
-            values.iter().for_each(|value| put(key, value));
+            for value in values {
+                put(key, value);
+            }
         }
         out
     }

@@ -1,0 +1,164 @@
+//! What the caller decides about the network, and the numbers that nobody has to decide.
+//!
+//! - Invariant: every limit of this crate that bounds memory or waiting stands here.
+//! - Not here: reading a configuration file (`cli`).
+
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use pacstore_runtime::RateLimit;
+
+/// How this node takes part in the two DHTs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DhtMode {
+    /// Server in the LAN DHT; client in the public one until we know that we can be reached.
+    #[default]
+    Auto,
+    /// Asks, but keeps nothing for others, in both.
+    Client,
+    /// Keeps records for others, in both.
+    Server,
+    /// Speaks neither protocol.
+    Off,
+}
+
+/// How to start a [`crate::Net`].
+#[derive(Clone)]
+pub struct NetConfig {
+    /// The 32 secret bytes of the node's ed25519 key (RFC 8032 seed).
+    pub key: [u8; 32],
+    /// Where to listen. Port 0 means any free one; an unspecified IP address means every interface.
+    pub listen: Vec<Multiaddr>,
+    /// Where to enter the DHTs, each with `/p2p/ID`; [`public_bootstrap`] is Kubo's list. May be empty.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Peers that stay connected. With `/p2p/ID` only that peer is accepted at the address.
+    pub peers: Vec<Multiaddr>,
+    /// Whether to look for peers on the local network by multicast DNS, and to dial them.
+    pub mdns: bool,
+    /// Part in the DHTs.
+    pub dht: DhtMode,
+    /// Bound on the blocks that we send to peers that are not on the LAN; `None`: none.
+    pub upload: Option<RateLimit>,
+    /// What we call ourselves to other peers, such as `pacstore/0.1.0`.
+    pub agent: String,
+}
+
+impl NetConfig {
+    /// A quiet node: listens nowhere, knows nobody, asks nobody.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self {
+            key,
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            peers: Vec::new(),
+            mdns: false,
+            dht: DhtMode::Auto,
+            upload: None,
+            agent: concat!("pacstore/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for NetConfig {
+    /// Everything but the secret key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetConfig")
+            .field("listen", &self.listen)
+            .field("bootstrap", &self.bootstrap)
+            .field("peers", &self.peers)
+            .field("mdns", &self.mdns)
+            .field("dht", &self.dht)
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The nodes at which Kubo enters the public DHT.
+///
+/// Source: kubo `config/bootstrap_peers.go`.
+pub fn public_bootstrap() -> Vec<Multiaddr> {
+    [
+        "/dnsaddr/bootstrap.libp2p.io/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN",
+        "/dnsaddr/bootstrap.libp2p.io/p2p/QmQCU2EcMqAqQPR2i9bChDtGNJchTbq5TbXJJ16u19uLTa",
+        "/dnsaddr/bootstrap.libp2p.io/p2p/QmbLHAnMoJPWSCR5Zhtx6BHJX9KiKNN6tpvbUcqanj75Nb",
+        "/dnsaddr/bootstrap.libp2p.io/p2p/QmcZf59bWwK5XFi76CZX8cbJ4BhTzzA3gU1ZjYZcYW3dwt",
+        "/ip4/104.131.131.82/tcp/4001/p2p/QmaCpDMGvV2BGHeYERUEnRQAwe3N8SzbUtfsmvsqQLuvuJ",
+    ]
+    .iter()
+    .filter_map(|text| text.parse().ok())
+    .collect()
+}
+
+/// Commands that may wait for the swarm task.
+pub(crate) const COMMANDS: usize = 256;
+/// Events that a slow subscriber may lag behind before it loses the oldest.
+pub(crate) const EVENTS: usize = 256;
+
+/// Trap 8: at the default of 10 s an idle Rust side closes even connections that Kubo protects, and
+/// Kubo then has no peer to ask. We close by our own choice instead (`HIGH_WATER`).
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Above this many connections the oldest that nobody needs are closed ...
+pub(crate) const HIGH_WATER: usize = 160;
+/// ... until this many are left.
+pub(crate) const LOW_WATER: usize = 96;
+/// A connection younger than this is not closed for that reason.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
+/// How often connections are counted.
+pub(crate) const TRIM_EVERY: Duration = Duration::from_secs(15);
+
+/// Hard limits of the connection-limits behaviour; configured peers are exempt.
+pub(crate) const MAX_PENDING: u32 = 128;
+pub(crate) const MAX_INBOUND: u32 = 512;
+pub(crate) const MAX_CONNECTIONS: u32 = 768;
+/// Trap 10: Kubo takes 8 connections from one IPv4 address in all, so one peer must not need many.
+pub(crate) const MAX_PER_PEER: u32 = 4;
+/// Pings of 20 s each that a connection may miss in a row before it is closed as dead.
+pub(crate) const MISSED_PINGS: u8 = 3;
+
+/// How long a dial may take in all.
+pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(20);
+/// One request and answer of `/libp2p/fetch/0.0.1`; go-libp2p waits as long.
+pub(crate) const FETCH_DEADLINE: Duration = Duration::from_secs(10);
+/// Requests of one connection that are answered at the same time.
+pub(crate) const FETCH_STREAMS: usize = 16;
+/// Connected peers that one [`crate::Net::find_record`] asks.
+pub(crate) const FETCH_PEERS: usize = 32;
+/// One walk through a DHT.
+pub(crate) const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+/// Walks through the DHTs that callers may have under way at the same time.
+pub(crate) const MAX_QUERIES: usize = 128;
+/// Values that one look-up of a record collects.
+pub(crate) const MAX_FOUND: usize = 64;
+/// Addresses that are kept of one peer.
+pub(crate) const MAX_ADDRESSES: usize = 16;
+
+/// Size limit of an IPNS record (IPNS specification), in bytes.
+pub(crate) const MAX_RECORD: usize = 10 * 1024;
+/// Names that we answer for.
+pub(crate) const MAX_NAMES: usize = 4096;
+/// CIDs that we announce.
+pub(crate) const MAX_PROVIDED: usize = 4096;
+/// A record of ours is put again while we live.
+pub(crate) const RECORD_EVERY: Duration = Duration::from_secs(4 * 3600);
+/// A provider record lives 48 h in the DHT.
+pub(crate) const PROVIDE_EVERY: Duration = Duration::from_secs(22 * 3600);
+/// Announcements under way at the same time, in each DHT.
+pub(crate) const ANNOUNCING: usize = 4;
+/// An announcement that reached nobody is tried again after this long, at first.
+pub(crate) const ANNOUNCE_RETRY: Duration = Duration::from_secs(30);
+/// A new DHT peer gets what we announce at most this often (LAN: few peers, and they come and go).
+pub(crate) const ANNOUNCE_TO_NEW: Duration = Duration::from_secs(15);
+
+/// How often each DHT's routing table is refreshed.
+pub(crate) const REFRESH_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Back-off between dials of a configured or bootstrap peer.
+pub(crate) const REDIAL_BASE: Duration = Duration::from_millis(500);
+pub(crate) const REDIAL_MAX: Duration = Duration::from_secs(60);
+/// Peers that multicast DNS may make us dial within one minute.
+pub(crate) const MDNS_DIALS: u32 = 64;
+/// Values that one peer may put into our part of the DHT within one minute.
+pub(crate) const PUTS_PER_MINUTE: u32 = 120;
+/// Peers that may be banned at the same time; the oldest ban goes first.
+pub(crate) const MAX_BANS: usize = 1024;
+/// How long a clean stop waits for connections to close.
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_millis(1500);

@@ -1,0 +1,254 @@
+//! Dials: those that a caller waits for, those that keep configured peers connected, those that
+//! enter the DHT, and those that multicast DNS suggests.
+//!
+//! - Invariant: one dial per peer at a time (trap 10: Kubo takes 8 connections from one address), no
+//!   retry without back-off, a bounded number of waiters.
+//! - Not here: what happens once a connection stands (`crate::task`).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{self, ConnectionId};
+use libp2p::{Multiaddr, PeerId, Swarm};
+use pacstore_runtime::Backoff;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::address::{peer_of, without_peer};
+use crate::behaviour::Behaviour;
+use crate::command::Target;
+use crate::config::{DIAL_DEADLINE, MAX_PENDING, MDNS_DIALS, REDIAL_BASE, REDIAL_MAX};
+use crate::error::DialError;
+use crate::peers::Peers;
+
+/// A connection that lived this long was a good one: the next redial starts from the smallest pause.
+const STABLE: Duration = Duration::from_secs(10);
+
+type Reply = oneshot::Sender<Result<PeerId, DialError>>;
+
+/// Why we keep a peer connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// `[swarm] peers`: always.
+    Configured,
+    /// Bootstrap: while we know hardly anybody.
+    Bootstrap,
+}
+
+struct Kept {
+    role: Role,
+    /// Named by the configuration.
+    peer: Option<PeerId>,
+    /// Who answered at an address without `/p2p/ID`. Dialled by address again, never pinned.
+    met: Option<PeerId>,
+    addresses: Vec<Multiaddr>,
+    backoff: Backoff,
+    next: Instant,
+    dialing: Option<ConnectionId>,
+}
+
+impl Kept {
+    fn is(&self, peer: &PeerId) -> bool {
+        self.peer.as_ref() == Some(peer) || self.met.as_ref() == Some(peer)
+    }
+
+    fn options(&self) -> Option<DialOpts> {
+        Some(match self.peer {
+            Some(peer) => to_peer(peer, self.addresses.clone()),
+            None => DialOpts::unknown_peer_id().address(self.addresses.first()?.clone()).build(),
+        })
+    }
+}
+
+struct Waiter {
+    /// `None` while the dial of somebody else is awaited.
+    dial: Option<ConnectionId>,
+    peer: Option<PeerId>,
+    addresses: Vec<Multiaddr>,
+    reply: Reply,
+    until: Instant,
+}
+
+/// All dials of the node.
+pub(crate) struct Dialer {
+    kept: Vec<Kept>,
+    waiters: Vec<Waiter>,
+    mdns_window: Instant,
+    mdns_dials: u32,
+}
+
+impl Dialer {
+    pub(crate) fn new(peers: &[Multiaddr], bootstrap: &[Multiaddr]) -> Self {
+        let now = Instant::now();
+        let mut dialer = Self { kept: Vec::new(), waiters: Vec::new(), mdns_window: now, mdns_dials: 0 };
+        dialer.keep(peers, Role::Configured, now);
+        dialer.keep(bootstrap, Role::Bootstrap, now);
+        dialer
+    }
+
+    /// Several addresses of one peer are one entry.
+    fn keep(&mut self, addresses: &[Multiaddr], role: Role, now: Instant) {
+        let mut known: HashMap<PeerId, usize> = HashMap::new();
+        for address in addresses {
+            let peer = peer_of(address);
+            let address = without_peer(address.clone());
+            if let Some(at) = peer.and_then(|peer| known.get(&peer).copied()) {
+                self.kept[at].addresses.push(address);
+                continue;
+            }
+            if let Some(peer) = peer {
+                known.insert(peer, self.kept.len());
+            }
+            let backoff = Backoff::new(REDIAL_BASE, REDIAL_MAX);
+            let addresses = vec![address];
+            self.kept.push(Kept { role, peer, met: None, addresses, backoff, next: now, dialing: None });
+        }
+    }
+
+    /// The peers that the configuration names by their id.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.kept.iter().filter(|kept| kept.role == Role::Configured).filter_map(|kept| kept.peer)
+    }
+
+    /// Takes in a connection; whether its peer is a configured one.
+    pub(crate) fn connected(&mut self, peer: PeerId, id: ConnectionId) -> bool {
+        for kept in &mut self.kept {
+            if kept.dialing == Some(id) {
+                kept.dialing = None;
+                kept.met = Some(peer);
+            }
+        }
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(|waiter| waiter.dial == Some(id) || waiter.peer == Some(peer));
+        self.waiters = waiting;
+        for waiter in done {
+            drop(waiter.reply.send(Ok(peer)));
+        }
+        self.kept.iter().any(|kept| kept.role == Role::Configured && kept.is(&peer))
+    }
+
+    /// Takes in that the last connection of a peer closed, after `lived`.
+    pub(crate) fn disconnected(&mut self, peer: &PeerId, lived: Duration) {
+        for kept in self.kept.iter_mut().filter(|kept| kept.is(peer)) {
+            if lived >= STABLE {
+                kept.backoff.reset();
+            }
+            kept.next = Instant::now() + kept.backoff.next();
+        }
+    }
+
+    /// Takes in a failed dial.
+    pub(crate) fn failed(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        error: swarm::DialError,
+    ) {
+        for kept in self.kept.iter_mut().filter(|kept| kept.dialing == Some(id)) {
+            kept.dialing = None;
+            let pause = kept.backoff.next();
+            kept.next = Instant::now() + pause;
+            debug!(address = ?kept.addresses.first(), ?pause, error = &error as &dyn std::error::Error, "cannot reach a kept peer; will retry");
+        }
+        if let Some(at) = self.waiters.iter().position(|waiter| waiter.dial == Some(id)) {
+            let waiter = self.waiters.swap_remove(at);
+            drop(waiter.reply.send(Err(DialError::Refused(Box::new(error)))));
+        }
+        // Those who hung on this dial go their own way now.
+        let stranded: Vec<_> = std::mem::take(&mut self.waiters);
+        for waiter in stranded {
+            match (waiter.dial, waiter.peer) {
+                (None, waited) if waited.is_some() && waited == peer => self.start(swarm, waiter),
+                _ => self.waiters.push(waiter),
+            }
+        }
+    }
+
+    /// Dials for a caller.
+    pub(crate) fn dial(&mut self, swarm: &mut Swarm<Behaviour>, target: Target, reply: Reply) {
+        if self.waiters.len() >= MAX_PENDING as usize {
+            drop(reply.send(Err(DialError::Busy)));
+            return;
+        }
+        let (peer, addresses) = match target {
+            Target::Peer(peer, addresses) => (Some(peer), addresses.into_iter().map(without_peer).collect()),
+            Target::Address(address) => (peer_of(&address), vec![address]),
+        };
+        let until = Instant::now() + DIAL_DEADLINE;
+        match peer.filter(|peer| swarm.is_connected(peer)) {
+            Some(connected) => drop(reply.send(Ok(connected))),
+            None => self.start(swarm, Waiter { dial: None, peer, addresses, reply, until }),
+        }
+    }
+
+    fn start(&mut self, swarm: &mut Swarm<Behaviour>, mut waiter: Waiter) {
+        let options = match (waiter.peer, waiter.addresses.first()) {
+            (Some(peer), None) => DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).build(),
+            (Some(peer), Some(_)) => to_peer(peer, waiter.addresses.clone()),
+            (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
+            (None, None) => {
+                drop(waiter.reply.send(Err(DialError::Refused(Box::new(swarm::DialError::NoAddresses)))));
+                return;
+            }
+        };
+        let id = options.connection_id();
+        match swarm.dial(options) {
+            Ok(()) => waiter.dial = Some(id),
+            // Somebody else dials it already: wait for that.
+            Err(swarm::DialError::DialPeerConditionFalse(_)) => waiter.dial = None,
+            Err(error) => {
+                drop(waiter.reply.send(Err(DialError::Refused(Box::new(error)))));
+                return;
+            }
+        }
+        self.waiters.push(waiter);
+    }
+
+    /// Trap 9: libp2p's multicast DNS only discovers; dialling is ours. A flood of invented peers
+    /// makes us dial a bounded number of them.
+    pub(crate) fn discovered(&mut self, swarm: &mut Swarm<Behaviour>, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if self.mdns_window.elapsed() >= Duration::from_secs(60) {
+            self.mdns_window = Instant::now();
+            self.mdns_dials = 0;
+        }
+        if swarm.is_connected(&peer) || self.mdns_dials >= MDNS_DIALS {
+            return;
+        }
+        self.mdns_dials += 1;
+        if let Err(error) = swarm.dial(to_peer(peer, addresses)) {
+            debug!(%peer, error = &error as &dyn std::error::Error, "a discovered peer is not dialled");
+        }
+    }
+
+    /// Dials kept peers whose time has come, and lets go of waiters that nobody waits with.
+    /// `lonely` says whether bootstrap peers are wanted.
+    pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, peers: &Peers, lonely: bool) {
+        let now = Instant::now();
+        self.waiters.retain(|waiter| !waiter.reply.is_closed() && now < waiter.until);
+        for kept in &mut self.kept {
+            let wanted = kept.role == Role::Configured || lonely;
+            let connected = [kept.peer, kept.met].iter().flatten().any(|peer| peers.is_connected(peer));
+            if !wanted || connected || kept.dialing.is_some() || now < kept.next {
+                continue;
+            }
+            let Some(options) = kept.options() else { continue };
+            let id = options.connection_id();
+            match swarm.dial(options) {
+                Ok(()) => kept.dialing = Some(id),
+                Err(swarm::DialError::DialPeerConditionFalse(_)) => kept.next = now + REDIAL_BASE,
+                Err(error) => {
+                    kept.next = now + kept.backoff.next();
+                    debug!(error = &error as &dyn std::error::Error, "a kept peer cannot be dialled");
+                }
+            }
+        }
+    }
+}
+
+fn to_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
+    DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build()
+}

@@ -1,0 +1,282 @@
+//! Who is connected, as the swarm task knows it and as others may read it.
+//!
+//! - Invariant: a peer is in the table exactly while at least one connection to it is open.
+//! - Not here: dialling (`crate::dialing`), the DHT's routing tables.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use libp2p::core::ConnectedPoint;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use tokio::time::Instant;
+
+use crate::address::is_lan;
+use crate::config::{GRACE, HIGH_WATER, LOW_WATER};
+use crate::fetch;
+
+/// Longest agent text that is kept of a peer, in characters.
+const MAX_AGENT: usize = 64;
+
+/// One connected peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Who it is.
+    pub id: PeerId,
+    /// The remote address of one of its connections; a LAN one where there is one.
+    pub address: Multiaddr,
+    /// Whether that address is loopback, private or link-local.
+    pub lan: bool,
+    /// What it calls itself, printable and short; empty until it told.
+    pub agent: String,
+    /// Since when it has been connected without a gap.
+    pub since: SystemTime,
+    /// Whether it stands in `[swarm] peers`: private records and blocks may go to it.
+    pub configured: bool,
+    /// Whether it speaks Bitswap; `None` until it told.
+    pub bitswap: Option<bool>,
+    /// Whether it answers `/libp2p/fetch/0.0.1`; `None` until it told.
+    pub fetch: Option<bool>,
+}
+
+/// The table that handles read. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerView(Arc<RwLock<HashMap<PeerId, PeerInfo>>>);
+
+impl PeerView {
+    pub(crate) fn all(&self) -> Vec<PeerInfo> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<PeerInfo> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
+    }
+
+    fn set(&self, peer: PeerId, info: Option<PeerInfo>) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match info {
+            Some(info) => table.insert(peer, info),
+            None => table.remove(&peer),
+        };
+    }
+}
+
+struct Connection {
+    remote: Multiaddr,
+    inbound: bool,
+    opened: Instant,
+    missed_pings: u8,
+}
+
+struct Peer {
+    connections: HashMap<ConnectionId, Connection>,
+    info: PeerInfo,
+    protected: bool,
+}
+
+/// The swarm task's own table.
+pub(crate) struct Peers {
+    peers: HashMap<PeerId, Peer>,
+    view: PeerView,
+    connections: usize,
+}
+
+impl Peers {
+    pub(crate) fn new(view: PeerView) -> Self {
+        Self { peers: HashMap::new(), view, connections: 0 }
+    }
+
+    /// Takes in a new connection; the peer's information if it was not connected before.
+    pub(crate) fn opened(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        configured: bool,
+        now: SystemTime,
+    ) -> Option<PeerInfo> {
+        let remote = endpoint.get_remote_address().clone();
+        let fresh = !self.peers.contains_key(&peer);
+        let entry = self.peers.entry(peer).or_insert_with(|| Peer {
+            connections: HashMap::new(),
+            info: PeerInfo {
+                id: peer,
+                address: remote.clone(),
+                lan: is_lan(&remote),
+                agent: String::new(),
+                since: now,
+                configured,
+                bitswap: None,
+                fetch: None,
+            },
+            protected: false,
+        });
+        let inbound = endpoint.is_listener();
+        entry.connections.insert(id, Connection { remote, inbound, opened: Instant::now(), missed_pings: 0 });
+        entry.info.configured |= configured;
+        self.connections += 1;
+        let info = self.publish(&peer);
+        info.filter(|_| fresh)
+    }
+
+    /// Forgets a connection; how long the last one was open, if this was the last of its peer.
+    pub(crate) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<std::time::Duration> {
+        let entry = self.peers.get_mut(peer)?;
+        let gone = entry.connections.remove(&id)?;
+        self.connections -= 1;
+        if entry.connections.is_empty() {
+            self.peers.remove(peer);
+            self.view.set(*peer, None);
+            return Some(gone.opened.elapsed());
+        }
+        self.publish(peer);
+        None
+    }
+
+    /// Takes in what a peer said of itself.
+    pub(crate) fn identified(
+        &mut self,
+        peer: &PeerId,
+        agent: &str,
+        protocols: &[StreamProtocol],
+    ) -> Option<PeerInfo> {
+        let info = &mut self.peers.get_mut(peer)?.info;
+        info.agent = agent.chars().filter(|letter| !letter.is_control()).take(MAX_AGENT).collect();
+        info.bitswap = Some(protocols.iter().any(|name| name.as_ref().starts_with("/ipfs/bitswap")));
+        info.fetch = Some(protocols.contains(&fetch::PROTOCOL));
+        self.publish(peer)
+    }
+
+    /// The connection must not be closed to make room.
+    pub(crate) fn protect(&mut self, peer: &PeerId, protected: bool) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.protected = protected;
+        }
+    }
+
+    /// Counts a ping; `true` if the connection has missed so many that it is dead.
+    pub(crate) fn pinged(&mut self, peer: &PeerId, id: ConnectionId, answered: bool, limit: u8) -> bool {
+        let connection = self.peers.get_mut(peer).and_then(|peer| peer.connections.get_mut(&id));
+        connection.is_some_and(|connection| {
+            connection.missed_pings = if answered { 0 } else { connection.missed_pings.saturating_add(1) };
+            connection.missed_pings >= limit
+        })
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    pub(crate) fn is_configured(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.info.configured)
+    }
+
+    /// The remote address of a connection, and whether the peer opened it.
+    pub(crate) fn remote_of(&self, peer: &PeerId, id: ConnectionId) -> Option<(&Multiaddr, bool)> {
+        let connection = self.peers.get(peer)?.connections.get(&id)?;
+        Some((&connection.remote, connection.inbound))
+    }
+
+    /// The remote addresses of all open connections to a peer.
+    pub(crate) fn remotes(&self, peer: &PeerId) -> impl Iterator<Item = &Multiaddr> {
+        self.peers.get(peer).into_iter().flat_map(|peer| peer.connections.values().map(|open| &open.remote))
+    }
+
+    /// Which peers to disconnect now because there are too many: never configured, protected or LAN
+    /// ones, nor young ones; those without Bitswap first, then the oldest.
+    pub(crate) fn surplus(&self) -> Vec<PeerId> {
+        if self.connections <= HIGH_WATER {
+            return Vec::new();
+        }
+        let mut candidates: Vec<_> = self
+            .peers
+            .values()
+            .filter(|peer| !(peer.protected || peer.info.configured || peer.info.lan))
+            .filter_map(|peer| {
+                let youngest = peer.connections.values().map(|open| open.opened.elapsed()).min()?;
+                let useful = peer.info.bitswap == Some(true);
+                (youngest >= GRACE).then_some((useful, std::cmp::Reverse(youngest), peer.info.id))
+            })
+            .collect();
+        candidates.sort_unstable();
+        let count = self.connections - LOW_WATER;
+        candidates.into_iter().take(count).map(|(_, _, id)| id).collect()
+    }
+
+    /// Brings the public view of a peer up to date.
+    fn publish(&mut self, peer: &PeerId) -> Option<PeerInfo> {
+        let entry = self.peers.get_mut(peer)?;
+        let remotes = || entry.connections.values().map(|open| &open.remote);
+        let best = remotes().find(|remote| is_lan(remote)).or_else(|| remotes().next())?;
+        entry.info.lan = is_lan(best);
+        entry.info.address = best.clone();
+        self.view.set(*peer, Some(entry.info.clone()));
+        Some(entry.info.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libp2p::core::Endpoint;
+    use libp2p::core::transport::PortUse;
+
+    fn dialed(address: &str) -> ConnectedPoint {
+        ConnectedPoint::Dialer {
+            address: address.parse().unwrap(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::Reuse,
+        }
+    }
+
+    #[test]
+    fn a_peer_is_a_lan_peer_while_one_of_its_connections_is() {
+        let view = PeerView::default();
+        let mut peers = Peers::new(view.clone());
+        let peer = PeerId::random();
+        let (far, near) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
+        let now = SystemTime::UNIX_EPOCH;
+        assert!(peers.opened(peer, far, &dialed("/ip4/8.8.8.8/tcp/1"), false, now).is_some());
+        assert!(!view.get(&peer).unwrap().lan);
+        assert!(peers.opened(peer, near, &dialed("/ip4/10.0.0.1/tcp/1"), true, now).is_none());
+        assert!(view.get(&peer).unwrap().lan && view.get(&peer).unwrap().configured);
+        assert!(peers.closed(&peer, near).is_none());
+        assert!(!view.get(&peer).unwrap().lan);
+        assert!(peers.closed(&peer, far).is_some());
+        assert_eq!(view.get(&peer), None);
+    }
+
+    #[test]
+    fn what_a_peer_calls_itself_is_cut_and_cleaned() {
+        let mut peers = Peers::new(PeerView::default());
+        let peer = PeerId::random();
+        let id = ConnectionId::new_unchecked(1);
+        peers.opened(peer, id, &dialed("/ip4/8.8.8.8/tcp/1"), false, SystemTime::UNIX_EPOCH);
+        let info = peers.identified(&peer, &format!("\u{1b}[31m{}", "x".repeat(500)), &[fetch::PROTOCOL]).unwrap();
+        assert_eq!(info.agent.chars().count(), MAX_AGENT);
+        assert!(info.agent.starts_with("[31m"));
+        assert_eq!((info.bitswap, info.fetch), (Some(false), Some(true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_connections_are_trimmed_but_never_the_needed_ones() {
+        let mut peers = Peers::new(PeerView::default());
+        let now = SystemTime::UNIX_EPOCH;
+        let mut kept = Vec::new();
+        for number in 0..HIGH_WATER + 1 {
+            let peer = PeerId::random();
+            let address = if number < 10 { "/ip4/192.168.1.1/tcp/1" } else { "/ip4/8.8.8.8/tcp/1" };
+            peers.opened(peer, ConnectionId::new_unchecked(number), &dialed(address), number == 10, now);
+            peers.protect(&peer, number == 11);
+            if number <= 11 {
+                kept.push(peer);
+            }
+        }
+        assert!(peers.surplus().is_empty(), "all are young");
+        tokio::time::advance(GRACE).await;
+        let surplus = peers.surplus();
+        assert_eq!(surplus.len(), HIGH_WATER + 1 - LOW_WATER);
+        assert!(kept.iter().all(|peer| !surplus.contains(peer)));
+    }
+}

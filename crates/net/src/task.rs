@@ -1,0 +1,359 @@
+//! The one task that owns the swarm: commands in, events out.
+//!
+//! - Invariant: nothing here waits for anything but the next event; all answers go through the reply
+//!   channels of the commands. When the task ends, all channels close and all handles say so.
+//! - Not here: what each part decides (`crate::dialing`, `crate::dht`, `crate::peers`, ...).
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use libp2p::core::ConnectedPoint;
+use libp2p::request_response::{self, OutboundFailure, OutboundRequestId};
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
+use pacstore_runtime::CancellationToken;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use crate::address::{Scope, ip_of, is_loopback, without_peer};
+use crate::behaviour::{Behaviour, BehaviourEvent, LAN_KAD, PUBLIC_KAD};
+use crate::command::Command;
+use crate::config::{
+    CLOSE_DEADLINE, DhtMode, MAX_ADDRESSES, MAX_BANS, MAX_PENDING, MAX_PROVIDED, MISSED_PINGS, REFRESH_EVERY,
+    TRIM_EVERY,
+};
+use crate::dht::{Dht, Find};
+use crate::dialing::Dialer;
+use crate::error::{FetchError, ProvideError};
+use crate::event::NetEvent;
+use crate::fetch::Answer;
+use crate::listen::{self, Listening};
+use crate::peers::Peers;
+use crate::reach::Reachability;
+use crate::records::{Audience, Records};
+
+/// Fewer connections than this are lonely: bootstrap peers are dialled. Kubo's number.
+const LONELY: usize = 4;
+
+type FetchReply = oneshot::Sender<Result<Answer, FetchError>>;
+
+/// The state of the swarm task.
+pub(crate) struct Task {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) events: broadcast::Sender<NetEvent>,
+    pub(crate) listening: watch::Sender<Listening>,
+    pub(crate) peers: Peers,
+    pub(crate) dialer: Dialer,
+    pub(crate) dht: Dht,
+    pub(crate) records: Records,
+    pub(crate) mode: DhtMode,
+    pub(crate) reach: Reachability,
+    pub(crate) fetches: HashMap<OutboundRequestId, FetchReply>,
+    pub(crate) bans: VecDeque<(PeerId, Instant)>,
+    pub(crate) refreshed: Instant,
+    pub(crate) trimmed: Instant,
+}
+
+impl Task {
+    /// Runs until `stop` fires, a handle shuts it down, or all handles are gone. Open connections
+    /// are then closed in an orderly way, as far as that takes less than [`CLOSE_DEADLINE`].
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut tick = interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reply = loop {
+            tokio::select! {
+                () = stop.cancelled() => break None,
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown { reply }) => break Some(reply),
+                    Some(command) => self.on_command(command),
+                    None => break None,
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+                _ = tick.tick() => self.on_tick(),
+            }
+        };
+        self.close().await;
+        drop(self);
+        if let Some(reply) = reply {
+            drop(reply.send(()));
+        }
+    }
+
+    async fn close(&mut self) {
+        let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            drop(self.swarm.disconnect_peer_id(peer));
+        }
+        let swarm = &mut self.swarm;
+        let drained = async {
+            while swarm.network_info().num_peers() > 0 {
+                swarm.select_next_some().await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_DEADLINE, drained).await.is_err() {
+            debug!("not all connections closed in time");
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let lonely = self.swarm.network_info().num_peers() < LONELY && self.mode != DhtMode::Off;
+        self.dialer.tick(&mut self.swarm, &self.peers, lonely);
+        self.dht.tick(&mut self.swarm);
+        let now = Instant::now();
+        while self.bans.front().is_some_and(|(_, until)| *until <= now) {
+            self.unban_oldest();
+        }
+        if now.duration_since(self.trimmed) >= TRIM_EVERY {
+            self.trimmed = now;
+            for peer in self.peers.surplus() {
+                debug!(%peer, "closed: more connections than needed");
+                drop(self.swarm.disconnect_peer_id(peer));
+            }
+        }
+        if now.duration_since(self.refreshed) >= REFRESH_EVERY {
+            self.refreshed = now;
+            self.refresh();
+        }
+    }
+
+    /// Looks for nearer peers in each DHT, and frees what has expired there.
+    fn refresh(&mut self) {
+        for scope in Scope::BOTH {
+            let Some(dht) = self.swarm.behaviour_mut().dht(scope) else { continue };
+            dht.kad().store_mut().purge(std::time::Instant::now());
+            if dht.table_len() > 0 && dht.kad().bootstrap().is_err() {
+                debug!(?scope, "the routing table emptied");
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Dial { target, reply } => self.dialer.dial(&mut self.swarm, target, reply),
+            Command::Fetch { peer, key, reply } => self.fetch(peer, key, reply),
+            Command::Publish { key, reply } => self.dht.publish(&mut self.swarm, key, &reply),
+            Command::Unpublish { key } | Command::StopProviding { key } => self.dht.stop(&mut self.swarm, &key),
+            Command::FindValue { key, found, reply } => {
+                drop(reply.send(self.dht.find(&mut self.swarm, &key, &Find::Value(found))));
+            }
+            Command::FindProviders { key, found, reply } => {
+                drop(reply.send(self.dht.find(&mut self.swarm, &key, &Find::Providers(found))));
+            }
+            Command::Provide { key, reply } => {
+                let room = self.dht.provide(&mut self.swarm, key);
+                drop(reply.send(if room { Ok(()) } else { Err(ProvideError::Full(MAX_PROVIDED)) }));
+            }
+            Command::Protect { peer, protected } => self.peers.protect(&peer, protected),
+            Command::Disconnect { peer } => drop(self.swarm.disconnect_peer_id(peer)),
+            Command::Ban { peer, duration } => self.ban(peer, duration),
+            Command::Shutdown { .. } => unreachable!("the loop ends on it"),
+        }
+    }
+
+    fn fetch(&mut self, peer: PeerId, key: Vec<u8>, reply: FetchReply) {
+        if !self.swarm.is_connected(&peer) {
+            drop(reply.send(Err(FetchError::NotConnected(peer))));
+            return;
+        }
+        self.fetches.retain(|_, waiting| !waiting.is_closed());
+        let id = self.swarm.behaviour_mut().fetch.send_request(&peer, key);
+        self.fetches.insert(id, reply);
+    }
+
+    fn ban(&mut self, peer: PeerId, duration: Duration) {
+        while self.bans.len() >= MAX_BANS {
+            self.unban_oldest();
+        }
+        self.bans.retain(|(banned, _)| *banned != peer);
+        let until = Instant::now() + duration;
+        let at = self.bans.partition_point(|(_, other)| *other <= until);
+        self.bans.insert(at, (peer, until));
+        self.swarm.behaviour_mut().bans.block_peer(peer);
+        info!(%peer, ?duration, "banned");
+    }
+
+    fn unban_oldest(&mut self) {
+        if let Some((peer, _)) = self.bans.pop_front() {
+            self.swarm.behaviour_mut().bans.unblock_peer(peer);
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                if let Some(lived) = self.peers.closed(&peer_id, connection_id) {
+                    self.dialer.disconnected(&peer_id, lived);
+                    self.tell(NetEvent::PeerDisconnected(peer_id));
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.dialer.failed(&mut self.swarm, connection_id, peer_id, error);
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                info!(%address, "listening");
+                listen::opened(&self.listening, listener_id, &address);
+                self.update_external();
+                self.tell(NetEvent::Listening(address));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                listen::closed(&self.listening, None, std::slice::from_ref(&address));
+                self.update_external();
+                self.tell(NetEvent::ListenExpired(address));
+            }
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                if let Err(error) = reason {
+                    warn!(?addresses, error = &error as &dyn std::error::Error, "a listener has ended");
+                }
+                listen::closed(&self.listening, Some(listener_id), &addresses);
+                self.update_external();
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                debug!(error = &error as &dyn std::error::Error, "a listener met an error and goes on");
+            }
+            _ => {}
+        }
+    }
+
+    fn update_external(&mut self) {
+        let addresses = self.listening.borrow().addresses.clone();
+        listen::update_external(&mut self.swarm, &addresses, self.mode);
+        self.dht.send_due(&mut self.swarm);
+    }
+
+    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let configured = self.dialer.connected(peer, id);
+        if configured {
+            self.swarm.behaviour_mut().limits.bypass_peer_id(&peer);
+        }
+        let now = self.records.now();
+        if let Some(info) = self.peers.opened(peer, id, endpoint, configured, now) {
+            debug!(%peer, address = %info.address, lan = info.lan, "connected");
+            self.tell(NetEvent::PeerConnected(info));
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
+                self.on_identified(peer_id, connection_id, &info);
+            }
+            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
+                let missed = matches!(result, Err(ping::Failure::Timeout));
+                if self.peers.pinged(&peer, connection, !missed, MISSED_PINGS) {
+                    debug!(%peer, "closed: answers no ping");
+                    self.swarm.close_connection(connection);
+                }
+            }
+            BehaviourEvent::Fetch(event) => self.on_fetch(event),
+            BehaviourEvent::LanDht(event) => self.dht.on_event(&mut self.swarm, Scope::Lan, event),
+            BehaviourEvent::PublicDht(event) => self.dht.on_event(&mut self.swarm, Scope::Public, event),
+            BehaviourEvent::Bitswap(pacstore_bitswap::Event::Banned { peer, reason }) => {
+                info!(%peer, ?reason, "misbehaved");
+                self.tell(NetEvent::Misbehaved(peer));
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            _ => {}
+        }
+    }
+
+    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut peers: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+        // Multicast is of this network: nobody sends us out into another one by it.
+        for (peer, address) in found.into_iter().filter(|(_, address)| Scope::Lan.admits(address)) {
+            let known = peers.entry(peer).or_default();
+            if known.len() < MAX_ADDRESSES {
+                known.push(without_peer(address));
+            }
+        }
+        for (peer, addresses) in peers.into_iter().take(MAX_PENDING as usize) {
+            if let Some(address) = addresses.first().cloned() {
+                self.tell(NetEvent::Discovered { peer, address });
+            }
+            self.dialer.discovered(&mut self.swarm, peer, addresses);
+        }
+    }
+
+    fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: &identify::Info) {
+        if let Some((remote, true)) = self.peers.remote_of(&peer, id)
+            && let Some(witness) = ip_of(remote)
+            && let Some(ours) = self.reach.dialled_by(witness, info.observed_addr.clone())
+            && !self.swarm.external_addresses().any(|known| *known == ours)
+        {
+            info!(address = %ours, "reachable from the internet");
+            self.swarm.add_external_address(ours.clone());
+            self.tell(NetEvent::Reachable(ours));
+        }
+        for (scope, protocol) in [(Scope::Lan, LAN_KAD), (Scope::Public, PUBLIC_KAD)] {
+            if info.protocols.contains(&protocol) {
+                self.add_to_table(scope, peer, &info.listen_addrs);
+            }
+        }
+        if let Some(told) = self.peers.identified(&peer, &info.agent_version, &info.protocols) {
+            self.tell(NetEvent::PeerIdentified(told));
+        }
+    }
+
+    /// Adds a peer that speaks a DHT to its routing table, under those addresses that lie in that
+    /// network; to the LAN one only if it is connected by a LAN address.
+    fn add_to_table(&mut self, scope: Scope, peer: PeerId, told: &[Multiaddr]) {
+        let remotes: Vec<_> = self.peers.remotes(&peer).collect();
+        if !remotes.iter().any(|remote| scope.admits(remote)) {
+            return;
+        }
+        // A loopback address of another machine is our own one here.
+        let same_machine = remotes.iter().any(|remote| is_loopback(remote));
+        let usable = |address: &&Multiaddr| scope.admits(address) && (same_machine || !is_loopback(address));
+        let addresses: Vec<_> = told.iter().filter(usable).take(MAX_ADDRESSES).cloned().collect();
+        let Some(dht) = self.swarm.behaviour_mut().dht(scope) else { return };
+        for address in addresses {
+            dht.kad().add_address(&peer, without_peer(address));
+        }
+    }
+
+    fn on_fetch(&mut self, event: request_response::Event<Vec<u8>, Answer>) {
+        match event {
+            request_response::Event::Message { peer, message, .. } => match message {
+                request_response::Message::Request { request, channel, .. } => {
+                    let trusted = self.peers.is_configured(&peer);
+                    let audience = if trusted { Audience::Configured } else { Audience::Everyone };
+                    let known = self.records.get(&request, audience);
+                    let answer = known.map_or(Answer::NotFound, |bytes| Answer::Found(bytes.to_vec()));
+                    // It fails only if the peer has gone.
+                    drop(self.swarm.behaviour_mut().fetch.send_response(channel, answer));
+                }
+                request_response::Message::Response { request_id, response } => {
+                    self.fetched(request_id, Ok(response));
+                }
+            },
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                let error = match error {
+                    OutboundFailure::UnsupportedProtocols => FetchError::Unsupported(peer),
+                    OutboundFailure::Timeout => FetchError::Deadline(peer),
+                    OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => FetchError::NotConnected(peer),
+                    OutboundFailure::Io(_) => FetchError::Failed(peer),
+                };
+                self.fetched(request_id, Err(error));
+            }
+            _ => {}
+        }
+    }
+
+    fn fetched(&mut self, id: OutboundRequestId, result: Result<Answer, FetchError>) {
+        if let Some(reply) = self.fetches.remove(&id) {
+            drop(reply.send(result));
+        }
+    }
+
+    /// Nobody need listen.
+    fn tell(&self, event: NetEvent) {
+        drop(self.events.send(event));
+    }
+}
+

@@ -1,0 +1,88 @@
+//! What is bound when the wanted port is taken, and what is reported.
+
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+
+use libp2p::multiaddr::Protocol;
+use pacstore_net::{Multiaddr, Net, NetError};
+use pacstore_runtime::{Clock, Tasks};
+
+use crate::support::{Memory, TestResult, config, start};
+
+fn port_of(address: &Multiaddr) -> u16 {
+    address
+        .iter()
+        .find_map(|part| match part {
+            Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
+            _ => None,
+        })
+        .expect("a port")
+}
+
+#[tokio::test]
+async fn a_taken_tcp_port_gives_way_to_a_free_one() -> TestResult {
+    let held = TcpListener::bind("127.0.0.1:0")?;
+    let taken = held.local_addr()?.port();
+    let mut config = config();
+    config.listen = vec![format!("/ip4/127.0.0.1/tcp/{taken}").parse()?];
+    let node = start(config);
+    let bound = node.net.listen_addresses().await;
+    assert_eq!(bound.len(), 1);
+    assert!(port_of(&bound[0]) != taken && port_of(&bound[0]) != 0, "{bound:?}");
+    Ok(())
+}
+
+/// libp2p would share the port silently with another node of the same user.
+#[tokio::test]
+async fn two_nodes_never_share_one_tcp_port() -> TestResult {
+    let first = start(config());
+    let wanted = first.net.listen_addresses().await;
+    let mut second = config();
+    second.listen = wanted.clone();
+    let second = start(second);
+    assert_ne!(second.net.listen_addresses().await, wanted);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_udp_port_gives_way_to_a_free_one() -> TestResult {
+    let held = UdpSocket::bind("127.0.0.1:0")?;
+    let taken = held.local_addr()?.port();
+    let mut config = config();
+    config.listen = vec![format!("/ip4/127.0.0.1/udp/{taken}/quic-v1").parse()?];
+    let node = start(config);
+    let bound = node.net.listen_addresses().await;
+    assert_eq!(bound.len(), 1);
+    assert_ne!(port_of(&bound[0]), taken);
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_usable_address_at_all_is_an_error_with_a_hint() -> TestResult {
+    let mut config = config();
+    // TEST-NET-3 (RFC 5737) is no address of this machine.
+    config.listen = vec!["/ip4/203.0.113.7/tcp/0".parse()?];
+    let started = Net::start(config, Arc::<Memory>::default(), &Tasks::new(), Clock::system());
+    let error = started.expect_err("nothing can be bound");
+    assert!(matches!(error, NetError::Listen { tried: 1, .. }), "{error:?}");
+    assert!(error.hint().is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_bound_does_not_harm_the_others() -> TestResult {
+    let mut config = config();
+    config.listen.push("/ip4/203.0.113.7/tcp/0".parse()?);
+    assert_eq!(start(config).net.listen_addresses().await.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_interface_means_all_addresses_with_the_port_that_was_bound() -> TestResult {
+    let mut config = config();
+    config.listen = vec!["/ip4/0.0.0.0/tcp/0".parse()?];
+    let bound = start(config).net.listen_addresses().await;
+    assert!(bound.iter().any(|address| address.to_string().starts_with("/ip4/127.0.0.1/tcp/")), "{bound:?}");
+    assert!(bound.iter().all(|address| port_of(address) != 0), "{bound:?}");
+    Ok(())
+}

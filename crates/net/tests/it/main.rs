@@ -1,0 +1,12 @@
+//! Real nodes on loopback addresses: transports, records, both roles of the DHT, blocks, strangers.
+//!
+//! Nothing here leaves the machine. Each wait has a deadline and is for an event, never for time.
+
+mod blocks;
+mod connect;
+mod dht;
+mod hostile;
+mod keep;
+mod listen;
+mod records;
+mod support;

@@ -1,0 +1,213 @@
+//! An ordinary HTTP mirror, good or bad as the test wants it.
+//!
+//! Real HTTP/1.1 on 127.0.0.1: ranges, conditions, directory pages. It serves a folder
+//! as it is at each request, or files from memory. Faults are set by file name and can
+//! be taken back; every request is logged.
+//!
+//! - Invariant: without faults it is a correct server; a file that was opened is served
+//!   whole even if another was renamed over it meanwhile.
+//! - Not here: TLS, HTTP/2.
+//! - Read first: [`Fault`].
+
+mod body;
+mod content;
+mod fault;
+mod listing;
+mod log;
+mod serve;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use pacstore_runtime::RateLimit;
+
+pub use fault::{At, Fault};
+pub use listing::Listing;
+pub use log::{Request, TimedOut};
+
+use crate::worker::Worker;
+use content::Content;
+use fault::Faults;
+use log::Log;
+
+type Hook = Box<dyn FnMut(&str) + Send>;
+
+/// A mirror on 127.0.0.1.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    state: Arc<State>,
+    worker: Mutex<Option<Worker>>,
+}
+
+/// What the handle and the server's thread share.
+pub(crate) struct State {
+    content: Mutex<Content>,
+    faults: Mutex<Faults>,
+    hooks: Mutex<Vec<(String, Hook)>>,
+    listing: Mutex<Listing>,
+    log: Log,
+    limit: RateLimit,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("faults", &self.faults).finish_non_exhaustive()
+    }
+}
+
+/// Locks; a panic elsewhere in a test does not make the mirror useless.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Upstream {
+    /// Serves a folder, as it is at each request.
+    pub fn folder(folder: impl Into<PathBuf>) -> io::Result<Self> {
+        Self::start_with(Content::Folder(folder.into()))
+    }
+
+    /// Serves what [`Upstream::put`] puts there.
+    pub fn memory() -> io::Result<Self> {
+        Self::start_with(Content::memory())
+    }
+
+    fn start_with(content: Content) -> io::Result<Self> {
+        let state = Arc::new(State {
+            content: Mutex::new(content),
+            faults: Mutex::default(),
+            hooks: Mutex::default(),
+            listing: Mutex::new(Listing::Nginx),
+            log: Log::default(),
+            limit: RateLimit::new(None),
+        });
+        let (worker, address) = listen(0, &state)?;
+        Ok(Self { address, state, worker: Mutex::new(Some(worker)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://127.0.0.1:PORT/PATH`; the path is taken as it is, percent-encoding is the caller's.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{}", self.address, path.trim_start_matches('/'))
+    }
+
+    /// Breaks all connections and refuses new ones, until [`Upstream::start`].
+    pub fn stop(&self) {
+        drop(lock(&self.worker).take());
+    }
+
+    /// Listens again on the same port.
+    ///
+    /// # Errors
+    /// If somebody else took the port meanwhile.
+    pub fn start(&self) -> io::Result<()> {
+        let mut worker = lock(&self.worker);
+        if worker.is_none() {
+            *worker = Some(listen(self.address.port(), &self.state)?.0);
+        }
+        Ok(())
+    }
+
+    /// Puts a file there, now; in a folder by rename.
+    pub fn put(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>) -> io::Result<()> {
+        self.put_at(path, bytes, SystemTime::now())
+    }
+
+    /// Puts a file there with this time (`Last-Modified`).
+    pub fn put_at(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>, mtime: SystemTime) -> io::Result<()> {
+        lock(&self.state.content).put(path.as_ref(), bytes.into(), mtime)
+    }
+
+    /// Takes a file away. One that is being sent is sent to its end.
+    pub fn remove(&self, path: impl AsRef<[u8]>) -> io::Result<()> {
+        lock(&self.state.content).remove(path.as_ref())
+    }
+
+    /// The folder that is served, if it is one.
+    pub fn served_folder(&self) -> Option<PathBuf> {
+        lock(&self.state.content).folder().map(Path::to_owned)
+    }
+
+    /// Answers requests for files that match with this fault, too, until [`Upstream::heal`].
+    ///
+    /// `pattern` is a path without leading `/`, `*` standing for anything; one without
+    /// `/` matches the file's name in any folder. Several faults on one file add up.
+    pub fn fault(&self, pattern: &str, fault: Fault) {
+        lock(&self.state.faults).add(pattern, fault, u32::MAX);
+    }
+
+    /// The same for the next `times` matching requests only.
+    pub fn fault_times(&self, pattern: &str, times: u32, fault: Fault) {
+        lock(&self.state.faults).add(pattern, fault, times);
+    }
+
+    /// Takes all faults back. Responses under way keep theirs.
+    pub fn heal(&self) {
+        lock(&self.state.faults).clear();
+    }
+
+    /// Body bytes a second over all connections; `None` = no limit.
+    pub fn limit(&self, rate: Option<u64>) {
+        self.state.limit.set_rate(rate);
+    }
+
+    /// How directory pages look. [`Listing::Off`] answers them with 404.
+    pub fn listing(&self, style: Listing) {
+        *lock(&self.state.listing) = style;
+    }
+
+    /// Runs `hook` on the server's thread before each matching request is answered (it gets the path):
+    /// to change the mirror while somebody reads it. The pattern is as in [`Upstream::fault`].
+    pub fn on_request(&self, pattern: &str, hook: impl FnMut(&str) + Send + 'static) {
+        lock(&self.state.hooks).push((pattern.to_owned(), Box::new(hook)));
+    }
+
+    /// All requests so far, oldest first.
+    pub fn log(&self) -> Vec<Request> {
+        self.state.log.all()
+    }
+
+    /// Those whose path (without leading `/`) matches.
+    pub fn requests(&self, pattern: &str) -> Vec<Request> {
+        let mut log = self.log();
+        log.retain(|r| fault::matches(pattern, r.path.trim_start_matches('/')));
+        log
+    }
+
+    /// Forgets the log.
+    pub fn clear_log(&self) {
+        self.state.log.clear();
+    }
+
+    /// Body bytes that were sent so far, over the whole log.
+    pub fn sent(&self) -> u64 {
+        self.log().iter().map(|r| r.sent).sum()
+    }
+
+    /// Waits until the log is as wanted; looked at after each request and each piece that is sent.
+    ///
+    /// Uses the caller's clock: do not call it with a paused one.
+    ///
+    /// # Errors
+    /// [`TimedOut`] after `within`.
+    pub async fn wait_for(
+        &self,
+        within: Duration,
+        wanted: impl Fn(&[Request]) -> bool,
+    ) -> Result<Vec<Request>, TimedOut> {
+        self.state.log.wait_for(within, wanted).await
+    }
+}
+
+fn listen(port: u16, state: &Arc<State>) -> io::Result<(Worker, SocketAddr)> {
+    let state = Arc::clone(state);
+    Worker::listen("upstream", port, move |stream| serve::connection(stream, Arc::clone(&state)))
+}

@@ -1,11 +1,19 @@
 //! `.MTREE`: what each file of a package is, so that `pacman -Qkk` can check what is installed.
 //!
 //! - Invariant: lists every member of the package but itself.
+//! - Invariant: MD5 stands beside SHA-256, because pacman 6.0 compares the MD5 even where there is none.
 //! - Read first: `alpm-mtree(5)`, version 2; `mtree(5)` for the escapes.
 
 use crate::Sha256;
 use data_encoding::HEXLOWER;
 use std::fmt::Write as _;
+
+/// The digests of one file.
+#[derive(Debug)]
+pub(super) struct Digests {
+    pub(super) md5: [u8; 16],
+    pub(super) sha256: Sha256,
+}
 
 /// The text under construction (before gzip).
 #[derive(Debug)]
@@ -22,14 +30,17 @@ impl Mtree {
         }
     }
 
-    pub(super) fn file(&mut self, path: &str, mode: u32, size: u64, sha256: &Sha256) {
+    pub(super) fn file(&mut self, path: &str, mode: u32, size: u64, digests: &Digests) {
         let mode = if mode == 0o644 {
             String::new()
         } else {
             format!(" mode={mode:o}")
         };
-        let digest = HEXLOWER.encode(sha256);
-        self.line(path, &format!("{mode} size={size} sha256digest={digest}"));
+        let (md5, sha256) = (HEXLOWER.encode(&digests.md5), HEXLOWER.encode(&digests.sha256));
+        self.line(
+            path,
+            &format!("{mode} size={size} md5digest={md5} sha256digest={sha256}"),
+        );
     }
 
     pub(super) fn folder(&mut self, path: &str, mode: u32) {

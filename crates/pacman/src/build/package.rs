@@ -7,14 +7,14 @@
 
 use super::compress::Compression;
 use super::content::{Content, FileSpec, Kind};
-use super::mtree::Mtree;
+use super::mtree::{Digests, Mtree};
 use crate::Sha256;
 use crate::name::{NameError, PkgFileName, check_file_name};
 use crate::version::{Version, VersionError};
 use md5::{Digest as _, Md5};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 /// What a package is made from. Every field may be changed before it is written.
 #[derive(Clone, Debug)]
@@ -279,11 +279,11 @@ impl<W: Write> Members<W> {
         let pkginfo = Content::Bytes(spec.pkginfo(isize).into_bytes());
         let mut mtree = Mtree::new(spec.time);
         for (path, content) in [(".BUILDINFO", &buildinfo), (".PKGINFO", &pkginfo)] {
-            mtree.file(path, 0o644, content.len(), &digest(content)?);
+            mtree.file(path, 0o644, content.len(), &digests(content)?);
         }
         for (path, file) in members {
             match &file.kind {
-                Kind::File(content) => mtree.file(path, file.mode, content.len(), &digest(content)?),
+                Kind::File(content) => mtree.file(path, file.mode, content.len(), &digests(content)?),
                 Kind::Folder => mtree.folder(path, file.mode),
                 Kind::Link(target) => mtree.link(path, target),
             }
@@ -342,17 +342,15 @@ pub(super) fn plain_header(kind: tar::EntryType, mode: u32, time: u64) -> tar::H
     header
 }
 
-fn digest(content: &Content) -> io::Result<Sha256> {
-    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut reader = content.reader();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => break,
-            got => hash.update(&buffer[..got]),
-        }
-    }
-    Ok(sha256_of(hash))
+fn digests(content: &Content) -> io::Result<Digests> {
+    let mut sink = io::sink();
+    let mut hashing = Hashing::new(&mut sink, Some(Md5::new()));
+    io::copy(&mut content.reader(), &mut hashing)?;
+    let (_, sha256, md5) = hashing.finish();
+    Ok(Digests {
+        md5: md5.expect("asked for"),
+        sha256,
+    })
 }
 
 fn sha256_of(hash: ring::digest::Context) -> Sha256 {

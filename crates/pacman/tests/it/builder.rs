@@ -109,7 +109,7 @@ fn a_package_has_its_metadata_first_and_all_files_in_its_mtree() {
     }
     let mtree = String::from_utf8(unpacked(Compression::Gzip, &members[".MTREE"])).unwrap();
     for part in [
-        "./usr/bin/abc time=1704067200.0 mode=755 size=10 sha256digest=",
+        "./usr/bin/abc time=1704067200.0 mode=755 size=10 md5digest=",
         "./usr/bin/abc-link time=1704067200.0 mode=777 type=link link=abc",
         "./var/lib/abc time=1704067200.0 mode=755 type=dir",
         "./usr/share/abc/read\\040me\\040\\0431.txt ",

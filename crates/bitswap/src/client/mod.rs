@@ -1,0 +1,751 @@
+//! What we want, from whom we asked it, and what became of it: pure bookkeeping under one lock.
+//!
+//! A want is one CID with everybody in this process who waits for it. It is asked from peers of
+//! the sessions that wait, and from no other peer.
+//!
+//! - Invariant: every waiter gets exactly one answer, a verified block or an error, in bounded time
+//!   once no peer makes progress for it (its session's patience).
+//! - Invariant: a want is queued in one session, or asked from a peer, or both while it moves.
+//! - Not here: streams and hashing (`crate::reader`), writing (`crate::writer`).
+//! - Read first: `schedule.rs` (who is asked), `receive.rs` (answers), `tick.rs` (time).
+
+mod outbox;
+mod receive;
+mod remote;
+mod schedule;
+mod tick;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cid::Cid;
+use libp2p::PeerId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+pub(crate) use outbox::{Full, Next};
+pub(crate) use receive::Verdict;
+use remote::Remote;
+pub(crate) use tick::clockwork;
+
+use crate::config::Config;
+use crate::link::{Peer, Speaks};
+use crate::session::{GetError, Got, PeerStats};
+use crate::wire::WantKind;
+
+/// Blocks are told apart by multihash: peers answer so, whatever the codec.
+pub(crate) type Key = cid::multihash::Multihash<64>;
+pub(crate) type SessionId = u64;
+
+type Answer = oneshot::Sender<Result<Got, GetError>>;
+
+/// Finished wants that are remembered, so that a late second copy is not held against its sender.
+const RECENT: usize = 8192;
+/// Breaches after which a peer is banned.
+const STRIKES: u32 = 16;
+/// Bans kept.
+const MAX_BANS: usize = 1024;
+
+/// Why a peer is not asked any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BanReason {
+    /// It sent bytes that hash to nothing that it was asked for, while it was asked.
+    WrongBytes,
+    /// It broke the protocol too often: unasked blocks, oversized or malformed messages.
+    Misbehaved,
+}
+
+#[derive(Debug)]
+struct Ban {
+    until: Instant,
+    reason: BanReason,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    stall: Duration,
+    ban: Duration,
+    max_gets: usize,
+    sessions: HashMap<SessionId, SessionState>,
+    wants: HashMap<Key, Want>,
+    probes: HashMap<Key, Vec<Probe>>,
+    peers: HashMap<PeerId, Remote>,
+    bans: HashMap<PeerId, Ban>,
+    new_bans: Vec<(PeerId, BanReason)>,
+    recent: Recent,
+    next: u64,
+    gets: usize,
+}
+
+#[derive(Debug)]
+struct SessionState {
+    patience: Duration,
+    peers: BTreeMap<PeerId, Member>,
+    pending: BTreeMap<u64, Key>,
+}
+
+/// What a session knows of one of its peers.
+#[derive(Debug, Default)]
+struct Member {
+    /// It had something that this session wanted.
+    proven: bool,
+    /// DONT_HAVEs in a row.
+    misses: u32,
+    probes: usize,
+    bytes: u64,
+    blocks: u64,
+    failures: u64,
+}
+
+#[derive(Debug)]
+struct Want {
+    cid: Cid,
+    seq: u64,
+    waiters: Vec<Waiter>,
+    /// The session in whose queue it waits to be asked.
+    queued: Option<SessionId>,
+    /// Asked for the block and not answered.
+    asked: Vec<Asked>,
+    /// Said that they do not have it.
+    missing: Vec<PeerId>,
+    /// Said that they have it.
+    have: Vec<PeerId>,
+    /// Asked whether they have it.
+    probed: Vec<PeerId>,
+    /// Times that it was lost at a peer.
+    lost: u32,
+    /// Since when nobody makes progress on it.
+    idle: Instant,
+}
+
+#[derive(Debug)]
+struct Asked {
+    peer: PeerId,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    session: SessionId,
+    answer: Answer,
+}
+
+/// Somebody waits to hear who has a block.
+#[derive(Debug)]
+struct Probe {
+    id: u64,
+    cid: Cid,
+    asked: Vec<PeerId>,
+    waiting: Vec<PeerId>,
+    have: Vec<PeerId>,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// A bounded set that forgets the oldest.
+#[derive(Debug, Default)]
+struct Recent {
+    set: HashSet<Key>,
+    order: VecDeque<Key>,
+}
+
+impl Recent {
+    fn insert(&mut self, key: Key) {
+        if self.set.insert(key) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            stall: config.stall,
+            ban: config.ban,
+            max_gets: config.max_gets,
+            sessions: HashMap::new(),
+            wants: HashMap::new(),
+            probes: HashMap::new(),
+            peers: HashMap::new(),
+            bans: HashMap::new(),
+            new_bans: Vec::new(),
+            recent: Recent::default(),
+            next: 0,
+            gets: 0,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    // --- sessions ---
+
+    pub(crate) fn open_session(
+        &mut self,
+        patience: Duration,
+        peers: impl IntoIterator<Item = PeerId>,
+    ) -> SessionId {
+        let id = self.number();
+        let peers = peers.into_iter().map(|peer| (peer, Member::default())).collect();
+        let state = SessionState {
+            patience,
+            peers,
+            pending: BTreeMap::new(),
+        };
+        self.sessions.insert(id, state);
+        id
+    }
+
+    pub(crate) fn close_session(&mut self, id: SessionId, now: Instant) {
+        self.sessions.remove(&id);
+        let ended: Vec<_> = self
+            .wants
+            .iter()
+            .flat_map(|(key, want)| {
+                want.waiters
+                    .iter()
+                    .filter(|w| w.session == id)
+                    .map(|w| (*key, w.id))
+            })
+            .collect();
+        for (key, waiter) in ended {
+            self.fail(&key, waiter, None, now);
+        }
+    }
+
+    pub(crate) fn add_peer(&mut self, id: SessionId, peer: PeerId, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.peers.entry(peer).or_default();
+            self.schedule(now);
+        }
+    }
+
+    pub(crate) fn remove_peer(&mut self, id: SessionId, peer: PeerId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.peers.remove(&peer).is_some() {
+            let keys = self.keys_asked_from(peer);
+            for key in keys {
+                let sessions = self.wants.get(&key).map(Want::sessions).unwrap_or_default();
+                if !sessions
+                    .iter()
+                    .any(|id| self.sessions.get(id).is_some_and(|s| s.peers.contains_key(&peer)))
+                {
+                    self.release(&key, peer, now);
+                }
+            }
+            self.judge_all(now);
+            self.schedule(now);
+        }
+    }
+
+    pub(crate) fn session_peers(&self, id: SessionId) -> Vec<PeerId> {
+        self.sessions
+            .get(&id)
+            .map(|s| s.peers.keys().copied().collect())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn session_stats(&self, id: SessionId) -> Vec<PeerStats> {
+        let Some(session) = self.sessions.get(&id) else {
+            return Vec::new();
+        };
+        let stats = session.peers.iter().map(|(peer, member)| {
+            let remote = self.peers.get(peer);
+            PeerStats {
+                peer: *peer,
+                connected: remote.is_some(),
+                banned: self.bans.contains_key(peer),
+                bytes: member.bytes,
+                blocks: member.blocks,
+                failures: member.failures,
+                rate: remote.and_then(|r| r.rate).map_or(0, |rate| rate as u64),
+                outstanding: remote.map_or(0, |r| r.asked),
+                stalled: remote.is_some_and(|r| r.stalled.is_some()),
+                last_byte: remote.map(|r| r.peer.last_byte()),
+            }
+        });
+        stats.collect()
+    }
+
+    // --- gets ---
+
+    /// Registers a waiter for `cid`. The answer comes on the channel.
+    pub(crate) fn get(&mut self, session: SessionId, cid: Cid, answer: Answer, now: Instant) -> Option<u64> {
+        if self.gets >= self.max_gets {
+            drop(answer.send(Err(GetError::TooMany { limit: self.max_gets })));
+            return None;
+        }
+        let id = self.number();
+        let key = *cid.hash();
+        self.gets += 1;
+        let waiter = Waiter { id, session, answer };
+        if let Some(want) = self.wants.get_mut(&key) {
+            want.waiters.push(waiter);
+            want.idle = now;
+        } else {
+            let seq = self.number();
+            let want = Want {
+                cid,
+                seq,
+                waiters: vec![waiter],
+                queued: None,
+                asked: Vec::new(),
+                missing: Vec::new(),
+                have: Vec::new(),
+                probed: Vec::new(),
+                lost: 0,
+                idle: now,
+            };
+            self.wants.insert(key, want);
+            self.enqueue(&key);
+        }
+        self.judge(&key, now);
+        self.schedule(now);
+        Some(id)
+    }
+
+    /// A waiter went away.
+    pub(crate) fn forget(&mut self, key: &Key, waiter: u64, now: Instant) {
+        self.fail(key, waiter, None, now);
+    }
+
+    pub(crate) fn progress(&self, key: &Key) -> Option<u64> {
+        let want = self.wants.get(key)?;
+        want.asked
+            .iter()
+            .filter(|asked| {
+                // What arrives now is most likely what was asked first.
+                let first = self
+                    .wants
+                    .values()
+                    .filter(|w| w.asked_from(&asked.peer))
+                    .map(|w| w.seq)
+                    .min();
+                first == Some(want.seq)
+            })
+            .filter_map(|asked| self.peers.get(&asked.peer))
+            .map(|remote| remote.peer.partial.load(std::sync::atomic::Ordering::Relaxed))
+            .max()
+    }
+
+    // --- who has it ---
+
+    pub(crate) fn probe(
+        &mut self,
+        session: SessionId,
+        cid: Cid,
+        now: Instant,
+    ) -> (u64, oneshot::Receiver<()>) {
+        let (done, rx) = oneshot::channel();
+        let id = self.number();
+        let key = *cid.hash();
+        let mut probe = Probe {
+            id,
+            cid,
+            asked: Vec::new(),
+            waiting: Vec::new(),
+            have: Vec::new(),
+            done: Some(done),
+        };
+        for peer in self.session_peers(session) {
+            if self.usable(&peer)
+                && let Some(remote) = self.peers.get_mut(&peer)
+                && remote.presences
+                && remote.ask(cid, WantKind::Have, 0, now)
+            {
+                probe.asked.push(peer);
+                probe.waiting.push(peer);
+            }
+        }
+        probe.settle();
+        self.probes.entry(key).or_default().push(probe);
+        (id, rx)
+    }
+
+    /// Ends a probe: who said that it has the block.
+    pub(crate) fn end_probe(&mut self, key: &Key, id: u64, now: Instant) -> Vec<PeerId> {
+        let Some(probes) = self.probes.get_mut(key) else {
+            return Vec::new();
+        };
+        let Some(at) = probes.iter().position(|probe| probe.id == id) else {
+            return Vec::new();
+        };
+        let probe = probes.swap_remove(at);
+        let others = !probes.is_empty();
+        if !others {
+            self.probes.remove(key);
+        }
+        let want = self.wants.get(probe.cid.hash());
+        for peer in &probe.waiting {
+            let needed = others || want.is_some_and(|w| w.asked_from(peer) || w.probed.contains(peer));
+            if !needed && let Some(remote) = self.peers.get_mut(peer) {
+                remote.cancel(key, now);
+            }
+        }
+        self.recent.insert(*key);
+        probe.have
+    }
+
+    // --- peers ---
+
+    pub(crate) fn connected(&mut self, peer: &Arc<Peer>, now: Instant) {
+        self.peers.insert(peer.id, Remote::new(Arc::clone(peer), now));
+        for want in self.wants.values_mut() {
+            want.missing.retain(|p| *p != peer.id);
+        }
+        self.schedule(now);
+    }
+
+    pub(crate) fn disconnected(&mut self, peer: PeerId, now: Instant) {
+        self.peers.remove(&peer);
+        self.release_all(peer, now);
+        for probe in self.probes.values_mut().flatten() {
+            probe.answer(&peer, false);
+        }
+        self.schedule(now);
+    }
+
+    /// The peer was seen to speak Bitswap.
+    pub(crate) fn speaks(&mut self, peer: PeerId, speaks: bool) {
+        if let Some(remote) = self.peers.get_mut(&peer) {
+            remote.speaks = Some(speaks);
+        }
+    }
+
+    /// The stream to write on was negotiated.
+    pub(crate) fn negotiated(&mut self, peer: PeerId, speaks: Speaks) {
+        if let Some(remote) = self.peers.get_mut(&peer) {
+            remote.speaks = Some(true);
+            remote.presences = speaks == Speaks::V12;
+        }
+    }
+
+    /// The peer speaks no Bitswap: it counts as one that has nothing.
+    pub(crate) fn unsupported(&mut self, peer: PeerId, now: Instant) {
+        self.speaks(peer, false);
+        self.release_all(peer, now);
+        for probe in self.probes.values_mut().flatten() {
+            probe.answer(&peer, false);
+        }
+        self.judge_all(now);
+        self.schedule(now);
+    }
+
+    pub(crate) fn speakers(&self) -> Vec<PeerId> {
+        let all = self
+            .peers
+            .iter()
+            .filter(|(_, remote)| remote.speaks == Some(true));
+        all.map(|(peer, _)| *peer).collect()
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// Whether blocks are expected from a peer.
+    pub(crate) fn expects(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|remote| remote.asked > 0)
+    }
+
+    /// Whether a peer was told that we want this.
+    pub(crate) fn knows(&self, peer: &PeerId, key: &Key) -> bool {
+        self.peers.get(peer).is_some_and(|remote| remote.knows(key))
+    }
+
+    // --- the writer's side ---
+
+    /// Whether wants or cancels wait to be told to a peer.
+    pub(crate) fn has_wants(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(Remote::has_wants)
+    }
+
+    /// What to write next to a peer.
+    pub(crate) fn next_wants(&mut self, peer: &PeerId, now: Instant) -> Next {
+        self.peers
+            .get_mut(peer)
+            .map_or(Next::Nothing, |remote| remote.next(now))
+    }
+
+    /// Everything taken so far went out.
+    pub(crate) fn flushed(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(remote) = self.peers.get_mut(peer)
+            && remote.asked > 0
+        {
+            remote.flushed.get_or_insert(now);
+        }
+    }
+
+    /// The stream broke: what is unanswered is told again on the next one.
+    pub(crate) fn resend(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(remote) = self.peers.get_mut(peer) {
+            remote.resend(now);
+        }
+    }
+
+    // --- bans ---
+
+    pub(crate) fn strike(&mut self, peer: PeerId, now: Instant) {
+        if let Some(remote) = self.peers.get_mut(&peer) {
+            remote.strikes += 1;
+            if remote.strikes >= STRIKES {
+                remote.strikes = 0;
+                self.ban(peer, BanReason::Misbehaved, now);
+            }
+        }
+    }
+
+    fn ban(&mut self, peer: PeerId, reason: BanReason, now: Instant) {
+        self.bans.retain(|_, ban| ban.until > now);
+        if self.bans.len() < MAX_BANS || self.bans.contains_key(&peer) {
+            let until = now + self.ban;
+            self.bans.insert(peer, Ban { until, reason });
+        }
+        self.new_bans.push((peer, reason));
+        for session in self.sessions.values_mut() {
+            if let Some(member) = session.peers.get_mut(&peer) {
+                member.failures += 1;
+            }
+        }
+        self.release_all(peer, now);
+        self.judge_all(now);
+        self.schedule(now);
+    }
+
+    pub(crate) fn take_new_bans(&mut self) -> Vec<(PeerId, BanReason)> {
+        std::mem::take(&mut self.new_bans)
+    }
+
+    pub(crate) fn bans(&self, now: Instant) -> impl Iterator<Item = (PeerId, BanReason, Duration)> {
+        let active = self.bans.iter().filter(move |(_, ban)| ban.until > now);
+        active.map(move |(peer, ban)| (*peer, ban.reason, ban.until - now))
+    }
+
+    pub(crate) fn unban(&mut self, peer: &PeerId, now: Instant) {
+        self.bans.remove(peer);
+        self.schedule(now);
+    }
+
+    // --- moving wants ---
+
+    fn usable(&self, peer: &PeerId) -> bool {
+        !self.bans.contains_key(peer)
+            && self
+                .peers
+                .get(peer)
+                .is_some_and(|remote| remote.speaks != Some(false))
+    }
+
+    fn keys_asked_from(&self, peer: PeerId) -> Vec<Key> {
+        let asked = self.wants.iter().filter(|(_, want)| want.asked_from(&peer));
+        asked.map(|(key, _)| *key).collect()
+    }
+
+    /// Puts a want into the queue of the first session that waits for it.
+    fn enqueue(&mut self, key: &Key) {
+        let Some(want) = self.wants.get_mut(key) else {
+            return;
+        };
+        if want.queued.is_some() {
+            return;
+        }
+        let sessions = &mut self.sessions;
+        let home = want
+            .waiters
+            .iter()
+            .map(|w| w.session)
+            .find(|id| sessions.contains_key(id));
+        if let Some(session) = home.and_then(|id| sessions.get_mut(&id)) {
+            session.pending.insert(want.seq, *key);
+            want.queued = home;
+        }
+    }
+
+    fn dequeue(&mut self, key: &Key) {
+        if let Some(want) = self.wants.get_mut(key)
+            && let Some(session) = want.queued.take()
+            && let Some(session) = self.sessions.get_mut(&session)
+        {
+            session.pending.remove(&want.seq);
+        }
+    }
+
+    /// Takes a want from a peer that was asked for it; nobody else asked: it waits again.
+    fn release(&mut self, key: &Key, peer: PeerId, now: Instant) {
+        let Some(want) = self.wants.get_mut(key) else {
+            return;
+        };
+        let before = want.asked.len();
+        want.asked.retain(|asked| asked.peer != peer);
+        let released = want.asked.len() < before;
+        let alone = want.asked.is_empty();
+        if let Some(remote) = self.peers.get_mut(&peer) {
+            if released {
+                remote.fewer();
+            }
+            remote.cancel(key, now);
+        }
+        if released {
+            self.recent.insert(*key);
+        }
+        if alone {
+            self.enqueue(key);
+        }
+    }
+
+    fn release_all(&mut self, peer: PeerId, now: Instant) {
+        for key in self.keys_asked_from(peer) {
+            self.release(&key, peer, now);
+        }
+        for want in self.wants.values_mut() {
+            want.have.retain(|p| *p != peer);
+            want.probed.retain(|p| *p != peer);
+        }
+        for member in self.sessions.values_mut().filter_map(|s| s.peers.get_mut(&peer)) {
+            member.probes = 0;
+            member.proven = false;
+        }
+    }
+
+    /// Gives up on a want for those waiters whose every peer has said no.
+    fn judge(&mut self, key: &Key, now: Instant) {
+        let Some(want) = self.wants.get(key) else { return };
+        let cid = want.cid;
+        let mut failed = Vec::new();
+        for waiter in &want.waiters {
+            let Some(session) = self.sessions.get(&waiter.session) else {
+                continue;
+            };
+            let no = |peer: &PeerId| {
+                want.missing.contains(peer)
+                    || self.bans.contains_key(peer)
+                    || self
+                        .peers
+                        .get(peer)
+                        .is_some_and(|remote| remote.speaks == Some(false))
+            };
+            if session.peers.is_empty() || !session.peers.keys().all(no) {
+                continue;
+            }
+            let wrong = session.peers.keys().find(|peer| {
+                let reason = self.bans.get(*peer).map(|ban| ban.reason);
+                reason == Some(BanReason::WrongBytes) && !want.missing.contains(peer)
+            });
+            let error = match wrong {
+                Some(peer) => GetError::WrongBytes { cid, peer: *peer },
+                None => GetError::NotFound { cid },
+            };
+            failed.push((waiter.id, error));
+        }
+        for (waiter, error) in failed {
+            self.fail(key, waiter, Some(error), now);
+        }
+    }
+
+    fn judge_all(&mut self, now: Instant) {
+        let keys: Vec<_> = self.wants.keys().copied().collect();
+        for key in keys {
+            self.judge(&key, now);
+        }
+    }
+
+    /// Ends one waiter, with an error to tell if it still listens; the last takes the want with it.
+    fn fail(&mut self, key: &Key, waiter: u64, error: Option<GetError>, now: Instant) {
+        let Some(want) = self.wants.get_mut(key) else {
+            return;
+        };
+        let Some(at) = want.waiters.iter().position(|w| w.id == waiter) else {
+            return;
+        };
+        let waiter = want.waiters.swap_remove(at);
+        self.gets -= 1;
+        if let Some(error) = error {
+            drop(waiter.answer.send(Err(error)));
+        }
+        if want.waiters.is_empty() {
+            self.dequeue(key);
+            self.drop_want(key, None, now);
+        } else if want.queued == Some(waiter.session) {
+            self.dequeue(key);
+            self.enqueue(key);
+        }
+    }
+
+    /// Removes a want; whoever was told of it, save `from`, is told that it is over.
+    fn drop_want(&mut self, key: &Key, from: Option<PeerId>, now: Instant) -> Option<Want> {
+        let want = self.wants.remove(key)?;
+        let mut told = false;
+        for asked in &want.asked {
+            told = true;
+            if let Some(remote) = self.peers.get_mut(&asked.peer) {
+                remote.fewer();
+                if from != Some(asked.peer) {
+                    remote.cancel(key, now);
+                }
+            }
+        }
+        for peer in &want.probed {
+            told = true;
+            if from != Some(*peer)
+                && !self.probes.contains_key(key)
+                && let Some(remote) = self.peers.get_mut(peer)
+            {
+                remote.cancel(key, now);
+            }
+            for id in want.sessions() {
+                let session = self.sessions.get_mut(&id);
+                if let Some(member) = session.and_then(|s| s.peers.get_mut(peer)) {
+                    member.probes = member.probes.saturating_sub(1);
+                }
+            }
+        }
+        if told || from.is_some() {
+            self.recent.insert(*key);
+        }
+        Some(want)
+    }
+}
+
+impl Want {
+    fn asked_from(&self, peer: &PeerId) -> bool {
+        self.asked.iter().any(|asked| asked.peer == *peer)
+    }
+
+    /// The sessions that wait, each once.
+    fn sessions(&self) -> Vec<SessionId> {
+        let mut all: Vec<_> = self.waiters.iter().map(|w| w.session).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+impl Probe {
+    fn answer(&mut self, peer: &PeerId, have: bool) {
+        if let Some(at) = self.waiting.iter().position(|p| p == peer) {
+            self.waiting.swap_remove(at);
+            if have {
+                self.have.push(*peer);
+            }
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.waiting.is_empty()
+            && let Some(done) = self.done.take()
+        {
+            drop(done.send(()));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Messages cut out of a stream by their length prefix.
+//!
+//! - Invariant: a body's buffer is not larger than its announced length, which is checked
+//!   against the limit before anything is allocated.
+//! - Invariant: [`Frames::header`] can be dropped and called again without losing a byte.
+//! - Not here: what is in a message (`crate::wire`), budgets (`crate::reader`).
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt as _};
+use tokio::time::timeout;
+
+/// Bytes read ahead, so that small messages do not cost a read each.
+const AHEAD: usize = 16 * 1024;
+
+/// Why a stream gives no further message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    /// A message longer than the limit is announced, in bytes.
+    #[error("message of {0} bytes is too long")]
+    TooLong(u64),
+    /// The length prefix is not a number.
+    #[error("malformed message length")]
+    Length,
+    /// The message has begun but does not go on.
+    #[error("message stopped in the middle")]
+    Stalled,
+    /// The stream broke.
+    #[error("stream broke")]
+    Io(#[source] io::Error),
+}
+
+/// Reads frames from one stream.
+#[derive(Debug)]
+pub(crate) struct Frames<S> {
+    stream: S,
+    ahead: Box<[u8]>,
+    start: usize,
+    end: usize,
+    limit: usize,
+    stall: Duration,
+}
+
+impl<S: AsyncRead + Unpin> Frames<S> {
+    pub(crate) fn new(stream: S, limit: usize, stall: Duration) -> Self {
+        Self {
+            stream,
+            ahead: vec![0; AHEAD].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            limit,
+            stall,
+        }
+    }
+
+    /// Waits for the next message and returns its length; `None` at the end of the stream.
+    /// There is no deadline while nothing has begun: a stream may stay quiet for hours.
+    pub(crate) async fn header(&mut self) -> Result<Option<usize>, FrameError> {
+        loop {
+            if let Some((len, used)) = self.length()? {
+                self.start += used;
+                return Ok(Some(len));
+            }
+            let begun = self.start < self.end;
+            self.ahead.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            let read = self.stream.read(&mut self.ahead[self.end..]);
+            let n = if begun {
+                timeout(self.stall, read).await.map_err(|_| FrameError::Stalled)?
+            } else {
+                read.await
+            };
+            match n.map_err(FrameError::Io)? {
+                0 if begun => return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
+                0 => return Ok(None),
+                n => self.end += n,
+            }
+        }
+    }
+
+    /// Reads the body that [`Frames::header`] announced; `progress` hears of each piece.
+    /// Not to be dropped before its end: the stream is then out of step.
+    pub(crate) async fn body(
+        &mut self,
+        len: usize,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Bytes, FrameError> {
+        let mut body = vec![0; len];
+        let mut at = len.min(self.end - self.start);
+        body[..at].copy_from_slice(&self.ahead[self.start..self.start + at]);
+        self.start += at;
+        progress(at);
+        while at < len {
+            let read = timeout(self.stall, self.stream.read(&mut body[at..])).await;
+            let n = read.map_err(|_| FrameError::Stalled)?.map_err(FrameError::Io)?;
+            if n == 0 {
+                return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            at += n;
+            progress(n);
+        }
+        Ok(Bytes::from(body))
+    }
+
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
+    /// The length at the front of what was read, and how many bytes it takes.
+    fn length(&self) -> Result<Option<(usize, usize)>, FrameError> {
+        let mut value = 0u64;
+        for (i, byte) in self.ahead[self.start..self.end].iter().enumerate() {
+            if i > 8 {
+                return Err(FrameError::Length);
+            }
+            value |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                let len = usize::try_from(value).ok().filter(|len| *len <= self.limit);
+                return len
+                    .map(|len| Some((len, i + 1)))
+                    .ok_or(FrameError::TooLong(value));
+            }
+        }
+        Ok(None)
+    }
+}

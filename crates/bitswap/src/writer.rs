@@ -1,0 +1,339 @@
+//! One peer's writer: our wants and our answers on one long-lived stream.
+//!
+//! While one message is written the next answer is built, so disk and network work at the
+//! same time; more than these two are never held.
+//!
+//! - Invariant: what was not written is written again on a new stream; a want is never lost.
+//! - Invariant: a peer that does not read holds at most one answer's credit, and loses its stream.
+//! - Not here: what is asked (`crate::client`), what an answer holds (`crate::server`).
+
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::{AsyncWrite, AsyncWriteExt as _, FutureExt as _};
+use libp2p::Stream;
+use pacstore_runtime::{Backoff, ByteLease, Pool};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, trace};
+
+use crate::client::{Full, Next};
+use crate::config::{MAX_MESSAGE, TARGET_MESSAGE};
+use crate::link::{OpenError, Peer, Speaks};
+use crate::server::{self, Answer};
+use crate::shared::Shared;
+use crate::wire::Builder;
+
+/// Credit of an answer before its size is known: a message of the usual size, or one largest block.
+const ANSWER: u64 = (TARGET_MESSAGE + pacstore_dag::MAX_BLOCK) as u64;
+/// Credit of an answer without blocks.
+const PRESENCES: u64 = 256 * 1024;
+/// Streams that may fail before the peer's queue is thrown away.
+const FAILURES: u32 = 4;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+type Task<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+/// An answer with the credit that it holds.
+#[derive(Debug)]
+struct Ready {
+    answer: Answer,
+    lease: ByteLease,
+}
+
+/// What a write was given, and what became of it.
+struct Written {
+    stream: Stream,
+    wants: bool,
+    answer: Option<Ready>,
+    result: io::Result<()>,
+}
+
+/// Runs until the peer's last connection is gone or the node stops.
+pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let writer = Writer {
+        backoff: Backoff::new(RETRY_FIRST, RETRY_LAST),
+        shared: Arc::clone(&shared),
+        peer: Arc::clone(&peer),
+        speaks: Speaks::V12,
+        stream: None,
+        opening: None,
+        building: None,
+        writing: None,
+        ready: None,
+        spare: Vec::new(),
+        failures: 0,
+    };
+    tokio::select! {
+        () = writer.drive() => {}
+        () = peer.gone.cancelled() => {}
+        () = shared.stop.cancelled() => {}
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    speaks: Speaks,
+    stream: Option<Stream>,
+    opening: Task<Result<(Stream, Speaks), OpenError>>,
+    building: Task<Option<Ready>>,
+    writing: Task<Written>,
+    ready: Option<Ready>,
+    /// Memory of the last answer, for the next.
+    spare: Vec<u8>,
+    failures: u32,
+    backoff: Backoff,
+}
+
+/// Waits for a task that may not be there, and takes it away once it is done.
+async fn done<T>(task: &mut Task<T>) -> T {
+    let Some(running) = task else {
+        return pending().await;
+    };
+    let out = running.await;
+    *task = None;
+    out
+}
+
+impl Writer {
+    async fn drive(mut self) {
+        loop {
+            self.build();
+            let linger = self.write();
+            let idle = self.building.is_none() && self.writing.is_none() && self.ready.is_none();
+            if idle {
+                self.spare = Vec::new();
+            }
+            self.peer.busy_server.store(!idle, Ordering::Relaxed);
+            let later = async {
+                match linger {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                opened = done(&mut self.opening) => self.opened(opened),
+                ready = done(&mut self.building) => self.ready = ready,
+                written = done(&mut self.writing) => self.written(written),
+                () = self.peer.wake.notified() => {}
+                () = later => {}
+            }
+        }
+    }
+
+    /// Starts building the next answer, if the peer waits for one and none is ready.
+    fn build(&mut self) {
+        if self.building.is_some() || self.ready.is_some() || self.stream.is_none() && self.writing.is_none()
+        {
+            // Without a stream there is no saying what the peer speaks; `write` opens one.
+            return;
+        }
+        let (empty, blocks) = {
+            let queue = self.peer.queue();
+            (queue.is_empty(), queue.has_blocks())
+        };
+        if empty {
+            return;
+        }
+        let (shared, peer, speaks) = (Arc::clone(&self.shared), Arc::clone(&self.peer), self.speaks);
+        let buffer = std::mem::take(&mut self.spare);
+        let ahead = self.writing.is_some();
+        self.building = Some(
+            async move {
+                let credit = if blocks { ANSWER } else { PRESENCES };
+                let mut lease = credit_for(&shared, credit, ahead).await?;
+                let work = {
+                    let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
+                    move || server::answer(&peer, shared.blocks.as_ref(), buffer, speaks)
+                };
+                let answer = shared.tasks.blocking(Pool::Disk, work).await.ok().flatten()?;
+                lease.shrink_to(answer.buffer.capacity() as u64);
+                if let Some(rate) = &shared.config.upload
+                    && answer.bytes > 0
+                    && !shared.is_local(&peer.id)
+                {
+                    rate.take(answer.bytes).await;
+                }
+                Some(Ready { answer, lease })
+            }
+            .boxed(),
+        );
+    }
+
+    /// Starts writing what waits: wants first, they are short. Returns until when wants linger.
+    fn write(&mut self) -> Option<Instant> {
+        if self.writing.is_some() || self.opening.is_some() {
+            return None;
+        }
+        let now = Instant::now();
+        if self.stream.is_none() {
+            let waits = self.ready.is_some()
+                || !self.peer.queue().is_empty()
+                || self.shared.client().has_wants(&self.peer.id);
+            if waits {
+                self.open();
+            }
+            return None;
+        }
+        let (wants, linger) = match self.shared.client().next_wants(&self.peer.id, now) {
+            Next::Nothing => (None, None),
+            Next::At(at) => (None, Some(at)),
+            Next::Wants(entries, full) => {
+                let mut out = Builder::new(Vec::new());
+                out.wantlist(entries.iter(), full == Full::Yes);
+                trace!(peer = %self.peer.id, entries = entries.len(), ?full, "wants");
+                debug_assert!(
+                    out.len() < MAX_MESSAGE,
+                    "2048 entries of 200 bytes are below 4 MiB"
+                );
+                (Some(out.finish()), None)
+            }
+        };
+        let answer = self.ready.take();
+        if wants.is_none() && answer.is_none() {
+            return linger;
+        }
+        let stream = self.stream.take()?;
+        let stall = self.shared.config.stream_stall;
+        self.writing = Some(write(stream, wants, answer, stall).boxed());
+        None
+    }
+
+    fn open(&mut self) {
+        let wait = (self.failures > 0).then(|| self.backoff.next());
+        let peer = Arc::clone(&self.peer);
+        self.opening = Some(
+            async move {
+                if let Some(wait) = wait {
+                    sleep(wait).await;
+                }
+                let Some(link) = peer.link() else {
+                    return Err(OpenError::Failed);
+                };
+                link.open().await.unwrap_or(Err(OpenError::Failed))
+            }
+            .boxed(),
+        );
+    }
+
+    fn opened(&mut self, outcome: Result<(Stream, Speaks), OpenError>) {
+        match outcome {
+            Ok((stream, speaks)) => {
+                self.speaks = speaks;
+                self.stream = Some(stream);
+                self.shared.client().negotiated(self.peer.id, speaks);
+            }
+            Err(error) => {
+                debug!(peer = %self.peer.id, ?error, "no outbound stream");
+                self.failed();
+                if error == OpenError::Unsupported {
+                    self.shared.client().unsupported(self.peer.id, Instant::now());
+                    self.give_up();
+                }
+            }
+        }
+    }
+
+    fn written(&mut self, written: Written) {
+        match written.result {
+            Ok(()) => {
+                self.failures = 0;
+                self.backoff.reset();
+                self.stream = Some(written.stream);
+                if written.wants {
+                    self.shared.client().flushed(&self.peer.id, Instant::now());
+                }
+                if let Some(ready) = written.answer {
+                    drop(ready.lease);
+                    self.spare = ready.answer.buffer;
+                }
+            }
+            Err(error) => {
+                debug!(peer = %self.peer.id, %error, "outbound stream broke");
+                self.shared.client().resend(&self.peer.id, Instant::now());
+                self.ready = match (written.answer, self.ready.take()) {
+                    // Both cannot be kept; the wants of the later one are few, and the peer asks again.
+                    (Some(first), _) => Some(first),
+                    (None, later) => later,
+                };
+                self.failed();
+            }
+        }
+    }
+
+    fn failed(&mut self) {
+        self.failures += 1;
+        if self.failures >= FAILURES {
+            self.give_up();
+        }
+    }
+
+    /// The peer takes no answers: drop them with their credit. Wants of ours are told again.
+    fn give_up(&mut self) {
+        self.ready = None;
+        self.building = None;
+        self.peer.queue().clear();
+    }
+}
+
+/// Waits for credit; an answer that is built ahead of need takes it only where there is plenty.
+async fn credit_for(shared: &Shared, bytes: u64, ahead: bool) -> Option<ByteLease> {
+    if ahead && shared.sending.in_use() > shared.sending.limit() / 2 {
+        let mut wait = Duration::from_millis(2);
+        while shared.sending.in_use() > shared.sending.limit() / 2 {
+            sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_millis(50));
+        }
+    }
+    Some(shared.sending.acquire(bytes).await)
+}
+
+async fn write(
+    mut stream: Stream,
+    wants: Option<(Vec<u8>, usize)>,
+    answer: Option<Ready>,
+    stall: Duration,
+) -> Written {
+    let mut result = Ok(());
+    let had_wants = wants.is_some();
+    if let Some((buffer, start)) = &wants {
+        result = write_all(&mut stream, &buffer[*start..], stall).await;
+    }
+    if let (Ok(()), Some(ready)) = (&result, &answer) {
+        result = write_all(&mut stream, &ready.answer.buffer[ready.answer.start..], stall).await;
+    }
+    if result.is_ok() {
+        result = timeout(stall, stream.flush())
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    }
+    Written {
+        stream,
+        wants: had_wants,
+        answer,
+        result,
+    }
+}
+
+/// Writes everything, as long as the peer takes a byte now and then.
+async fn write_all(
+    stream: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+    stall: Duration,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = timeout(stall, stream.write(bytes))
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[n..];
+    }
+    Ok(())
+}

@@ -76,7 +76,9 @@ fn is_global_ip(ip: IpAddr) -> bool {
         // Only 2000::/3 is assigned to the internet; 2001:db8::/32 is for documentation.
         IpAddr::V6(v6) => {
             let [first, second, ..] = v6.segments();
-            v6.to_ipv4_mapped().is_some() || (first & 0xe000) != 0x2000 || (first == 0x2001 && second == 0xdb8)
+            v6.to_ipv4_mapped().is_some()
+                || (first & 0xe000) != 0x2000
+                || (first == 0x2001 && second == 0xdb8)
         }
     };
     !(reserved || is_lan_ip(ip) || ip.is_unspecified() || ip.is_multicast())
@@ -158,10 +160,16 @@ pub(crate) fn probe(address: &Multiaddr) -> io::Result<()> {
         Protocol::Tcp(port) => Some(port),
         _ => None,
     });
-    let (Some(ip), Some(port)) = (ip_of(address), port.filter(|port| *port != 0)) else { return Ok(()) };
+    let (Some(ip), Some(port)) = (ip_of(address), port.filter(|port| *port != 0)) else {
+        return Ok(());
+    };
     // std binds `::` for both families, libp2p for IPv6 only: our own IPv4 listener on the same port
     // is no conflict. A foreign IPv6 listener on every interface also holds the loopback one.
-    let probed = if ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { ip };
+    let probed = if ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        IpAddr::V6(Ipv6Addr::LOCALHOST)
+    } else {
+        ip
+    };
     TcpListener::bind(SocketAddr::new(probed, port)).map(drop)
 }
 
@@ -205,8 +213,12 @@ mod tests {
             assert!(is_lan(&address(lan)), "{lan}");
             assert!(!Scope::Public.admits(&address(lan)), "{lan}");
         }
-        for public in ["/ip4/172.32.0.1/tcp/1", "/ip4/100.128.0.1/tcp/1", "/ip4/8.8.8.8/tcp/1", "/ip6/2a00::1/tcp/1"]
-        {
+        for public in [
+            "/ip4/172.32.0.1/tcp/1",
+            "/ip4/100.128.0.1/tcp/1",
+            "/ip4/8.8.8.8/tcp/1",
+            "/ip6/2a00::1/tcp/1",
+        ] {
             assert!(!is_lan(&address(public)), "{public}");
             assert!(Scope::Public.admits(&address(public)), "{public}");
         }
@@ -214,8 +226,17 @@ mod tests {
 
     #[test]
     fn nonsense_relays_and_names_are_of_no_lan() {
-        for none in ["/ip4/0.0.0.0/tcp/1", "/ip4/224.0.0.1/udp/1", "/ip4/192.0.2.1/tcp/1", "/ip6/::/tcp/1", "/tcp/1"] {
-            assert!(!Scope::Lan.admits(&address(none)) && !Scope::Public.admits(&address(none)), "{none}");
+        for none in [
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/224.0.0.1/udp/1",
+            "/ip4/192.0.2.1/tcp/1",
+            "/ip6/::/tcp/1",
+            "/tcp/1",
+        ] {
+            assert!(
+                !Scope::Lan.admits(&address(none)) && !Scope::Public.admits(&address(none)),
+                "{none}"
+            );
         }
         let relayed = address("/ip4/10.0.0.1/tcp/1/p2p-circuit");
         assert!(!is_lan(&relayed));
@@ -226,10 +247,16 @@ mod tests {
     #[test]
     fn a_port_that_somebody_listens_on_is_seen_before_libp2p_would_share_it() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = address(&format!("/ip4/127.0.0.1/tcp/{}", held.local_addr().unwrap().port()));
+        let taken = address(&format!(
+            "/ip4/127.0.0.1/tcp/{}",
+            held.local_addr().unwrap().port()
+        ));
         assert_eq!(probe(&taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(probe(&with_any_port(&taken)).is_ok());
-        assert_eq!(with_any_port(&address("/ip4/1.2.3.4/udp/9/quic-v1")), address("/ip4/1.2.3.4/udp/0/quic-v1"));
+        assert_eq!(
+            with_any_port(&address("/ip4/1.2.3.4/udp/9/quic-v1")),
+            address("/ip4/1.2.3.4/udp/0/quic-v1")
+        );
     }
 
     #[test]

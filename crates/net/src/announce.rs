@@ -59,8 +59,19 @@ impl Announcer {
         if what == What::Provider && !self.items.contains_key(&key) && providers.count() >= MAX_PROVIDED {
             return false;
         }
-        let turn = Turn { due: now, reached: None, running: false, failures: 0 };
-        self.items.insert(key, Item { what, turns: [turn; 2] });
+        let turn = Turn {
+            due: now,
+            reached: None,
+            running: false,
+            failures: 0,
+        };
+        self.items.insert(
+            key,
+            Item {
+                what,
+                turns: [turn; 2],
+            },
+        );
         true
     }
 
@@ -100,17 +111,27 @@ impl Announcer {
 
     /// How many are running in one DHT.
     pub(crate) fn running(&self, scope: Scope) -> usize {
-        self.items.values().filter(|item| item.turns[scope as usize].running).count()
+        self.items
+            .values()
+            .filter(|item| item.turns[scope as usize].running)
+            .count()
     }
 
     /// Ends a run: `reached` says whether at least one peer has it now.
     pub(crate) fn done(&mut self, key: &[u8], scope: Scope, reached: bool, now: Instant) {
-        let Some(item) = self.items.get_mut(key) else { return };
+        let Some(item) = self.items.get_mut(key) else {
+            return;
+        };
         let every = item.what.every();
         let turn = &mut item.turns[scope as usize];
         turn.running = false;
         if reached {
-            *turn = Turn { due: now + every, reached: Some(now), running: false, failures: 0 };
+            *turn = Turn {
+                due: now + every,
+                reached: Some(now),
+                running: false,
+                failures: 0,
+            };
         } else {
             let pause = ANNOUNCE_RETRY.saturating_mul(1 << turn.failures.min(6));
             turn.due = now + pause.min(every);
@@ -145,7 +166,10 @@ mod tests {
             assert_eq!(due(&mut announcer, start), 1);
             assert_eq!(due(&mut announcer, start), 0, "it is under way");
             announcer.done(&[1], Scope::Lan, true, start);
-            assert_eq!(due(&mut announcer, start + Duration::from_secs(hours * 3600 - 1)), 0);
+            assert_eq!(
+                due(&mut announcer, start + Duration::from_secs(hours * 3600 - 1)),
+                0
+            );
             assert_eq!(due(&mut announcer, start + Duration::from_secs(hours * 3600)), 1);
         }
     }

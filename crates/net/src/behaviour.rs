@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::address::Scope;
 use crate::config::{
-    DhtMode, FETCH_DEADLINE, FETCH_STREAMS, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING,
+    DHT_TTL, DhtMode, FETCH_DEADLINE, FETCH_STREAMS, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING,
     MAX_PER_PEER, NetConfig, QUERY_DEADLINE,
 };
 use crate::dht_store::DhtStore;
@@ -80,7 +80,7 @@ pub(crate) fn build(
 ) -> Result<(Swarm<Behaviour>, Bitswap), NetError> {
     let peers = parts.peers.clone();
     let mut config = pacstore_bitswap::Config::default();
-    config.upload = parts.config.upload.clone();
+    config.upload.clone_from(&parts.config.upload);
     config.local = Some(Arc::new(move |peer| peers.get(peer).is_some_and(|peer| peer.lan)));
     let (bitswap, handle) = pacstore_bitswap::Behaviour::new(config, blocks, tasks.clone());
     let behaviour = behaviour(parts, bitswap);
@@ -93,11 +93,12 @@ fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviou
     // yamux: the default of 512 streams stays. One stream above the limit closes the WHOLE
     // connection (trap 1), so a lower limit protects nobody.
     let transports = || {
-        SwarmBuilder::with_existing_identity(key.clone())
-            .with_tokio()
-            .with_tcp(tcp::Config::default(), (tls::Config::new, noise::Config::new), yamux::Config::default)
-            .map(|builder| builder.with_quic())
-            .map_err(|error| NetError::Security(Box::new(error)))
+        let builder = SwarmBuilder::with_existing_identity(key.clone()).with_tokio();
+        let security = (tls::Config::new, noise::Config::new);
+        match builder.with_tcp(tcp::Config::default(), security, yamux::Config::default) {
+            Ok(builder) => Ok(builder.with_quic()),
+            Err(error) => Err(NetError::Security(Box::new(error))),
+        }
     };
     // Trap 8, and see `HIGH_WATER`.
     let patient = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE_TIMEOUT);
@@ -107,7 +108,10 @@ fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviou
             Ok(builder.with_swarm_config(patient).build())
         }
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "no DNS: peers are reached by numeric addresses only");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "no DNS: peers are reached by numeric addresses only"
+            );
             let Ok(builder) = transports()?.with_behaviour(|_| behaviour);
             Ok(builder.with_swarm_config(patient).build())
         }
@@ -115,7 +119,9 @@ fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviou
 }
 
 fn behaviour(parts: &Parts<'_>, bitswap: pacstore_bitswap::Behaviour) -> Behaviour {
-    let Parts { config, key, records, .. } = *parts;
+    let Parts {
+        config, key, records, ..
+    } = *parts;
     let identify = identify::Config::new(IDENTIFY_VERSION.to_owned(), key.public())
         .with_agent_version(config.agent.clone())
         .with_push_listen_addr_updates(true)
@@ -158,8 +164,8 @@ fn dht(mode: DhtMode, scope: Scope, key: &Keypair, records: &Records) -> Option<
         // Only peers whose addresses lie in this network may enter the table: `crate::task` adds them.
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_query_timeout(QUERY_DEADLINE)
-        .set_record_ttl(Some(std::time::Duration::from_secs(48 * 3600)))
-        .set_provider_record_ttl(Some(std::time::Duration::from_secs(48 * 3600)))
+        .set_record_ttl(Some(DHT_TTL))
+        .set_provider_record_ttl(Some(DHT_TTL))
         // Republishing is our own clockwork (`crate::announce`): it knows what reached nobody.
         .set_replication_interval(None)
         .set_publication_interval(None)
@@ -177,7 +183,11 @@ fn dht(mode: DhtMode, scope: Scope, key: &Keypair, records: &Records) -> Option<
         // Server as soon as a global address is confirmed; `ScopedKad` lets it see no others.
         (DhtMode::Auto, Scope::Public) => kad.set_mode(None),
     }
-    debug_assert_eq!(kad.store_mut().records().count(), 0, "libp2p has nothing to republish");
+    debug_assert_eq!(
+        kad.store_mut().records().count(),
+        0,
+        "libp2p has nothing to republish"
+    );
     Some(ScopedKad::new(kad, scope))
 }
 
@@ -189,7 +199,10 @@ fn mdns(config: &NetConfig, key: &Keypair) -> Option<mdns::tokio::Behaviour> {
     match mdns::tokio::Behaviour::new(mdns::Config::default(), key.public().to_peer_id()) {
         Ok(behaviour) => Some(behaviour),
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "no multicast DNS: LAN peers must be configured");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "no multicast DNS: LAN peers must be configured"
+            );
             None
         }
     }

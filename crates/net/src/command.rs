@@ -39,17 +39,52 @@ pub(crate) enum Target {
 /// Asks the swarm task for something.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Dial { target: Target, reply: oneshot::Sender<Result<PeerId, DialError>> },
-    Fetch { peer: PeerId, key: Vec<u8>, reply: oneshot::Sender<Result<Answer, FetchError>> },
+    Dial {
+        target: Target,
+        reply: oneshot::Sender<Result<PeerId, DialError>>,
+    },
+    Fetch {
+        peer: PeerId,
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<Answer, FetchError>>,
+    },
     /// Puts the record of this key from the table; each DHT sends how many peers took it.
-    Publish { key: Vec<u8>, reply: mpsc::Sender<usize> },
-    Unpublish { key: Vec<u8> },
-    FindValue { key: Vec<u8>, found: mpsc::Sender<FoundValue>, reply: oneshot::Sender<Result<(), FindError>> },
-    FindProviders { key: Vec<u8>, found: mpsc::Sender<Provider>, reply: oneshot::Sender<Result<(), FindError>> },
-    Provide { key: Vec<u8>, reply: oneshot::Sender<Result<(), ProvideError>> },
-    StopProviding { key: Vec<u8> },
-    Protect { peer: PeerId, protected: bool },
-    Disconnect { peer: PeerId },
-    Ban { peer: PeerId, duration: Duration },
-    Shutdown { reply: oneshot::Sender<()> },
+    Publish {
+        key: Vec<u8>,
+        reply: mpsc::Sender<usize>,
+    },
+    Unpublish {
+        key: Vec<u8>,
+    },
+    FindValue {
+        key: Vec<u8>,
+        found: mpsc::Sender<FoundValue>,
+        reply: oneshot::Sender<Result<(), FindError>>,
+    },
+    FindProviders {
+        key: Vec<u8>,
+        found: mpsc::Sender<Provider>,
+        reply: oneshot::Sender<Result<(), FindError>>,
+    },
+    Provide {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<(), ProvideError>>,
+    },
+    StopProviding {
+        key: Vec<u8>,
+    },
+    Protect {
+        peer: PeerId,
+        protected: bool,
+    },
+    Disconnect {
+        peer: PeerId,
+    },
+    Ban {
+        peer: PeerId,
+        duration: Duration,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
 }

@@ -96,7 +96,7 @@ pub(crate) const EVENTS: usize = 256;
 
 /// Trap 8: at the default of 10 s an idle Rust side closes even connections that Kubo protects, and
 /// Kubo then has no peer to ask. We close by our own choice instead (`HIGH_WATER`).
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
 /// Above this many connections the oldest that nobody needs are closed ...
 pub(crate) const HIGH_WATER: usize = 160;
 /// ... until this many are left.
@@ -124,7 +124,7 @@ pub(crate) const FETCH_STREAMS: usize = 16;
 /// Connected peers that one [`crate::Net::find_record`] asks.
 pub(crate) const FETCH_PEERS: usize = 32;
 /// One walk through a DHT.
-pub(crate) const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const QUERY_DEADLINE: Duration = Duration::from_mins(1);
 /// Walks through the DHTs that callers may have under way at the same time.
 pub(crate) const MAX_QUERIES: usize = 128;
 /// Values that one look-up of a record collects.
@@ -139,9 +139,11 @@ pub(crate) const MAX_NAMES: usize = 4096;
 /// CIDs that we announce.
 pub(crate) const MAX_PROVIDED: usize = 4096;
 /// A record of ours is put again while we live.
-pub(crate) const RECORD_EVERY: Duration = Duration::from_secs(4 * 3600);
-/// A provider record lives 48 h in the DHT.
-pub(crate) const PROVIDE_EVERY: Duration = Duration::from_secs(22 * 3600);
+pub(crate) const RECORD_EVERY: Duration = Duration::from_hours(4);
+/// What is kept for others in the DHT lives this long at most (IPFS Kademlia specification).
+pub(crate) const DHT_TTL: Duration = Duration::from_hours(48);
+/// Provider records are told again well before [`DHT_TTL`].
+pub(crate) const PROVIDE_EVERY: Duration = Duration::from_hours(22);
 /// Announcements under way at the same time, in each DHT.
 pub(crate) const ANNOUNCING: usize = 4;
 /// An announcement that reached nobody is tried again after this long, at first.
@@ -150,10 +152,10 @@ pub(crate) const ANNOUNCE_RETRY: Duration = Duration::from_secs(30);
 pub(crate) const ANNOUNCE_TO_NEW: Duration = Duration::from_secs(15);
 
 /// How often each DHT's routing table is refreshed.
-pub(crate) const REFRESH_EVERY: Duration = Duration::from_secs(10 * 60);
+pub(crate) const REFRESH_EVERY: Duration = Duration::from_mins(10);
 /// Back-off between dials of a configured or bootstrap peer.
 pub(crate) const REDIAL_BASE: Duration = Duration::from_millis(500);
-pub(crate) const REDIAL_MAX: Duration = Duration::from_secs(60);
+pub(crate) const REDIAL_MAX: Duration = Duration::from_mins(1);
 /// Peers that multicast DNS may make us dial within one minute.
 pub(crate) const MDNS_DIALS: u32 = 64;
 /// Values that one peer may put into our part of the DHT within one minute.

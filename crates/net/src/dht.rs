@@ -22,7 +22,7 @@ use crate::address::{Scope, without_peer};
 use crate::announce::{Announcer, What};
 use crate::behaviour::Behaviour;
 use crate::command::{FoundValue, Provider};
-use crate::config::{ANNOUNCING, MAX_ADDRESSES, MAX_QUERIES, MAX_RECORD, PUTS_PER_MINUTE};
+use crate::config::{ANNOUNCING, DHT_TTL, MAX_ADDRESSES, MAX_QUERIES, MAX_RECORD, PUTS_PER_MINUTE};
 use crate::error::FindError;
 use crate::records::Records;
 
@@ -33,7 +33,10 @@ const MAX_PUTTERS: usize = 1024;
 enum Walk {
     Value(mpsc::Sender<FoundValue>),
     Providers(mpsc::Sender<Provider>),
-    Announcement { key: Vec<u8>, told: Option<mpsc::Sender<usize>> },
+    Announcement {
+        key: Vec<u8>,
+        told: Option<mpsc::Sender<usize>>,
+    },
 }
 
 impl Walk {
@@ -75,12 +78,19 @@ impl Dht {
     }
 
     /// Starts a look-up in both DHTs. With both off, or empty, it ends at once with nothing.
-    pub(crate) fn find(&mut self, swarm: &mut Swarm<Behaviour>, key: &[u8], find: &Find) -> Result<(), FindError> {
+    pub(crate) fn find(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        key: &[u8],
+        find: &Find,
+    ) -> Result<(), FindError> {
         if self.walks.len() >= MAX_QUERIES {
             return Err(FindError::Busy);
         }
         for scope in Scope::BOTH {
-            let Some(dht) = swarm.behaviour_mut().dht(scope) else { continue };
+            let Some(dht) = swarm.behaviour_mut().dht(scope) else {
+                continue;
+            };
             let key = RecordKey::new(&key);
             let (id, walk) = match find {
                 Find::Value(found) => (dht.kad().get_record(key), Walk::Value(found.clone())),
@@ -92,16 +102,16 @@ impl Dht {
     }
 
     /// Puts our record of `key` into both DHTs now, and again and again.
-    pub(crate) fn publish(&mut self, swarm: &mut Swarm<Behaviour>, key: Vec<u8>, told: &mpsc::Sender<usize>) {
+    pub(crate) fn publish(&mut self, swarm: &mut Swarm<Behaviour>, key: &[u8], told: &mpsc::Sender<usize>) {
         let now = Instant::now();
-        self.announcer.add(key.clone(), What::Record, now);
+        self.announcer.add(key.to_vec(), What::Record, now);
         for scope in Scope::BOTH {
             // A DHT without peers would only fail; the announcer's turn comes when one enters.
-            if !swarm.behaviour_mut().dht(scope).is_some_and(|dht| dht.table_len() > 0) {
+            if !has_peers(swarm, scope) {
                 continue;
             }
-            self.announcer.take_key(&key, scope);
-            self.announce(swarm, scope, key.clone(), What::Record, Some(told.clone()));
+            self.announcer.take_key(key, scope);
+            self.announce(swarm, scope, key.to_vec(), What::Record, Some(told.clone()));
         }
     }
 
@@ -128,7 +138,7 @@ impl Dht {
             // Trap 5: libp2p puts only external addresses into ADD_PROVIDER, Kubo silently refuses
             // a record without one, and libp2p still reports success. So wait for an address.
             let dialable = swarm.external_addresses().any(|address| scope.admits(address));
-            if !swarm.behaviour_mut().dht(scope).is_some_and(|dht| dht.table_len() > 0) {
+            if !has_peers(swarm, scope) {
                 continue;
             }
             let room = ANNOUNCING.saturating_sub(self.announcer.running(scope));
@@ -147,7 +157,9 @@ impl Dht {
         what: What,
         told: Option<mpsc::Sender<usize>>,
     ) {
-        let Some(dht) = swarm.behaviour_mut().dht(scope) else { return };
+        let Some(dht) = swarm.behaviour_mut().dht(scope) else {
+            return;
+        };
         let started = match what {
             What::Provider => dht.kad().start_providing(RecordKey::new(&key)).ok(),
             // Quorum ALL: only then does libp2p tell how many peers took it, and waits for all.
@@ -177,7 +189,7 @@ impl Dht {
             }
             !walk.is_abandoned()
         });
-        if self.puts_since.elapsed() >= Duration::from_secs(60) {
+        if self.puts_since.elapsed() >= Duration::from_mins(1) {
             self.puts_since = Instant::now();
             self.puts.clear();
         }
@@ -191,7 +203,11 @@ impl Dht {
                 self.on_progress(swarm, scope, id, result, step.last);
             }
             kad::Event::InboundRequest { request } => self.on_request(swarm, scope, request),
-            kad::Event::RoutingUpdated { is_new_peer: true, peer, .. } => {
+            kad::Event::RoutingUpdated {
+                is_new_peer: true,
+                peer,
+                ..
+            } => {
                 trace!(?scope, %peer, "a peer entered the routing table");
                 let few = |dht: &mut crate::scoped::ScopedKad| dht.table_len() < kad::K_VALUE.get();
                 if swarm.behaviour_mut().dht(scope).is_some_and(few) {
@@ -214,11 +230,15 @@ impl Dht {
     ) {
         let at = (scope, id);
         match (self.walks.get(&at), result) {
-            (Some(Walk::Value(found)), QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(one)))) => {
-                // Ours is known to the caller; what is too large is no IPNS record.
-                if let Some(from) = one.peer.filter(|_| one.record.value.len() <= MAX_RECORD) {
-                    drop(found.try_send(FoundValue { from, value: one.record.value }));
-                }
+            (Some(Walk::Value(found)), QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(one))))
+                // What is too large is no IPNS record.
+                if one.record.value.len() <= MAX_RECORD =>
+            {
+                    let from = one.peer.unwrap_or(*swarm.local_peer_id());
+                    drop(found.try_send(FoundValue {
+                        from,
+                        value: one.record.value,
+                    }));
             }
             (
                 Some(Walk::Providers(found)),
@@ -226,7 +246,9 @@ impl Dht {
             ) => {
                 let local = *swarm.local_peer_id();
                 for peer in providers.into_iter().filter(|peer| *peer != local) {
-                    let Some(dht) = swarm.behaviour_mut().dht(scope) else { continue };
+                    let Some(dht) = swarm.behaviour_mut().dht(scope) else {
+                        continue;
+                    };
                     let known = dht.addresses_of(peer).into_iter().map(without_peer);
                     let addresses = known.take(MAX_ADDRESSES).collect();
                     if found.try_send(Provider { id: peer, addresses }).is_err() {
@@ -264,14 +286,24 @@ impl Dht {
     }
 
     fn on_request(&mut self, swarm: &mut Swarm<Behaviour>, scope: Scope, request: kad::InboundRequest) {
-        let Some(dht) = swarm.behaviour_mut().dht(scope) else { return };
+        let Some(dht) = swarm.behaviour_mut().dht(scope) else {
+            return;
+        };
         match request {
-            kad::InboundRequest::PutRecord { source, record: Some(record), .. } => {
+            kad::InboundRequest::PutRecord {
+                source,
+                record: Some(record),
+                ..
+            } => {
                 // Verifying costs time: a peer that puts without end is not listened to.
                 if !self.may_put(source) {
                     return;
                 }
-                let stored = dht.kad().store_mut().get(&record.key).map(|known| known.value.clone());
+                let stored = dht
+                    .kad()
+                    .store_mut()
+                    .get(&record.key)
+                    .map(|known| known.value.clone());
                 match judge(&record, stored.as_deref(), self.records.now()) {
                     Ok(record) => drop(dht.kad().store_mut().put_foreign(record)),
                     Err(why) => debug!(%source, why, "refused a value put into the DHT"),
@@ -289,12 +321,19 @@ impl Dht {
     }
 }
 
+fn has_peers(swarm: &mut Swarm<Behaviour>, scope: Scope) -> bool {
+    swarm
+        .behaviour_mut()
+        .dht(scope)
+        .is_some_and(|dht| dht.table_len() > 0)
+}
+
 fn took(result: &kad::PutRecordResult) -> usize {
     match result {
         Ok(_) => kad::K_VALUE.get(),
-        Err(kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) => {
-            success.len()
-        }
+        Err(
+            kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. },
+        ) => success.len(),
     }
 }
 
@@ -306,7 +345,9 @@ fn judge(put: &kad::Record, stored: Option<&[u8]>, now: SystemTime) -> Result<ka
         return Err("above the size limit");
     }
     let record = Record::from_bytes(&put.value).map_err(|_| "not an IPNS record")?;
-    record.verify(&name, now).map_err(|_| "the record does not verify")?;
+    record
+        .verify(&name, now)
+        .map_err(|_| "the record does not verify")?;
     if let Some(known) = stored.and_then(|bytes| Record::from_bytes(bytes).ok())
         && known.verify(&name, now).is_ok()
         && better(&record, &known).is_lt()
@@ -314,7 +355,7 @@ fn judge(put: &kad::Record, stored: Option<&[u8]>, now: SystemTime) -> Result<ka
         return Err("a better one is here");
     }
     let left = record.validity().duration_since(now).unwrap_or_default();
-    let expires = std::time::Instant::now() + left.min(Duration::from_secs(48 * 3600));
+    let expires = std::time::Instant::now() + left.min(DHT_TTL);
     let mut kept = kad::Record::new(put.key.clone(), put.value.clone());
     kept.expires = Some(put.expires.map_or(expires, |at| at.min(expires)));
     Ok(kept)

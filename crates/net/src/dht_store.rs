@@ -81,7 +81,10 @@ impl DhtStore {
         }
         let distance = self.distance(&record.key);
         if self.values.len() >= MAX_VALUES {
-            let farthest = self.by_distance.last_entry().filter(|last| distance < *last.key());
+            let farthest = self
+                .by_distance
+                .last_entry()
+                .filter(|last| distance < *last.key());
             let evicted = farthest.ok_or(Error::MaxRecords)?.remove();
             self.values.remove(&evicted);
         }
@@ -111,11 +114,17 @@ impl DhtStore {
             }
             return if full { Err(Error::MaxProvidedKeys) } else { Ok(()) };
         }
-        known.push(Provider { peer: record.provider, expires: record.expires });
+        known.push(Provider {
+            peer: record.provider,
+            expires: record.expires,
+        });
         self.provider_count += 1;
         self.peers
             .entry(record.provider)
-            .or_insert_with(|| ProviderPeer { addresses: Vec::new(), keys: 0 })
+            .or_insert_with(|| ProviderPeer {
+                addresses: Vec::new(),
+                keys: 0,
+            })
             .keys += 1;
         self.refresh_addresses(&record.provider, addresses);
         Ok(())
@@ -123,8 +132,12 @@ impl DhtStore {
 
     /// Drops what has expired. Called now and then; expired records are never handed out anyway.
     pub(crate) fn purge(&mut self, now: Instant) {
-        let expired: Vec<_> =
-            self.values.values().filter(|value| value.is_expired(now)).map(|value| value.key.clone()).collect();
+        let expired: Vec<_> = self
+            .values
+            .values()
+            .filter(|value| value.is_expired(now))
+            .map(|value| value.key.clone())
+            .collect();
         for key in expired {
             self.remove(&key);
         }
@@ -153,7 +166,9 @@ impl DhtStore {
     }
 
     fn remove_foreign_provider(&mut self, key: &RecordKey, peer: &PeerId) {
-        let Some(list) = self.providers.get_mut(key) else { return };
+        let Some(list) = self.providers.get_mut(key) else {
+            return;
+        };
         let before = list.len();
         list.retain(|provider| provider.peer != *peer);
         let removed = before - list.len();
@@ -177,7 +192,9 @@ impl DhtStore {
 /// Both have been validated when they came in.
 fn is_better(one: &[u8], other: &[u8]) -> bool {
     let parsed = |bytes| pacstore_names::Record::from_bytes(bytes).ok();
-    parsed(one).zip(parsed(other)).is_some_and(|(one, other)| pacstore_names::better(&one, &other).is_gt())
+    parsed(one)
+        .zip(parsed(other))
+        .is_some_and(|(one, other)| pacstore_names::better(&one, &other).is_gt())
 }
 
 impl RecordStore for DhtStore {
@@ -200,7 +217,11 @@ impl RecordStore for DhtStore {
     /// Only libp2p's own `put_record` comes here (inbound values go through [`Self::put_foreign`]):
     /// such a record stands in the table of our records already.
     fn put(&mut self, record: Record) -> Result<()> {
-        if record.publisher == Some(self.local) { Ok(()) } else { self.put_foreign(record) }
+        if record.publisher == Some(self.local) {
+            Ok(())
+        } else {
+            self.put_foreign(record)
+        }
     }
 
     fn remove(&mut self, key: &RecordKey) {
@@ -228,13 +249,24 @@ impl RecordStore for DhtStore {
 
     /// Ourselves first, without addresses: libp2p fills in the external ones of the moment.
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
-        let own = self.provided.contains(key).then(|| ProviderRecord::new(key.clone(), self.local, Vec::new()));
-        let foreign = self.providers.get(key).into_iter().flatten().map(|provider| ProviderRecord {
-            key: key.clone(),
-            provider: provider.peer,
-            expires: provider.expires,
-            addresses: self.peers.get(&provider.peer).map_or_else(Vec::new, |peer| peer.addresses.clone()),
-        });
+        let own = self
+            .provided
+            .contains(key)
+            .then(|| ProviderRecord::new(key.clone(), self.local, Vec::new()));
+        let foreign = self
+            .providers
+            .get(key)
+            .into_iter()
+            .flatten()
+            .map(|provider| ProviderRecord {
+                key: key.clone(),
+                provider: provider.peer,
+                expires: provider.expires,
+                addresses: self
+                    .peers
+                    .get(&provider.peer)
+                    .map_or_else(Vec::new, |peer| peer.addresses.clone()),
+            });
         own.into_iter().chain(foreign).collect()
     }
 
@@ -260,7 +292,10 @@ mod tests {
 
     fn store() -> (DhtStore, PeerId) {
         let local = PeerId::random();
-        (DhtStore::new(local, Scope::Lan, Records::new(Clock::system())), local)
+        (
+            DhtStore::new(local, Scope::Lan, Records::new(Clock::system())),
+            local,
+        )
     }
 
     fn key(number: usize) -> RecordKey {
@@ -278,16 +313,26 @@ mod tests {
         for peer in 0..8 {
             let peer_id = PeerId::random();
             for number in 0..MAX_PROVIDERS_OF_PEER + 10 {
-                refused += usize::from(store.add_provider(announcement(peer * 100_000 + number, peer_id)).is_err());
+                refused += usize::from(
+                    store
+                        .add_provider(announcement(peer * 100_000 + number, peer_id))
+                        .is_err(),
+                );
             }
         }
         assert!(refused > 0);
         assert_eq!(store.provider_count, MAX_PROVIDERS);
         for number in 0..MAX_PROVIDED {
-            store.add_provider(ProviderRecord::new(key(number), local, Vec::new())).unwrap();
+            store
+                .add_provider(ProviderRecord::new(key(number), local, Vec::new()))
+                .unwrap();
         }
         assert_eq!(store.providers(&key(7))[0].provider, local);
-        assert!(store.add_provider(ProviderRecord::new(key(MAX_PROVIDED + 1), local, Vec::new())).is_err());
+        assert!(
+            store
+                .add_provider(ProviderRecord::new(key(MAX_PROVIDED + 1), local, Vec::new()))
+                .is_err()
+        );
     }
 
     #[test]
@@ -298,8 +343,15 @@ mod tests {
             store.add_provider(announcement(number, greedy)).unwrap();
         }
         assert!(store.add_provider(announcement(usize::MAX, greedy)).is_err());
-        assert!(store.add_provider(announcement(usize::MAX, PeerId::random())).is_ok());
-        assert!(store.add_provider(announcement(3, greedy)).is_ok(), "a refresh is no new record");
+        assert!(
+            store
+                .add_provider(announcement(usize::MAX, PeerId::random()))
+                .is_ok()
+        );
+        assert!(
+            store.add_provider(announcement(3, greedy)).is_ok(),
+            "a refresh is no new record"
+        );
     }
 
     #[test]
@@ -310,7 +362,10 @@ mod tests {
         record.addresses.push("/ip4/8.8.8.8/tcp/1".parse().unwrap());
         store.add_provider(record).unwrap();
         let found = store.providers(&key(1));
-        assert_eq!(found[0].addresses, ["/ip4/10.0.0.1/tcp/1".parse::<Multiaddr>().unwrap()]);
+        assert_eq!(
+            found[0].addresses,
+            ["/ip4/10.0.0.1/tcp/1".parse::<Multiaddr>().unwrap()]
+        );
     }
 
     #[test]
@@ -323,8 +378,15 @@ mod tests {
         assert_eq!(store.by_distance.len(), MAX_VALUES);
         let farthest = *store.by_distance.last_key_value().unwrap().0;
         let kept = (0..MAX_VALUES * 2).filter(|number| store.values.contains_key(&key(*number)));
-        assert!(kept.map(|number| store.distance(&key(number))).all(|distance| distance <= farthest));
-        assert!(store.put_foreign(Record::new(key(0), vec![0; MAX_RECORD + 1])).is_err());
+        assert!(
+            kept.map(|number| store.distance(&key(number)))
+                .all(|distance| distance <= farthest)
+        );
+        assert!(
+            store
+                .put_foreign(Record::new(key(0), vec![0; MAX_RECORD + 1]))
+                .is_err()
+        );
     }
 
     #[test]
@@ -339,6 +401,9 @@ mod tests {
         store.put_foreign(value).unwrap();
         store.purge(now + Duration::from_secs(1));
         assert!(store.providers(&key(1)).is_empty() && store.peers.is_empty());
-        assert_eq!((store.provider_count, store.values.len(), store.by_distance.len()), (0, 0, 0));
+        assert_eq!(
+            (store.provider_count, store.values.len(), store.by_distance.len()),
+            (0, 0, 0)
+        );
     }
 }

@@ -57,7 +57,9 @@ impl Kept {
     fn options(&self) -> Option<DialOpts> {
         Some(match self.peer {
             Some(peer) => to_peer(peer, self.addresses.clone()),
-            None => DialOpts::unknown_peer_id().address(self.addresses.first()?.clone()).build(),
+            None => DialOpts::unknown_peer_id()
+                .address(self.addresses.first()?.clone())
+                .build(),
         })
     }
 }
@@ -82,7 +84,12 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) fn new(peers: &[Multiaddr], bootstrap: &[Multiaddr]) -> Self {
         let now = Instant::now();
-        let mut dialer = Self { kept: Vec::new(), waiters: Vec::new(), mdns_window: now, mdns_dials: 0 };
+        let mut dialer = Self {
+            kept: Vec::new(),
+            waiters: Vec::new(),
+            mdns_window: now,
+            mdns_dials: 0,
+        };
         dialer.keep(peers, Role::Configured, now);
         dialer.keep(bootstrap, Role::Bootstrap, now);
         dialer
@@ -103,13 +110,24 @@ impl Dialer {
             }
             let backoff = Backoff::new(REDIAL_BASE, REDIAL_MAX);
             let addresses = vec![address];
-            self.kept.push(Kept { role, peer, met: None, addresses, backoff, next: now, dialing: None });
+            self.kept.push(Kept {
+                role,
+                peer,
+                met: None,
+                addresses,
+                backoff,
+                next: now,
+                dialing: None,
+            });
         }
     }
 
     /// The peers that the configuration names by their id.
     pub(crate) fn configured(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.kept.iter().filter(|kept| kept.role == Role::Configured).filter_map(|kept| kept.peer)
+        self.kept
+            .iter()
+            .filter(|kept| kept.role == Role::Configured)
+            .filter_map(|kept| kept.peer)
     }
 
     /// Takes in a connection; whether its peer is a configured one.
@@ -125,9 +143,11 @@ impl Dialer {
             .partition(|waiter| waiter.dial == Some(id) || waiter.peer == Some(peer));
         self.waiters = waiting;
         for waiter in done {
-            drop(waiter.reply.send(Ok(peer)));
+            let _ = waiter.reply.send(Ok(peer));
         }
-        self.kept.iter().any(|kept| kept.role == Role::Configured && kept.is(&peer))
+        self.kept
+            .iter()
+            .any(|kept| kept.role == Role::Configured && kept.is(&peer))
     }
 
     /// Takes in that the last connection of a peer closed, after `lived`.
@@ -156,7 +176,7 @@ impl Dialer {
         }
         if let Some(at) = self.waiters.iter().position(|waiter| waiter.dial == Some(id)) {
             let waiter = self.waiters.swap_remove(at);
-            drop(waiter.reply.send(Err(DialError::Refused(Box::new(error)))));
+            let _ = waiter.reply.send(Err(DialError::Refused(Box::new(error))));
         }
         // Those who hung on this dial go their own way now.
         let stranded: Vec<_> = std::mem::take(&mut self.waiters);
@@ -171,7 +191,7 @@ impl Dialer {
     /// Dials for a caller.
     pub(crate) fn dial(&mut self, swarm: &mut Swarm<Behaviour>, target: Target, reply: Reply) {
         if self.waiters.len() >= MAX_PENDING as usize {
-            drop(reply.send(Err(DialError::Busy)));
+            let _ = reply.send(Err(DialError::Busy));
             return;
         }
         let (peer, addresses) = match target {
@@ -180,18 +200,33 @@ impl Dialer {
         };
         let until = Instant::now() + DIAL_DEADLINE;
         match peer.filter(|peer| swarm.is_connected(peer)) {
-            Some(connected) => drop(reply.send(Ok(connected))),
-            None => self.start(swarm, Waiter { dial: None, peer, addresses, reply, until }),
+            Some(connected) => {
+                let _ = reply.send(Ok(connected));
+            }
+            None => self.start(
+                swarm,
+                Waiter {
+                    dial: None,
+                    peer,
+                    addresses,
+                    reply,
+                    until,
+                },
+            ),
         }
     }
 
     fn start(&mut self, swarm: &mut Swarm<Behaviour>, mut waiter: Waiter) {
         let options = match (waiter.peer, waiter.addresses.first()) {
-            (Some(peer), None) => DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).build(),
+            (Some(peer), None) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build(),
             (Some(peer), Some(_)) => to_peer(peer, waiter.addresses.clone()),
             (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
             (None, None) => {
-                drop(waiter.reply.send(Err(DialError::Refused(Box::new(swarm::DialError::NoAddresses)))));
+                let _ = waiter
+                    .reply
+                    .send(Err(DialError::Refused(Box::new(swarm::DialError::NoAddresses))));
                 return;
             }
         };
@@ -201,7 +236,7 @@ impl Dialer {
             // Somebody else dials it already: wait for that.
             Err(swarm::DialError::DialPeerConditionFalse(_)) => waiter.dial = None,
             Err(error) => {
-                drop(waiter.reply.send(Err(DialError::Refused(Box::new(error)))));
+                let _ = waiter.reply.send(Err(DialError::Refused(Box::new(error))));
                 return;
             }
         }
@@ -210,8 +245,13 @@ impl Dialer {
 
     /// Trap 9: libp2p's multicast DNS only discovers; dialling is ours. A flood of invented peers
     /// makes us dial a bounded number of them.
-    pub(crate) fn discovered(&mut self, swarm: &mut Swarm<Behaviour>, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if self.mdns_window.elapsed() >= Duration::from_secs(60) {
+    pub(crate) fn discovered(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    ) {
+        if self.mdns_window.elapsed() >= Duration::from_mins(1) {
             self.mdns_window = Instant::now();
             self.mdns_dials = 0;
         }
@@ -228,10 +268,14 @@ impl Dialer {
     /// `lonely` says whether bootstrap peers are wanted.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, peers: &Peers, lonely: bool) {
         let now = Instant::now();
-        self.waiters.retain(|waiter| !waiter.reply.is_closed() && now < waiter.until);
+        self.waiters
+            .retain(|waiter| !waiter.reply.is_closed() && now < waiter.until);
         for kept in &mut self.kept {
             let wanted = kept.role == Role::Configured || lonely;
-            let connected = [kept.peer, kept.met].iter().flatten().any(|peer| peers.is_connected(peer));
+            let connected = [kept.peer, kept.met]
+                .iter()
+                .flatten()
+                .any(|peer| peers.is_connected(peer));
             if !wanted || connected || kept.dialing.is_some() || now < kept.next {
                 continue;
             }
@@ -242,7 +286,10 @@ impl Dialer {
                 Err(swarm::DialError::DialPeerConditionFalse(_)) => kept.next = now + REDIAL_BASE,
                 Err(error) => {
                     kept.next = now + kept.backoff.next();
-                    debug!(error = &error as &dyn std::error::Error, "a kept peer cannot be dialled");
+                    debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a kept peer cannot be dialled"
+                    );
                 }
             }
         }
@@ -250,5 +297,8 @@ impl Dialer {
 }
 
 fn to_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
-    DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build()
+    DialOpts::peer_id(peer)
+        .condition(PeerCondition::DisconnectedAndNotDialing)
+        .addresses(addresses)
+        .build()
 }

@@ -109,7 +109,9 @@ const ERROR: i32 = 2;
 
 fn encode_request(key: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(key.len() + 4);
-    Writer::new(&mut out).write_with_tag(TAG_1_BYTES, |w| w.write_bytes(key)).map_err(io::Error::other)?;
+    Writer::new(&mut out)
+        .write_with_tag(TAG_1_BYTES, |w| w.write_bytes(key))
+        .map_err(io::Error::other)?;
     Ok(out)
 }
 
@@ -193,7 +195,9 @@ mod tests {
     fn messages_that_claim_too_much_are_refused_before_they_are_read() {
         let mut wire = Cursor::new(vec![0xff, 0xff, 0xff, 0x7f]);
         assert_eq!(
-            block_on(read_message(&mut wire, MAX_RESPONSE)).unwrap_err().kind(),
+            block_on(read_message(&mut wire, MAX_RESPONSE))
+                .unwrap_err()
+                .kind(),
             io::ErrorKind::InvalidData
         );
         let mut endless = Cursor::new(vec![0xff; 16]);

@@ -36,7 +36,7 @@ pub use command::Provider;
 pub use config::{DhtMode, NetConfig, public_bootstrap};
 pub use error::{Closed, DialError, FetchError, FindError, NetError, ProvideError, RecordRefused};
 pub use event::NetEvent;
-pub use net::{FoundRecord, Net, Published};
-pub use peers::PeerInfo;
 /// The types of libp2p that this crate's methods take and give.
 pub use libp2p::{Multiaddr, PeerId, identity};
+pub use net::{FoundRecord, Net, Published};
+pub use peers::PeerInfo;

@@ -29,7 +29,10 @@ pub(crate) struct Listening {
 ///
 /// # Errors
 /// [`NetError::Listen`] if there were addresses and not one could be bound.
-pub(crate) fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[Multiaddr]) -> Result<HashSet<ListenerId>, NetError> {
+pub(crate) fn listen(
+    swarm: &mut Swarm<Behaviour>,
+    wanted: &[Multiaddr],
+) -> Result<HashSet<ListenerId>, NetError> {
     let mut bound = HashSet::new();
     let mut last = None;
     for address in wanted {
@@ -42,9 +45,11 @@ pub(crate) fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[Multiaddr]) -> Resu
         }
     }
     match last {
-        Some((address, error)) if bound.is_empty() => {
-            Err(NetError::Listen { tried: wanted.len(), address, error })
-        }
+        Some((address, error)) if bound.is_empty() => Err(NetError::Listen {
+            tried: wanted.len(),
+            address,
+            error,
+        }),
         _ => Ok(bound),
     }
 }
@@ -76,7 +81,10 @@ fn is_taken(error: &io::Error) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = next {
         if let Some(io) = current.downcast_ref::<io::Error>() {
-            if matches!(io.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) {
+            if matches!(
+                io.kind(),
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+            ) {
                 return true;
             }
             // A custom error inside is no `source` of its wrapper, but of what it wraps.
@@ -116,13 +124,23 @@ pub(crate) fn closed(listening: &watch::Sender<Listening>, id: Option<ListenerId
 ///
 /// Global addresses are taken on trust only by [`DhtMode::Server`]; else `crate::reach` confirms them.
 pub(crate) fn update_external(swarm: &mut Swarm<Behaviour>, listening: &[Multiaddr], mode: DhtMode) {
-    let lan: Vec<_> =
-        listening.iter().filter(|address| Scope::Lan.admits(address) && is_dialable_by_others(address)).collect();
+    let lan: Vec<_> = listening
+        .iter()
+        .filter(|address| Scope::Lan.admits(address) && is_dialable_by_others(address))
+        .collect();
     let beyond = lan.iter().any(|address| !is_loopback(address));
-    let mut told: HashSet<_> =
-        lan.into_iter().filter(|address| !beyond || !is_loopback(address)).cloned().collect();
+    let mut told: HashSet<_> = lan
+        .into_iter()
+        .filter(|address| !beyond || !is_loopback(address))
+        .cloned()
+        .collect();
     if mode == DhtMode::Server {
-        told.extend(listening.iter().filter(|address| Scope::Public.admits(address)).cloned());
+        told.extend(
+            listening
+                .iter()
+                .filter(|address| Scope::Public.admits(address))
+                .cloned(),
+        );
     }
     let stale: Vec<_> = swarm
         .external_addresses()

@@ -44,7 +44,7 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(3);
 pub struct FoundRecord {
     /// The record; its bytes are in it, as they came.
     pub record: Record,
-    /// Who gave it: a connected peer, or a peer of the DHT.
+    /// Who gave it: a connected peer, a peer of the DHT, or this node itself, which kept it.
     pub from: PeerId,
 }
 
@@ -71,7 +71,9 @@ struct Inner {
 
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Net").field("peer_id", &self.0.local).finish_non_exhaustive()
+        f.debug_struct("Net")
+            .field("peer_id", &self.0.local)
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,11 +89,25 @@ impl Net {
     ///
     /// # Panics
     /// If called outside of a tokio runtime.
-    pub fn start(config: NetConfig, blocks: Arc<dyn Blocks>, tasks: &Tasks, clock: Clock) -> Result<Self, NetError> {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a started configuration is of no more use; it holds the key"
+    )]
+    pub fn start(
+        config: NetConfig,
+        blocks: Arc<dyn Blocks>,
+        tasks: &Tasks,
+        clock: Clock,
+    ) -> Result<Self, NetError> {
         let key = Keypair::ed25519_from_bytes(config.key).map_err(NetError::Key)?;
         let records = Records::new(clock);
         let peers = PeerView::default();
-        let parts = behaviour::Parts { config: &config, key: &key, records: &records, peers: &peers };
+        let parts = behaviour::Parts {
+            config: &config,
+            key: &key,
+            records: &records,
+            peers: &peers,
+        };
         let (mut swarm, bitswap) = behaviour::build(&parts, blocks, tasks)?;
         let pending = listen(&mut swarm, &config.listen)?;
         update_external(&mut swarm, &[], config.dht);
@@ -101,7 +117,10 @@ impl Net {
         }
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
-        let (listening, addresses) = watch::channel(Listening { addresses: Vec::new(), pending });
+        let (listening, addresses) = watch::channel(Listening {
+            addresses: Vec::new(),
+            pending,
+        });
         let inner = Inner {
             local: key.public().to_peer_id(),
             commands,
@@ -216,13 +235,18 @@ impl Net {
 
     /// As [`Net::set_record`], but only peers of `[swarm] peers` get it, by `/libp2p/fetch` alone.
     pub fn set_private_record(&self, name: &IpnsName, record: &[u8]) -> Result<(), RecordRefused> {
-        self.0.records.set(name, record, Audience::Configured, Keep::Answer)
+        self.0
+            .records
+            .set(name, record, Audience::Configured, Keep::Answer)
     }
 
     /// Answers for `name` no more, and puts it into the DHT no more.
     pub async fn forget_record(&self, name: &IpnsName) -> Result<(), Closed> {
         self.0.records.remove(name);
-        self.tell(Command::Unpublish { key: name.routing_key() }).await
+        self.tell(Command::Unpublish {
+            key: name.routing_key(),
+        })
+        .await
     }
 
     /// Takes `record` as [`Net::set_record`] does and puts it into both DHTs, now (at most 60 s) and
@@ -232,9 +256,16 @@ impl Net {
     /// [`RecordRefused`] if it does not verify, or a better one is here. That nobody could be told
     /// is no error.
     pub async fn publish_record(&self, name: &IpnsName, record: &[u8]) -> Result<Published, RecordRefused> {
-        self.0.records.set(name, record, Audience::Everyone, Keep::Publish)?;
+        self.0
+            .records
+            .set(name, record, Audience::Everyone, Keep::Publish)?;
         let (reply, mut told) = mpsc::channel(2);
-        self.send(Command::Publish { key: name.routing_key(), reply }).await.map_err(|_| Closed)?;
+        self.send(Command::Publish {
+            key: name.routing_key(),
+            reply,
+        })
+        .await
+        .map_err(|_| Closed)?;
         let mut stored = 0;
         let until = Instant::now() + QUERY_DEADLINE;
         while let Ok(Some(more)) = timeout_at(until, told.recv()).await {
@@ -247,10 +278,19 @@ impl Net {
     ///
     /// # Errors
     /// [`FetchError::Invalid`] if what it sent does not verify for `name`, now.
-    pub async fn fetch_record(&self, peer: PeerId, name: &IpnsName) -> Result<Option<FoundRecord>, FetchError> {
+    pub async fn fetch_record(
+        &self,
+        peer: PeerId,
+        name: &IpnsName,
+    ) -> Result<Option<FoundRecord>, FetchError> {
         let (reply, answer) = oneshot::channel();
         let fetched = async {
-            self.send(Command::Fetch { peer, key: name.routing_key(), reply }).await?;
+            self.send(Command::Fetch {
+                peer,
+                key: name.routing_key(),
+                reply,
+            })
+            .await?;
             answer.await.map_err(|_| self.ended())
         };
         let answer = match timeout(FETCH_DEADLINE, fetched).await {
@@ -263,7 +303,9 @@ impl Net {
             Answer::Error => Err(FetchError::Failed(peer)),
             Answer::Found(bytes) => {
                 let checked = self.checked(name, &bytes, peer);
-                checked.map(Some).map_err(|error| FetchError::Invalid { peer, error })
+                checked
+                    .map(Some)
+                    .map_err(|error| FetchError::Invalid { peer, error })
             }
         }
     }
@@ -273,14 +315,27 @@ impl Net {
     ///
     /// # Errors
     /// [`FindError`] if nothing could be asked at all; nothing found is an empty list.
-    pub async fn find_record(&self, name: &IpnsName, deadline: Duration) -> Result<Vec<FoundRecord>, FindError> {
+    pub async fn find_record(
+        &self,
+        name: &IpnsName,
+        deadline: Duration,
+    ) -> Result<Vec<FoundRecord>, FindError> {
         let until = Instant::now() + deadline;
         let (found, mut values) = mpsc::channel(MAX_FOUND);
         let (reply, started) = oneshot::channel();
-        self.send(Command::FindValue { key: name.routing_key(), found, reply }).await.map_err(|_| Closed)?;
+        self.send(Command::FindValue {
+            key: name.routing_key(),
+            found,
+            reply,
+        })
+        .await
+        .map_err(|_| Closed)?;
         started.await.map_err(|_| Closed)??;
-        let mut fetches: FuturesUnordered<_> =
-            self.to_ask().into_iter().map(|peer| self.fetch_record(peer, name)).collect();
+        let mut fetches: FuturesUnordered<_> = self
+            .to_ask()
+            .into_iter()
+            .map(|peer| self.fetch_record(peer, name))
+            .collect();
         let mut records = Vec::new();
         let mut seen = HashSet::new();
         let mut take = |one: FoundRecord| {
@@ -292,14 +347,14 @@ impl Net {
         while walking || asking {
             let step = async {
                 tokio::select! {
-                    value = values.recv(), if walking => match value {
-                        Some(value) => self.checked(name, &value.value, value.from).ok(),
-                        None => { walking = false; None }
-                    },
-                    fetched = fetches.next(), if asking => match fetched {
-                        Some(fetched) => fetched.ok().flatten(),
-                        None => { asking = false; None }
-                    },
+                    value = values.recv(), if walking => {
+                        walking = value.is_some();
+                        value.and_then(|value| self.checked(name, &value.value, value.from).ok())
+                    }
+                    fetched = fetches.next(), if asking => {
+                        asking = fetched.is_some();
+                        fetched.and_then(Result::ok).flatten()
+                    }
                 }
             };
             match timeout_at(until, step).await {
@@ -320,12 +375,7 @@ impl Net {
         peers.into_iter().take(FETCH_PEERS).map(|peer| peer.id).collect()
     }
 
-    fn checked(
-        &self,
-        name: &IpnsName,
-        bytes: &[u8],
-        from: PeerId,
-    ) -> Result<FoundRecord, RecordError> {
+    fn checked(&self, name: &IpnsName, bytes: &[u8], from: PeerId) -> Result<FoundRecord, RecordError> {
         let record = Record::from_bytes(bytes)?;
         record.verify(name, self.0.records.now())?;
         Ok(FoundRecord { record, from })
@@ -338,13 +388,21 @@ impl Net {
     /// [`ProvideError::Full`] above 4096 CIDs; files go by the sweeping provider of a later time.
     pub async fn provide(&self, cid: &Cid) -> Result<(), ProvideError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Provide { key: cid.hash().to_bytes(), reply }).await.map_err(|_| Closed)?;
+        self.send(Command::Provide {
+            key: cid.hash().to_bytes(),
+            reply,
+        })
+        .await
+        .map_err(|_| Closed)?;
         answer.await.map_err(|_| Closed)?
     }
 
     /// Announces `cid` no more. What others were told expires with them, after at most 48 h.
     pub async fn stop_providing(&self, cid: &Cid) -> Result<(), Closed> {
-        self.tell(Command::StopProviding { key: cid.hash().to_bytes() }).await
+        self.tell(Command::StopProviding {
+            key: cid.hash().to_bytes(),
+        })
+        .await
     }
 
     /// Looks in both DHTs for peers that have `cid`, until `limit` are found, all were asked, or
@@ -358,14 +416,25 @@ impl Net {
         let until = Instant::now() + deadline;
         let (found, mut providers) = mpsc::channel(MAX_FOUND);
         let (reply, started) = oneshot::channel();
-        self.send(Command::FindProviders { key: cid.hash().to_bytes(), found, reply }).await.map_err(|_| Closed)?;
+        self.send(Command::FindProviders {
+            key: cid.hash().to_bytes(),
+            found,
+            reply,
+        })
+        .await
+        .map_err(|_| Closed)?;
         started.await.map_err(|_| Closed)??;
         let mut known: Vec<Provider> = Vec::new();
         while known.len() < limit {
-            let Ok(Some(provider)) = timeout_at(until, providers.recv()).await else { break };
+            let Ok(Some(provider)) = timeout_at(until, providers.recv()).await else {
+                break;
+            };
             match known.iter_mut().find(|one| one.id == provider.id) {
                 Some(one) => {
-                    let more = provider.addresses.into_iter().filter(|address| !one.addresses.contains(address));
+                    let more = provider
+                        .addresses
+                        .into_iter()
+                        .filter(|address| !one.addresses.contains(address));
                     let more: Vec<_> = more.collect();
                     one.addresses.extend(more);
                 }
@@ -394,7 +463,11 @@ impl Net {
 
     /// Why a reply channel was dropped.
     fn ended(&self) -> Ended {
-        if self.0.commands.is_closed() { Ended::Closed } else { Ended::Dropped }
+        if self.0.commands.is_closed() {
+            Ended::Closed
+        } else {
+            Ended::Dropped
+        }
     }
 }
 

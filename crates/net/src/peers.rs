@@ -46,11 +46,20 @@ pub(crate) struct PeerView(Arc<RwLock<HashMap<PeerId, PeerInfo>>>);
 
 impl PeerView {
     pub(crate) fn all(&self) -> Vec<PeerInfo> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn get(&self, peer: &PeerId) -> Option<PeerInfo> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(peer)
+            .cloned()
     }
 
     fn set(&self, peer: PeerId, info: Option<PeerInfo>) {
@@ -77,14 +86,18 @@ struct Peer {
 
 /// The swarm task's own table.
 pub(crate) struct Peers {
-    peers: HashMap<PeerId, Peer>,
+    table: HashMap<PeerId, Peer>,
     view: PeerView,
     connections: usize,
 }
 
 impl Peers {
     pub(crate) fn new(view: PeerView) -> Self {
-        Self { peers: HashMap::new(), view, connections: 0 }
+        Self {
+            table: HashMap::new(),
+            view,
+            connections: 0,
+        }
     }
 
     /// Takes in a new connection; the peer's information if it was not connected before.
@@ -97,8 +110,8 @@ impl Peers {
         now: SystemTime,
     ) -> Option<PeerInfo> {
         let remote = endpoint.get_remote_address().clone();
-        let fresh = !self.peers.contains_key(&peer);
-        let entry = self.peers.entry(peer).or_insert_with(|| Peer {
+        let fresh = !self.table.contains_key(&peer);
+        let entry = self.table.entry(peer).or_insert_with(|| Peer {
             connections: HashMap::new(),
             info: PeerInfo {
                 id: peer,
@@ -113,7 +126,15 @@ impl Peers {
             protected: false,
         });
         let inbound = endpoint.is_listener();
-        entry.connections.insert(id, Connection { remote, inbound, opened: Instant::now(), missed_pings: 0 });
+        entry.connections.insert(
+            id,
+            Connection {
+                remote,
+                inbound,
+                opened: Instant::now(),
+                missed_pings: 0,
+            },
+        );
         entry.info.configured |= configured;
         self.connections += 1;
         let info = self.publish(&peer);
@@ -122,11 +143,11 @@ impl Peers {
 
     /// Forgets a connection; how long the last one was open, if this was the last of its peer.
     pub(crate) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<std::time::Duration> {
-        let entry = self.peers.get_mut(peer)?;
+        let entry = self.table.get_mut(peer)?;
         let gone = entry.connections.remove(&id)?;
         self.connections -= 1;
         if entry.connections.is_empty() {
-            self.peers.remove(peer);
+            self.table.remove(peer);
             self.view.set(*peer, None);
             return Some(gone.opened.elapsed());
         }
@@ -141,46 +162,64 @@ impl Peers {
         agent: &str,
         protocols: &[StreamProtocol],
     ) -> Option<PeerInfo> {
-        let info = &mut self.peers.get_mut(peer)?.info;
-        info.agent = agent.chars().filter(|letter| !letter.is_control()).take(MAX_AGENT).collect();
-        info.bitswap = Some(protocols.iter().any(|name| name.as_ref().starts_with("/ipfs/bitswap")));
+        let info = &mut self.table.get_mut(peer)?.info;
+        info.agent = agent
+            .chars()
+            .filter(|letter| !letter.is_control())
+            .take(MAX_AGENT)
+            .collect();
+        info.bitswap = Some(
+            protocols
+                .iter()
+                .any(|name| name.as_ref().starts_with("/ipfs/bitswap")),
+        );
         info.fetch = Some(protocols.contains(&fetch::PROTOCOL));
         self.publish(peer)
     }
 
     /// The connection must not be closed to make room.
     pub(crate) fn protect(&mut self, peer: &PeerId, protected: bool) {
-        if let Some(peer) = self.peers.get_mut(peer) {
+        if let Some(peer) = self.table.get_mut(peer) {
             peer.protected = protected;
         }
     }
 
     /// Counts a ping; `true` if the connection has missed so many that it is dead.
     pub(crate) fn pinged(&mut self, peer: &PeerId, id: ConnectionId, answered: bool, limit: u8) -> bool {
-        let connection = self.peers.get_mut(peer).and_then(|peer| peer.connections.get_mut(&id));
+        let connection = self
+            .table
+            .get_mut(peer)
+            .and_then(|peer| peer.connections.get_mut(&id));
         connection.is_some_and(|connection| {
-            connection.missed_pings = if answered { 0 } else { connection.missed_pings.saturating_add(1) };
+            connection.missed_pings = if answered {
+                0
+            } else {
+                connection.missed_pings.saturating_add(1)
+            };
             connection.missed_pings >= limit
         })
     }
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
-        self.peers.contains_key(peer)
+        self.table.contains_key(peer)
     }
 
     pub(crate) fn is_configured(&self, peer: &PeerId) -> bool {
-        self.peers.get(peer).is_some_and(|peer| peer.info.configured)
+        self.table.get(peer).is_some_and(|peer| peer.info.configured)
     }
 
     /// The remote address of a connection, and whether the peer opened it.
     pub(crate) fn remote_of(&self, peer: &PeerId, id: ConnectionId) -> Option<(&Multiaddr, bool)> {
-        let connection = self.peers.get(peer)?.connections.get(&id)?;
+        let connection = self.table.get(peer)?.connections.get(&id)?;
         Some((&connection.remote, connection.inbound))
     }
 
     /// The remote addresses of all open connections to a peer.
     pub(crate) fn remotes(&self, peer: &PeerId) -> impl Iterator<Item = &Multiaddr> {
-        self.peers.get(peer).into_iter().flat_map(|peer| peer.connections.values().map(|open| &open.remote))
+        self.table
+            .get(peer)
+            .into_iter()
+            .flat_map(|peer| peer.connections.values().map(|open| &open.remote))
     }
 
     /// Which peers to disconnect now because there are too many: never configured, protected or LAN
@@ -190,11 +229,15 @@ impl Peers {
             return Vec::new();
         }
         let mut candidates: Vec<_> = self
-            .peers
+            .table
             .values()
             .filter(|peer| !(peer.protected || peer.info.configured || peer.info.lan))
             .filter_map(|peer| {
-                let youngest = peer.connections.values().map(|open| open.opened.elapsed()).min()?;
+                let youngest = peer
+                    .connections
+                    .values()
+                    .map(|open| open.opened.elapsed())
+                    .min()?;
                 let useful = peer.info.bitswap == Some(true);
                 (youngest >= GRACE).then_some((useful, std::cmp::Reverse(youngest), peer.info.id))
             })
@@ -206,9 +249,11 @@ impl Peers {
 
     /// Brings the public view of a peer up to date.
     fn publish(&mut self, peer: &PeerId) -> Option<PeerInfo> {
-        let entry = self.peers.get_mut(peer)?;
+        let entry = self.table.get_mut(peer)?;
         let remotes = || entry.connections.values().map(|open| &open.remote);
-        let best = remotes().find(|remote| is_lan(remote)).or_else(|| remotes().next())?;
+        let best = remotes()
+            .find(|remote| is_lan(remote))
+            .or_else(|| remotes().next())?;
         entry.info.lan = is_lan(best);
         entry.info.address = best.clone();
         self.view.set(*peer, Some(entry.info.clone()));
@@ -237,9 +282,17 @@ mod tests {
         let peer = PeerId::random();
         let (far, near) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
         let now = SystemTime::UNIX_EPOCH;
-        assert!(peers.opened(peer, far, &dialed("/ip4/8.8.8.8/tcp/1"), false, now).is_some());
+        assert!(
+            peers
+                .opened(peer, far, &dialed("/ip4/8.8.8.8/tcp/1"), false, now)
+                .is_some()
+        );
         assert!(!view.get(&peer).unwrap().lan);
-        assert!(peers.opened(peer, near, &dialed("/ip4/10.0.0.1/tcp/1"), true, now).is_none());
+        assert!(
+            peers
+                .opened(peer, near, &dialed("/ip4/10.0.0.1/tcp/1"), true, now)
+                .is_none()
+        );
         assert!(view.get(&peer).unwrap().lan && view.get(&peer).unwrap().configured);
         assert!(peers.closed(&peer, near).is_none());
         assert!(!view.get(&peer).unwrap().lan);
@@ -252,8 +305,20 @@ mod tests {
         let mut peers = Peers::new(PeerView::default());
         let peer = PeerId::random();
         let id = ConnectionId::new_unchecked(1);
-        peers.opened(peer, id, &dialed("/ip4/8.8.8.8/tcp/1"), false, SystemTime::UNIX_EPOCH);
-        let info = peers.identified(&peer, &format!("\u{1b}[31m{}", "x".repeat(500)), &[fetch::PROTOCOL]).unwrap();
+        peers.opened(
+            peer,
+            id,
+            &dialed("/ip4/8.8.8.8/tcp/1"),
+            false,
+            SystemTime::UNIX_EPOCH,
+        );
+        let info = peers
+            .identified(
+                &peer,
+                &format!("\u{1b}[31m{}", "x".repeat(500)),
+                &[fetch::PROTOCOL],
+            )
+            .unwrap();
         assert_eq!(info.agent.chars().count(), MAX_AGENT);
         assert!(info.agent.starts_with("[31m"));
         assert_eq!((info.bitswap, info.fetch), (Some(false), Some(true)));
@@ -264,10 +329,20 @@ mod tests {
         let mut peers = Peers::new(PeerView::default());
         let now = SystemTime::UNIX_EPOCH;
         let mut kept = Vec::new();
-        for number in 0..HIGH_WATER + 1 {
+        for number in 0..=HIGH_WATER {
             let peer = PeerId::random();
-            let address = if number < 10 { "/ip4/192.168.1.1/tcp/1" } else { "/ip4/8.8.8.8/tcp/1" };
-            peers.opened(peer, ConnectionId::new_unchecked(number), &dialed(address), number == 10, now);
+            let address = if number < 10 {
+                "/ip4/192.168.1.1/tcp/1"
+            } else {
+                "/ip4/8.8.8.8/tcp/1"
+            };
+            peers.opened(
+                peer,
+                ConnectionId::new_unchecked(number),
+                &dialed(address),
+                number == 10,
+                now,
+            );
             peers.protect(&peer, number == 11);
             if number <= 11 {
                 kept.push(peer);

@@ -32,7 +32,8 @@ impl Reachability {
             return None;
         }
         if self.candidates.len() >= MAX_CANDIDATES && !self.candidates.contains_key(&observed) {
-            self.candidates.retain(|_, witnesses| witnesses.len() >= WITNESSES);
+            self.candidates
+                .retain(|_, witnesses| witnesses.len() >= WITNESSES);
             if self.candidates.len() >= MAX_CANDIDATES {
                 return None;
             }
@@ -54,11 +55,20 @@ mod tests {
         let mut reach = Reachability::default();
         let ours: Multiaddr = "/ip4/8.8.8.8/tcp/4001".parse().unwrap();
         for host in 0..50_u8 {
-            assert_eq!(reach.dialled_by(IpAddr::from([9, 9, 9, host]), ours.clone()), None);
+            assert_eq!(
+                reach.dialled_by(IpAddr::from([9, 9, 9, host]), ours.clone()),
+                None
+            );
         }
         assert_eq!(reach.dialled_by(IpAddr::from([1, 1, 1, 1]), ours.clone()), None);
-        assert_eq!(reach.dialled_by(IpAddr::from([192, 168, 1, 1]), ours.clone()), None);
-        assert_eq!(reach.dialled_by(IpAddr::from([2, 2, 2, 2]), ours.clone()), Some(ours));
+        assert_eq!(
+            reach.dialled_by(IpAddr::from([192, 168, 1, 1]), ours.clone()),
+            None
+        );
+        assert_eq!(
+            reach.dialled_by(IpAddr::from([2, 2, 2, 2]), ours.clone()),
+            Some(ours)
+        );
     }
 
     #[test]

@@ -52,7 +52,10 @@ pub(crate) struct Records {
 
 impl Records {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { table: Arc::default(), clock }
+        Self {
+            table: Arc::default(),
+            clock,
+        }
     }
 
     pub(crate) fn now(&self) -> SystemTime {
@@ -67,14 +70,14 @@ impl Records {
         audience: Audience,
         keep: Keep,
     ) -> Result<(), RecordRefused> {
-        let invalid = |error| RecordRefused::Invalid { name: name.clone(), error };
+        let invalid = |error| RecordRefused::Invalid { name: *name, error };
         let record = Record::from_bytes(bytes).map_err(invalid)?;
         record.verify(name, self.now()).map_err(invalid)?;
         let mut table = self.lock();
         let names = table.len();
         let published = match table.get(&name.routing_key()) {
             Some(old) if better(&record, &old.record) == Ordering::Less => {
-                return Err(RecordRefused::Older(name.clone()));
+                return Err(RecordRefused::Older(*name));
             }
             Some(old) => old.published,
             None if names >= MAX_NAMES => return Err(RecordRefused::Full(MAX_NAMES)),
@@ -82,7 +85,15 @@ impl Records {
         };
         let published = audience == Audience::Everyone && (published || keep == Keep::Publish);
         let bytes = Bytes::copy_from_slice(bytes);
-        table.insert(name.routing_key(), Entry { record, bytes, audience, published });
+        table.insert(
+            name.routing_key(),
+            Entry {
+                record,
+                bytes,
+                audience,
+                published,
+            },
+        );
         Ok(())
     }
 

@@ -46,7 +46,8 @@ impl ScopedKad {
     /// look-up name the peers only.
     pub(crate) fn addresses_of(&mut self, peer: PeerId) -> Vec<Multiaddr> {
         let probe = ConnectionId::new_unchecked(usize::MAX);
-        self.handle_pending_outbound_connection(probe, Some(peer), &[], Endpoint::Dialer).unwrap_or_default()
+        self.handle_pending_outbound_connection(probe, Some(peer), &[], Endpoint::Dialer)
+            .unwrap_or_default()
     }
 }
 
@@ -70,7 +71,8 @@ impl NetworkBehaviour for ScopedKad {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner.handle_established_inbound_connection(id, peer, local, remote)
+        self.inner
+            .handle_established_inbound_connection(id, peer, local, remote)
     }
 
     fn handle_pending_outbound_connection(
@@ -80,7 +82,9 @@ impl NetworkBehaviour for ScopedKad {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        let mut known = self.inner.handle_pending_outbound_connection(id, peer, addresses, role)?;
+        let mut known = self
+            .inner
+            .handle_pending_outbound_connection(id, peer, addresses, role)?;
         known.retain(|address| self.scope.admits(address));
         known.sort_unstable();
         known.dedup();
@@ -95,7 +99,8 @@ impl NetworkBehaviour for ScopedKad {
         role: Endpoint,
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner.handle_established_outbound_connection(id, peer, address, role, port_use)
+        self.inner
+            .handle_established_outbound_connection(id, peer, address, role, port_use)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

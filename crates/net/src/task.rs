@@ -78,14 +78,14 @@ impl Task {
         self.close().await;
         drop(self);
         if let Some(reply) = reply {
-            drop(reply.send(()));
+            let _ = reply.send(());
         }
     }
 
     async fn close(&mut self) {
         let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in connected {
-            drop(self.swarm.disconnect_peer_id(peer));
+            let _ = self.swarm.disconnect_peer_id(peer);
         }
         let swarm = &mut self.swarm;
         let drained = async {
@@ -110,7 +110,7 @@ impl Task {
             self.trimmed = now;
             for peer in self.peers.surplus() {
                 debug!(%peer, "closed: more connections than needed");
-                drop(self.swarm.disconnect_peer_id(peer));
+                let _ = self.swarm.disconnect_peer_id(peer);
             }
         }
         if now.duration_since(self.refreshed) >= REFRESH_EVERY {
@@ -122,7 +122,9 @@ impl Task {
     /// Looks for nearer peers in each DHT, and frees what has expired there.
     fn refresh(&mut self) {
         for scope in Scope::BOTH {
-            let Some(dht) = self.swarm.behaviour_mut().dht(scope) else { continue };
+            let Some(dht) = self.swarm.behaviour_mut().dht(scope) else {
+                continue;
+            };
             dht.kad().store_mut().purge(std::time::Instant::now());
             if dht.table_len() > 0 && dht.kad().bootstrap().is_err() {
                 debug!(?scope, "the routing table emptied");
@@ -134,20 +136,28 @@ impl Task {
         match command {
             Command::Dial { target, reply } => self.dialer.dial(&mut self.swarm, target, reply),
             Command::Fetch { peer, key, reply } => self.fetch(peer, key, reply),
-            Command::Publish { key, reply } => self.dht.publish(&mut self.swarm, key, &reply),
-            Command::Unpublish { key } | Command::StopProviding { key } => self.dht.stop(&mut self.swarm, &key),
+            Command::Publish { key, reply } => self.dht.publish(&mut self.swarm, &key, &reply),
+            Command::Unpublish { key } | Command::StopProviding { key } => {
+                self.dht.stop(&mut self.swarm, &key);
+            }
             Command::FindValue { key, found, reply } => {
-                drop(reply.send(self.dht.find(&mut self.swarm, &key, &Find::Value(found))));
+                let _ = reply.send(self.dht.find(&mut self.swarm, &key, &Find::Value(found)));
             }
             Command::FindProviders { key, found, reply } => {
-                drop(reply.send(self.dht.find(&mut self.swarm, &key, &Find::Providers(found))));
+                let _ = reply.send(self.dht.find(&mut self.swarm, &key, &Find::Providers(found)));
             }
             Command::Provide { key, reply } => {
                 let room = self.dht.provide(&mut self.swarm, key);
-                drop(reply.send(if room { Ok(()) } else { Err(ProvideError::Full(MAX_PROVIDED)) }));
+                let _ = reply.send(if room {
+                    Ok(())
+                } else {
+                    Err(ProvideError::Full(MAX_PROVIDED))
+                });
             }
             Command::Protect { peer, protected } => self.peers.protect(&peer, protected),
-            Command::Disconnect { peer } => drop(self.swarm.disconnect_peer_id(peer)),
+            Command::Disconnect { peer } => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
             Command::Ban { peer, duration } => self.ban(peer, duration),
             Command::Shutdown { .. } => unreachable!("the loop ends on it"),
         }
@@ -155,7 +165,7 @@ impl Task {
 
     fn fetch(&mut self, peer: PeerId, key: Vec<u8>, reply: FetchReply) {
         if !self.swarm.is_connected(&peer) {
-            drop(reply.send(Err(FetchError::NotConnected(peer))));
+            let _ = reply.send(Err(FetchError::NotConnected(peer)));
             return;
         }
         self.fetches.retain(|_, waiting| !waiting.is_closed());
@@ -184,16 +194,29 @@ impl Task {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                ..
+            } => {
                 if let Some(lived) = self.peers.closed(&peer_id, connection_id) {
                     self.dialer.disconnected(&peer_id, lived);
                     self.tell(NetEvent::PeerDisconnected(peer_id));
                 }
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                peer_id,
+                error,
+            } => {
                 self.dialer.failed(&mut self.swarm, connection_id, peer_id, error);
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
@@ -207,15 +230,26 @@ impl Task {
                 self.update_external();
                 self.tell(NetEvent::ListenExpired(address));
             }
-            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                addresses,
+                reason,
+            } => {
                 if let Err(error) = reason {
-                    warn!(?addresses, error = &error as &dyn std::error::Error, "a listener has ended");
+                    warn!(
+                        ?addresses,
+                        error = &error as &dyn std::error::Error,
+                        "a listener has ended"
+                    );
                 }
                 listen::closed(&self.listening, Some(listener_id), &addresses);
                 self.update_external();
             }
             SwarmEvent::ListenerError { error, .. } => {
-                debug!(error = &error as &dyn std::error::Error, "a listener met an error and goes on");
+                debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a listener met an error and goes on"
+                );
             }
             _ => {}
         }
@@ -241,10 +275,18 @@ impl Task {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
+            BehaviourEvent::Identify(identify::Event::Received {
+                connection_id,
+                peer_id,
+                info,
+            }) => {
                 self.on_identified(peer_id, connection_id, &info);
             }
-            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result,
+            }) => {
                 let missed = matches!(result, Err(ping::Failure::Timeout));
                 if self.peers.pinged(&peer, connection, !missed, MISSED_PINGS) {
                     debug!(%peer, "closed: answers no ping");
@@ -266,7 +308,10 @@ impl Task {
     fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let mut peers: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
         // Multicast is of this network: nobody sends us out into another one by it.
-        for (peer, address) in found.into_iter().filter(|(_, address)| Scope::Lan.admits(address)) {
+        for (peer, address) in found
+            .into_iter()
+            .filter(|(_, address)| Scope::Lan.admits(address))
+        {
             let known = peers.entry(peer).or_default();
             if known.len() < MAX_ADDRESSES {
                 known.push(without_peer(address));
@@ -311,7 +356,9 @@ impl Task {
         let same_machine = remotes.iter().any(|remote| is_loopback(remote));
         let usable = |address: &&Multiaddr| scope.admits(address) && (same_machine || !is_loopback(address));
         let addresses: Vec<_> = told.iter().filter(usable).take(MAX_ADDRESSES).cloned().collect();
-        let Some(dht) = self.swarm.behaviour_mut().dht(scope) else { return };
+        let Some(dht) = self.swarm.behaviour_mut().dht(scope) else {
+            return;
+        };
         for address in addresses {
             dht.kad().add_address(&peer, without_peer(address));
         }
@@ -322,7 +369,11 @@ impl Task {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {
                     let trusted = self.peers.is_configured(&peer);
-                    let audience = if trusted { Audience::Configured } else { Audience::Everyone };
+                    let audience = if trusted {
+                        Audience::Configured
+                    } else {
+                        Audience::Everyone
+                    };
                     let known = self.records.get(&request, audience);
                     let answer = known.map_or(Answer::NotFound, |bytes| Answer::Found(bytes.to_vec()));
                     // It fails only if the peer has gone.
@@ -332,11 +383,18 @@ impl Task {
                     self.fetched(request_id, Ok(response));
                 }
             },
-            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+            request_response::Event::OutboundFailure {
+                peer,
+                request_id,
+                error,
+                ..
+            } => {
                 let error = match error {
                     OutboundFailure::UnsupportedProtocols => FetchError::Unsupported(peer),
                     OutboundFailure::Timeout => FetchError::Deadline(peer),
-                    OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => FetchError::NotConnected(peer),
+                    OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => {
+                        FetchError::NotConnected(peer)
+                    }
                     OutboundFailure::Io(_) => FetchError::Failed(peer),
                 };
                 self.fetched(request_id, Err(error));
@@ -347,7 +405,7 @@ impl Task {
 
     fn fetched(&mut self, id: OutboundRequestId, result: Result<Answer, FetchError>) {
         if let Some(reply) = self.fetches.remove(&id) {
-            drop(reply.send(result));
+            let _ = reply.send(result);
         }
     }
 
@@ -356,4 +414,3 @@ impl Task {
         drop(self.events.send(event));
     }
 }
-

@@ -15,7 +15,10 @@ async fn fetched_over(listen: &str) -> TestResult {
     let blocks: Arc<Memory> = Memory::with(&[(cid, data.clone())]);
     let (mut seed, mut client) = (start_with(seed, blocks), start(config()));
     join(&mut client, &mut seed).await;
-    let session = client.net.bitswap().session(SessionOptions::with_peers([seed.net.peer_id()]));
+    let session = client
+        .net
+        .bitswap()
+        .session(SessionOptions::with_peers([seed.net.peer_id()]));
     let got = session.get(cid).await?;
     assert_eq!(got.from, seed.net.peer_id());
     assert!(got.data == data);

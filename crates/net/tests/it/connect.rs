@@ -9,13 +9,16 @@ use crate::support::{QUIC, TCP, TestResult, config, drive, join, start};
 async fn connects_over(listen: &str) -> String {
     let mut there = config();
     there.listen = vec![listen.parse().unwrap()];
-    there.agent = "pacstore/test".to_owned();
+    "pacstore/test".clone_into(&mut there.agent);
     let (mut there, mut here) = (start(there), start(config()));
     join(&mut here, &mut there).await;
     let info = here.net.peer(&there.net.peer_id()).expect("it is connected");
     assert!(info.lan, "loopback is of the LAN");
     assert_eq!(info.agent, "pacstore/test");
-    assert_eq!((info.bitswap, info.fetch, info.configured), (Some(true), Some(true), false));
+    assert_eq!(
+        (info.bitswap, info.fetch, info.configured),
+        (Some(true), Some(true), false)
+    );
     info.address.to_string()
 }
 
@@ -87,8 +90,10 @@ async fn two_callers_share_one_dial() -> TestResult {
     let (here, there) = (start(config()), start(config()));
     let address = there.net.listen_addresses().await;
     let peer = there.net.peer_id();
-    let (one, two) =
-        tokio::join!(here.net.connect(peer, address.clone()), here.net.connect(peer, address.clone()));
+    let (one, two) = tokio::join!(
+        here.net.connect(peer, address.clone()),
+        here.net.connect(peer, address.clone())
+    );
     one?;
     two?;
     assert_eq!(here.net.peers().len(), 1);
@@ -100,7 +105,7 @@ async fn a_banned_peer_is_disconnected_and_not_let_in_again() -> TestResult {
     let (mut here, mut there) = (start(config()), start(config()));
     join(&mut here, &mut there).await;
     let banned = there.net.peer_id();
-    here.net.ban(banned, std::time::Duration::from_secs(60)).await?;
+    here.net.ban(banned, std::time::Duration::from_mins(1)).await?;
     here.wait("the end of the connection", |event| match event {
         NetEvent::PeerDisconnected(peer) if *peer == banned => Some(()),
         _ => None,
@@ -126,6 +131,9 @@ async fn after_a_shutdown_every_call_says_so_and_no_task_is_left() -> TestResult
         .await;
     let refused = here.net.dial(there.address().await).await;
     assert!(matches!(refused, Err(DialError::Closed(_))), "{refused:?}");
-    assert_eq!(here.tasks.shutdown(std::time::Duration::from_secs(5)).await, Vec::<String>::new());
+    assert_eq!(
+        here.tasks.shutdown(std::time::Duration::from_secs(5)).await,
+        Vec::<String>::new()
+    );
     Ok(())
 }

@@ -20,14 +20,20 @@ async fn line() -> (Node, Node, Node) {
 async fn providers(node: &Node, cid: &pacstore_dag::Cid) -> Vec<Provider> {
     let searching = async {
         loop {
-            let found = node.net.find_providers(cid, 8, Duration::from_secs(5)).await.unwrap();
+            let found = node
+                .net
+                .find_providers(cid, 8, Duration::from_secs(5))
+                .await
+                .unwrap();
             if !found.is_empty() {
                 return found;
             }
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, searching).await.expect("a provider is found in time")
+    tokio::time::timeout(DEADLINE, searching)
+        .await
+        .expect("a provider is found in time")
 }
 
 #[tokio::test]
@@ -40,7 +46,13 @@ async fn a_record_put_at_one_end_is_found_at_the_other() -> TestResult {
     let found = last.net.find_record(&name, Duration::from_secs(20)).await?;
     assert_eq!(found.len(), 1, "one record, however many hold it");
     assert_eq!(found[0].record.sequence(), 3);
-    assert!(middle.net.fetch_record(first.net.peer_id(), &name).await?.is_some());
+    assert!(
+        middle
+            .net
+            .fetch_record(first.net.peer_id(), &name)
+            .await?
+            .is_some()
+    );
     Ok(())
 }
 
@@ -49,11 +61,24 @@ async fn a_record_published_alone_reaches_the_dht_peer_that_comes_later() -> Tes
     let (mut first, mut middle, mut last) = (start(config()), start(config()), start(config()));
     let key = SigningKey::from_seed([12; 32]);
     let name = key.name();
-    assert_eq!(first.net.publish_record(&name, record(&key, 1).bytes()).await?.stored, 0);
+    assert_eq!(
+        first
+            .net
+            .publish_record(&name, record(&key, 1).bytes())
+            .await?
+            .stored,
+        0
+    );
     join(&mut first, &mut middle).await;
     join(&mut last, &mut middle).await;
     let searching = async {
-        while last.net.find_record(&name, Duration::from_secs(5)).await.unwrap().is_empty() {
+        while last
+            .net
+            .find_record(&name, Duration::from_secs(5))
+            .await
+            .unwrap()
+            .is_empty()
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -67,7 +92,10 @@ async fn a_provider_is_found_with_an_address_that_can_be_dialled() -> TestResult
     let cid = raw_cid(HashKind::Sha2_256, b"a tree root");
     first.net.provide(&cid).await?;
     let found = providers(&last, &cid).await;
-    assert_eq!(found.iter().map(|one| one.id).collect::<Vec<_>>(), [first.net.peer_id()]);
+    assert_eq!(
+        found.iter().map(|one| one.id).collect::<Vec<_>>(),
+        [first.net.peer_id()]
+    );
     last.net.connect(found[0].id, found[0].addresses.clone()).await?;
     assert!(last.net.peer(&first.net.peer_id()).is_some());
     Ok(())
@@ -90,7 +118,12 @@ async fn nothing_is_announced_that_was_not_asked_for() -> TestResult {
     let key = SigningKey::from_seed([13; 32]);
     first.net.set_record(&key.name(), record(&key, 1).bytes())?;
     let cid = raw_cid(HashKind::Sha2_256, b"never provided");
-    assert!(last.net.find_providers(&cid, 8, Duration::from_secs(10)).await?.is_empty());
+    assert!(
+        last.net
+            .find_providers(&cid, 8, Duration::from_secs(10))
+            .await?
+            .is_empty()
+    );
     first.net.provide(&cid).await?;
     first.net.stop_providing(&cid).await?;
     assert!(middle.net.peers().len() >= 2);
@@ -105,7 +138,11 @@ async fn with_the_dht_off_looking_ends_at_once_with_nothing() -> TestResult {
     join(&mut here, &mut there).await;
     let cid = raw_cid(HashKind::Sha2_256, b"nowhere");
     let looking = here.net.find_providers(&cid, 8, DEADLINE);
-    assert!(tokio::time::timeout(Duration::from_secs(5), looking).await??.is_empty());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(5), looking)
+            .await??
+            .is_empty()
+    );
     Ok(())
 }
 
@@ -117,8 +154,18 @@ async fn a_client_finds_without_keeping_anything_for_others() -> TestResult {
     join(&mut first, &mut middle).await;
     join(&mut client, &mut middle).await;
     let key = SigningKey::from_seed([14; 32]);
-    let published = first.net.publish_record(&key.name(), record(&key, 1).bytes()).await?;
+    let published = first
+        .net
+        .publish_record(&key.name(), record(&key, 1).bytes())
+        .await?;
     assert_eq!(published.stored, 1, "only the middle keeps it");
-    assert_eq!(client.net.find_record(&key.name(), Duration::from_secs(20)).await?.len(), 1);
+    assert_eq!(
+        client
+            .net
+            .find_record(&key.name(), Duration::from_secs(20))
+            .await?
+            .len(),
+        1
+    );
     Ok(())
 }

@@ -37,7 +37,11 @@ async fn a_configured_peer_is_dialled_again_after_its_restart() -> TestResult {
     disconnected(&mut here).await;
     first.listen = addresses.clone();
     let again = start(first);
-    assert_eq!(again.net.listen_addresses().await, addresses, "the port is free again");
+    assert_eq!(
+        again.net.listen_addresses().await,
+        addresses,
+        "the port is free again"
+    );
     let info = connected(&mut here).await;
     assert_eq!(info.id, again.net.peer_id());
     assert!(info.configured);
@@ -70,7 +74,11 @@ async fn a_configured_peer_that_dials_us_first_counts_as_configured() -> TestRes
     let there = start(there);
     let mut here = config();
     // Nobody listens at port 1: it can only come by itself.
-    here.peers = vec!["/ip4/127.0.0.1/tcp/1".parse::<libp2p::Multiaddr>()?.with(Protocol::P2p(there.net.peer_id()))];
+    here.peers = vec![
+        "/ip4/127.0.0.1/tcp/1"
+            .parse::<libp2p::Multiaddr>()?
+            .with(Protocol::P2p(there.net.peer_id())),
+    ];
     let mut here = start(here);
     there.net.dial(here.address().await).await?;
     assert!(connected(&mut here).await.configured);

@@ -28,7 +28,10 @@ async fn a_taken_tcp_port_gives_way_to_a_free_one() -> TestResult {
     let node = start(config);
     let bound = node.net.listen_addresses().await;
     assert_eq!(bound.len(), 1);
-    assert!(port_of(&bound[0]) != taken && port_of(&bound[0]) != 0, "{bound:?}");
+    assert!(
+        port_of(&bound[0]) != taken && port_of(&bound[0]) != 0,
+        "{bound:?}"
+    );
     Ok(())
 }
 
@@ -82,7 +85,12 @@ async fn every_interface_means_all_addresses_with_the_port_that_was_bound() -> T
     let mut config = config();
     config.listen = vec!["/ip4/0.0.0.0/tcp/0".parse()?];
     let bound = start(config).net.listen_addresses().await;
-    assert!(bound.iter().any(|address| address.to_string().starts_with("/ip4/127.0.0.1/tcp/")), "{bound:?}");
+    assert!(
+        bound
+            .iter()
+            .any(|address| address.to_string().starts_with("/ip4/127.0.0.1/tcp/")),
+        "{bound:?}"
+    );
     assert!(bound.iter().all(|address| port_of(address) != 0), "{bound:?}");
     Ok(())
 }

@@ -91,20 +91,28 @@ impl Node {
     /// The first address that it listens on, with its id.
     pub(crate) async fn address(&self) -> Multiaddr {
         let address = self.net.listen_addresses().await.first().cloned();
-        address.expect("the node listens").with(Protocol::P2p(self.net.peer_id()))
+        address
+            .expect("the node listens")
+            .with(Protocol::P2p(self.net.peer_id()))
     }
 
     /// Waits for an event.
     pub(crate) async fn wait<T>(&mut self, what: &str, mut pick: impl FnMut(&NetEvent) -> Option<T>) -> T {
         let waiting = async {
             loop {
-                let event = self.events.recv().await.expect("the node runs and the test keeps up");
+                let event = self
+                    .events
+                    .recv()
+                    .await
+                    .expect("the node runs and the test keeps up");
                 if let Some(picked) = pick(&event) {
                     return picked;
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("never came: {what}"))
+        tokio::time::timeout(DEADLINE, waiting)
+            .await
+            .unwrap_or_else(|_| panic!("never came: {what}"))
     }
 
     /// Waits until `peer` told what it speaks: from then on it is in the DHT's table if it serves.
@@ -127,13 +135,23 @@ pub(crate) async fn join(from: &mut Node, to: &mut Node) {
 
 /// A record of `key` that is in force for a day.
 pub(crate) fn record(key: &SigningKey, sequence: u64) -> Record {
-    record_until(key, sequence, SystemTime::now() + Duration::from_secs(86_400))
+    record_until(key, sequence, SystemTime::now() + Duration::from_hours(24))
 }
 
 pub(crate) fn record_until(key: &SigningKey, sequence: u64, validity: SystemTime) -> Record {
     let value = b"/ipfs/bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku".to_vec();
-    let ttl = Duration::from_secs(300);
-    Record::create(key, RecordData { value, sequence, validity, ttl, head: None }).unwrap()
+    let ttl = Duration::from_mins(5);
+    Record::create(
+        key,
+        RecordData {
+            value,
+            sequence,
+            validity,
+            ttl,
+            head: None,
+        },
+    )
+    .unwrap()
 }
 
 /// A DHT peer that is not ours: stock libp2p, which checks nothing.
@@ -149,16 +167,26 @@ pub(crate) type Stranger = Swarm<StrangerBehaviour>;
 pub(crate) async fn stranger() -> (Stranger, Multiaddr) {
     let mut swarm = libp2p::SwarmBuilder::with_new_identity()
         .with_tokio()
-        .with_tcp(libp2p::tcp::Config::default(), libp2p::noise::Config::new, libp2p::yamux::Config::default)
+        .with_tcp(
+            libp2p::tcp::Config::default(),
+            libp2p::noise::Config::new,
+            libp2p::yamux::Config::default,
+        )
         .unwrap()
         .with_behaviour(|key| {
             let peer = key.public().to_peer_id();
-            let room = MemoryStoreConfig { max_provided_keys: 100_000, ..MemoryStoreConfig::default() };
+            let room = MemoryStoreConfig {
+                max_provided_keys: 100_000,
+                ..MemoryStoreConfig::default()
+            };
             let config = kad::Config::new(StreamProtocol::new("/ipfs/lan/kad/1.0.0"));
             let mut kad = kad::Behaviour::with_config(peer, MemoryStore::with_config(peer, room), config);
             kad.set_mode(Some(kad::Mode::Server));
             let identify = identify::Config::new("ipfs/0.1.0".to_owned(), key.public());
-            StrangerBehaviour { identify: identify::Behaviour::new(identify), kad }
+            StrangerBehaviour {
+                identify: identify::Behaviour::new(identify),
+                kad,
+            }
         })
         .unwrap()
         .build();
@@ -190,7 +218,9 @@ where
             }
         }
     };
-    tokio::time::timeout(DEADLINE, driving).await.unwrap_or_else(|_| panic!("never came: {what}"))
+    tokio::time::timeout(DEADLINE, driving)
+        .await
+        .unwrap_or_else(|_| panic!("never came: {what}"))
 }
 
 /// Drives a stranger beside `work`, and gives back what the work gives.
@@ -204,7 +234,9 @@ pub(crate) async fn beside<B: NetworkBehaviour, T>(swarm: &mut Swarm<B>, work: i
             }
         }
     };
-    tokio::time::timeout(DEADLINE, driving).await.expect("the work ends in time")
+    tokio::time::timeout(DEADLINE, driving)
+        .await
+        .expect("the work ends in time")
 }
 
 /// Connects a stranger to a node and tells its DHT side where the node is.
@@ -213,9 +245,10 @@ pub(crate) async fn meet(stranger: &mut Stranger, node: &mut Node) {
     let (peer, id) = (node.net.peer_id(), *stranger.local_peer_id());
     stranger.dial(address.clone()).unwrap();
     drive(stranger, "identify of the node", |event| match event {
-        SwarmEvent::Behaviour(StrangerBehaviourEvent::Identify(identify::Event::Received { peer_id, .. })) => {
-            (*peer_id == peer).then_some(())
-        }
+        SwarmEvent::Behaviour(StrangerBehaviourEvent::Identify(identify::Event::Received {
+            peer_id,
+            ..
+        })) => (*peer_id == peer).then_some(()),
         _ => None,
     })
     .await;

@@ -16,95 +16,14 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::time::SystemTime;
 
 use cid::Cid;
 use serde::{Deserialize, Serialize};
 use serde_ipld_dagcbor::DecodeError;
 
-use crate::head::{Head, HeadError};
 use crate::name::IpnsName;
-use crate::record::{Record, RecordError, better};
-
-/// A head together with the record that vouches for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
-    /// Who signed.
-    pub key: IpnsName,
-    /// The record.
-    pub record: Record,
-    /// The head that it links.
-    pub head: Head,
-    /// The head's CID.
-    pub head_cid: Cid,
-}
-
-/// Why record and head make no [`Signed`].
-#[derive(Debug, thiserror::Error)]
-pub enum SignedError {
-    /// The record is not by the KEY, or not in force.
-    #[error("record of the head does not verify")]
-    Record(#[from] RecordError),
-    /// The record names no head: whoever publishes there does not use pacstore.
-    #[error("record links no head")]
-    NoHead,
-    /// The bytes are not those of the head that the record links.
-    #[error("block is not the linked head {0}")]
-    OtherBlock(Cid),
-    /// The bytes are no head.
-    #[error("linked head {0} cannot be read")]
-    Head(Cid, #[source] HeadError),
-    /// The record's value is another tree than the head's.
-    #[error("record points at another tree than its head {0}")]
-    OtherTree(Cid),
-}
-
-impl Signed {
-    /// Checks everything about a head that just came in: the signature, that the
-    /// record is in force at `now`, that it links these bytes, that both name one tree.
-    ///
-    /// # Errors
-    /// [`SignedError`] for the first of these that does not hold.
-    pub fn verify(key: IpnsName, record: Record, head: &[u8], now: SystemTime) -> Result<Self, SignedError> {
-        record.verify(&key, now)?;
-        Self::assemble(key, record, head)
-    }
-
-    /// The same for a head that was accepted before; its record may have expired.
-    ///
-    /// # Errors
-    /// [`SignedError`] as [`Signed::verify`], save for expiry.
-    pub fn restore(key: IpnsName, record: Record, head: &[u8]) -> Result<Self, SignedError> {
-        record.verify_signature(&key)?;
-        Self::assemble(key, record, head)
-    }
-
-    fn assemble(key: IpnsName, record: Record, bytes: &[u8]) -> Result<Self, SignedError> {
-        let head_cid = record.head().ok_or(SignedError::NoHead)?;
-        if Head::cid_of(bytes) != head_cid {
-            return Err(SignedError::OtherBlock(head_cid));
-        }
-        let head = Head::decode(bytes).map_err(|error| SignedError::Head(head_cid, error))?;
-        if record.value_cid() != Some(head.tree) {
-            return Err(SignedError::OtherTree(head_cid));
-        }
-        Ok(Self {
-            key,
-            record,
-            head,
-            head_cid,
-        })
-    }
-
-    fn rank(&self) -> Rank {
-        Rank {
-            upstream_time: self.head.upstream_time(),
-            checked: self.head.checked(),
-            tree: self.head.tree,
-            head: self.head_cid,
-        }
-    }
-}
+use crate::record::better;
+use crate::signed::Signed;
 
 /// The order between KEYs. The head's CID only decides where all else is equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -113,6 +32,17 @@ struct Rank {
     checked: u64,
     tree: Cid,
     head: Cid,
+}
+
+impl Rank {
+    fn of(signed: &Signed) -> Self {
+        Self {
+            upstream_time: signed.head.upstream_time(),
+            checked: signed.head.checked(),
+            tree: signed.head.tree,
+            head: signed.head_cid,
+        }
+    }
 }
 
 /// What a node remembers of one mirror, over restarts, so that it never goes back.
@@ -144,9 +74,9 @@ pub struct Current {
     pub head: Cid,
     /// Its tree.
     pub tree: Cid,
-    /// Its [`Head::upstream_time`].
+    /// Its [`crate::Head::upstream_time`].
     pub upstream_time: u64,
-    /// Its [`Head::checked`].
+    /// Its [`crate::Head::checked`].
     pub checked: u64,
     /// Whether it came after one with a later `upstream_time`: state `warn`.
     pub fell_back: bool,
@@ -305,7 +235,7 @@ fn by_tree(candidates: &[Signed], newest: &BTreeMap<IpnsName, usize>) -> BTreeMa
         let signed = &candidates[*index];
         let vote = Vote {
             sequence: signed.record.sequence(),
-            rank: signed.rank(),
+            rank: Rank::of(signed),
         };
         groups.entry(signed.head.tree).or_default().insert(*key, vote);
     }
@@ -371,7 +301,7 @@ fn first_of(candidates: &[Signed], votes: &Votes) -> Option<usize> {
 }
 
 fn current_from(signed: &Signed, groups: &BTreeMap<Cid, Votes>, old: Option<&Current>) -> Current {
-    let rank = signed.rank();
+    let rank = Rank::of(signed);
     let fell_back = old.is_some_and(|old| match rank.upstream_time.cmp(&old.upstream_time) {
         Ordering::Less => true,
         Ordering::Equal => old.fell_back,

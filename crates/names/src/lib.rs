@@ -41,21 +41,24 @@ mod name;
 mod path;
 mod proto;
 mod record;
+mod repository;
+mod signed;
 mod summary;
 mod time;
 
 pub use arch::{Arch, ArchError, arch_of_folder};
-pub use choose::{Choice, Current, Rejection, Seen, SeenKey, Signed, SignedError, choose};
+pub use choose::{Choice, Current, Rejection, Seen, SeenKey, choose};
 pub use cid::Cid;
 pub use dnslink::{DnslinkError, LinkTarget, parse_dnslink};
 pub use head::{
-    Counts, HEAD_VERSION, Head, HeadError, Layout, LayoutError, MAX_HEAD, MAX_REPOSITORIES, RepoState,
-    Repository, State, TreeTimes,
+    Counts, HEAD_VERSION, Head, HeadError, Layout, LayoutError, MAX_HEAD, MAX_REPOSITORIES, TreeTimes,
 };
 pub use key::{KeyError, PublicKey, SigningKey};
 pub use mirror_name::{MirrorName, MirrorNameError};
 pub use name::{IpnsName, NameError};
 pub use path::{MAX_PATH, MAX_SEGMENT, MAX_SEGMENTS, PathError, RequestPath, parse_request_path};
 pub use record::{HEAD_KEY, MAX_RECORD, Record, RecordData, RecordError, better};
+pub use repository::{RepoState, Repository, State};
+pub use signed::{Signed, SignedError};
 pub use summary::{ArchField, FellBack, ImporterLine, RepositoryLine, Summary};
 pub use time::{rfc3339, unix_seconds};

@@ -6,13 +6,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use cid::Cid;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::choose::Signed;
-use crate::head::{Repository, State};
 use crate::mirror_name::MirrorName;
 use crate::name::IpnsName;
+use crate::repository::{Repository, State};
+use crate::signed::Signed;
 use crate::time::rfc3339;
 
 /// The head served now, for scripts.
@@ -48,8 +47,7 @@ pub struct ImporterLine {
     /// The sequence of its newest record; `None` if none was seen.
     pub sequence: Option<u64>,
     /// The tree of that.
-    #[serde(serialize_with = "as_text")]
-    pub tree: Option<Cid>,
+    pub tree: Option<String>,
 }
 
 /// One repository.
@@ -179,11 +177,7 @@ impl From<&Signed> for ImporterLine {
         Self {
             key: signed.key,
             sequence: Some(signed.record.sequence()),
-            tree: Some(signed.head.tree),
+            tree: Some(signed.head.tree.to_string()),
         }
     }
-}
-
-fn as_text<S: Serializer>(cid: &Option<Cid>, serializer: S) -> Result<S::Ok, S::Error> {
-    cid.map(|cid| cid.to_string()).serialize(serializer)
 }

@@ -42,13 +42,8 @@ pub(crate) fn read_validity(text: &[u8]) -> Option<SystemTime> {
         return None;
     }
     let stamp: Timestamp = std::str::from_utf8(text).ok()?.parse().ok()?;
-    let nanos = u64::try_from(stamp.as_nanosecond()).ok();
-    match nanos {
-        Some(nanos) => UNIX_EPOCH.checked_add(Duration::from_nanos(nanos)),
-        // Before 1970, or after 2554, where 64 bits of nanoseconds end.
-        None => {
-            let seconds = u64::try_from(stamp.as_second()).ok()?;
-            UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        }
-    }
+    // Before 1970 there is no validity; years up to 9999 fit.
+    let seconds = u64::try_from(stamp.as_second()).ok()?;
+    let nanos = u32::try_from(stamp.subsec_nanosecond()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
 }

@@ -11,6 +11,7 @@ use futures::Stream;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use pacstore_runtime::RateLimit;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::content::Source;
@@ -37,6 +38,7 @@ pub(crate) struct Plan {
     pub(crate) endless: bool,
     pub(crate) limit: RateLimit,
     pub(crate) entry: Arc<Entry>,
+    pub(crate) flushes: watch::Receiver<u64>,
 }
 
 pub(crate) fn empty() -> Body {
@@ -77,6 +79,9 @@ impl Plan {
             std::future::pending::<()>().await;
         }
         if self.cut_at == Some(self.pos) {
+            // While this waits hyper writes out what it holds.
+            self.flushes.mark_unchanged();
+            let _ = self.flushes.changed().await;
             return Err("the fault cuts the connection here".into());
         }
         if self.pos >= self.end {
@@ -91,6 +96,10 @@ impl Plan {
         self.pace(bytes.len() as u64).await;
         self.pos += bytes.len() as u64;
         self.entry.sent(bytes.len() as u64);
+        // hyper asks for no more once the announced length is there.
+        if self.pos == self.end && ![self.cut_at, self.stall_at].contains(&Some(self.end)) {
+            self.entry.complete();
+        }
         Ok(Some(bytes))
     }
 

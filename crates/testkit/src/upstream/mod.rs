@@ -12,11 +12,11 @@
 mod body;
 mod content;
 mod fault;
+mod io;
 mod listing;
 mod log;
 mod serve;
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,16 +67,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Upstream {
     /// Serves a folder, as it is at each request.
-    pub fn folder(folder: impl Into<PathBuf>) -> io::Result<Self> {
+    pub fn folder(folder: impl Into<PathBuf>) -> std::io::Result<Self> {
         Self::start_with(Content::Folder(folder.into()))
     }
 
     /// Serves what [`Upstream::put`] puts there.
-    pub fn memory() -> io::Result<Self> {
+    pub fn memory() -> std::io::Result<Self> {
         Self::start_with(Content::memory())
     }
 
-    fn start_with(content: Content) -> io::Result<Self> {
+    fn start_with(content: Content) -> std::io::Result<Self> {
         let state = Arc::new(State {
             content: Mutex::new(content),
             faults: Mutex::default(),
@@ -108,7 +108,7 @@ impl Upstream {
     ///
     /// # Errors
     /// If somebody else took the port meanwhile.
-    pub fn start(&self) -> io::Result<()> {
+    pub fn start(&self) -> std::io::Result<()> {
         let mut worker = lock(&self.worker);
         if worker.is_none() {
             *worker = Some(listen(self.address.port(), &self.state)?.0);
@@ -117,17 +117,17 @@ impl Upstream {
     }
 
     /// Puts a file there, now; in a folder by rename.
-    pub fn put(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>) -> io::Result<()> {
+    pub fn put(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>) -> std::io::Result<()> {
         self.put_at(path, bytes, SystemTime::now())
     }
 
     /// Puts a file there with this time (`Last-Modified`).
-    pub fn put_at(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>, mtime: SystemTime) -> io::Result<()> {
+    pub fn put_at(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>, mtime: SystemTime) -> std::io::Result<()> {
         lock(&self.state.content).put(path.as_ref(), bytes.into(), mtime)
     }
 
     /// Takes a file away. One that is being sent is sent to its end.
-    pub fn remove(&self, path: impl AsRef<[u8]>) -> io::Result<()> {
+    pub fn remove(&self, path: impl AsRef<[u8]>) -> std::io::Result<()> {
         lock(&self.state.content).remove(path.as_ref())
     }
 
@@ -207,7 +207,7 @@ impl Upstream {
     }
 }
 
-fn listen(port: u16, state: &Arc<State>) -> io::Result<(Worker, SocketAddr)> {
+fn listen(port: u16, state: &Arc<State>) -> std::io::Result<(Worker, SocketAddr)> {
     let state = Arc::clone(state);
     Worker::listen("upstream", port, move |stream| serve::connection(stream, Arc::clone(&state)))
 }

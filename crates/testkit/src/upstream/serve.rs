@@ -8,29 +8,37 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::body::{self, Body, Broken, Plan};
 use super::content::{Found, Source};
 use super::fault::{Fault, matches};
+use super::io::Flushing;
 use super::listing::{Listing, page};
 use super::log::{Entry, Request};
 use super::{State, lock};
 
 pub(crate) async fn connection(stream: TcpStream, state: Arc<State>) {
-    let service = service_fn(move |request| answer(request, Arc::clone(&state)));
+    let flushes = watch::Sender::new(0);
+    let io = Flushing::new(stream, flushes.clone());
+    let service = service_fn(move |request| answer(request, Arc::clone(&state), flushes.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(io, service)
         .await;
     if let Err(error) = served {
         tracing::trace!(%error, "a connection broke");
     }
 }
 
-async fn answer(request: http::Request<Incoming>, state: Arc<State>) -> Result<Response<Body>, Broken> {
+async fn answer(
+    request: http::Request<Incoming>,
+    state: Arc<State>,
+    flushes: watch::Sender<u64>,
+) -> Result<Response<Body>, Broken> {
     let path = request.uri().path().to_owned();
     let plain = path.trim_start_matches('/').to_owned();
     let entry = state.log.begin(logged(&request));
@@ -47,7 +55,8 @@ async fn answer(request: http::Request<Incoming>, state: Arc<State>) -> Result<R
             _ => {}
         }
     }
-    let response = early(&faults, &path).unwrap_or_else(|| regular(&request, &path, &faults, &state, &entry));
+    let context = Context { faults: &faults, state: &state, entry: &entry, flushes };
+    let response = early(&faults, &path).unwrap_or_else(|| regular(&request, &path, &context));
     // `regular` notes offset and status of what it sends itself.
     if !matches!(response.status().as_u16(), 200 | 206) || response.headers().get(PAGE).is_some() {
         entry.answered(response.status().as_u16(), 0);
@@ -119,13 +128,16 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-fn regular(
-    request: &http::Request<Incoming>,
-    path: &str,
-    faults: &[Fault],
-    state: &State,
-    entry: &Arc<Entry>,
-) -> Response<Body> {
+/// What an answer is made with, beside the request.
+struct Context<'a> {
+    faults: &'a [Fault],
+    state: &'a State,
+    entry: &'a Arc<Entry>,
+    flushes: watch::Sender<u64>,
+}
+
+fn regular(request: &http::Request<Incoming>, path: &str, context: &Context<'_>) -> Response<Body> {
+    let state = context.state;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return simple(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -140,7 +152,7 @@ fn regular(
         },
         Found::File { source, len, mtime, etag } => {
             let file = File { source, len, mtime: httpdate::fmt_http_date(mtime), etag };
-            send(request, file, faults, state, entry)
+            send(request, file, context)
         }
     }
 }
@@ -152,13 +164,8 @@ struct File {
     etag: String,
 }
 
-fn send(
-    request: &http::Request<Incoming>,
-    file: File,
-    faults: &[Fault],
-    state: &State,
-    entry: &Arc<Entry>,
-) -> Response<Body> {
+fn send(request: &http::Request<Incoming>, file: File, context: &Context<'_>) -> Response<Body> {
+    let faults = context.faults;
     let has = |wanted: fn(&Fault) -> bool| faults.iter().any(wanted);
     let mut headers = HeaderMap::new();
     if !has(|f| matches!(f, Fault::NoValidators)) {
@@ -188,11 +195,11 @@ fn send(
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let bytes = range.clone().unwrap_or(0..file.len);
-    let plan = plan(bytes, file, faults, state, entry);
+    let plan = plan(bytes, file, context);
     finish(request.method(), plan, range.is_some(), headers, faults)
 }
 
-fn plan(bytes: Range<u64>, file: File, faults: &[Fault], state: &State, entry: &Arc<Entry>) -> (Plan, u64) {
+fn plan(bytes: Range<u64>, file: File, context: &Context<'_>) -> (Plan, u64) {
     let len = file.len;
     let mut plan = Plan {
         source: file.source,
@@ -205,12 +212,13 @@ fn plan(bytes: Range<u64>, file: File, faults: &[Fault], state: &State, entry: &
         slow: None,
         drip: None,
         endless: false,
-        limit: state.limit.clone(),
-        entry: Arc::clone(entry),
+        limit: context.state.limit.clone(),
+        entry: Arc::clone(context.entry),
+        flushes: context.flushes.subscribe(),
     };
     // What lies at or before the first byte that is sent does not hit this answer.
     let ahead = |at: u64| (bytes.start < at || (at == 0 && bytes.start == 0)).then_some(at);
-    for fault in faults {
+    for fault in context.faults {
         match fault {
             Fault::StallAfterHeader => plan.stall_at = Some(bytes.start),
             Fault::StallAt(at) => plan.stall_at = ahead(at.of(len)),

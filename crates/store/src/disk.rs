@@ -1,0 +1,264 @@
+//! The store's folder: what lies where, and the steps that change it.
+//!
+//! ```text
+//! format       "pacstore store 1"
+//! lock         locked by the one process that has the store open; says who
+//! clean        there only after an orderly close
+//! index.redb   the index
+//! files/00003/0000000000000c1f   file 0xc1f, whole or partial; 1024 to a folder
+//! partial/0000000000000c1f       leaves and bitmap of a partial file
+//! ```
+//!
+//! - Invariant: a file that the index names was synced, with its folder, before the index was.
+//! - Invariant: ids are never used twice, so a name never means other bytes than before.
+//! - Not here: how a file's bytes come in (`crate::intake`).
+
+use std::collections::HashSet;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use fs_err as fs;
+
+use crate::error::OpenError;
+use crate::steps::Hook;
+
+/// The format that this version reads and writes.
+pub(crate) const FORMAT: u32 = 1;
+const FORMAT_PREFIX: &str = "pacstore store ";
+
+/// Above this many files one sync of the whole file system is cheaper than one for each file.
+const SYNC_EACH: usize = 8;
+
+/// Paths and steps of one store.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    dir: PathBuf,
+    pub(crate) hook: Hook,
+    /// Held for its lock.
+    _lock: File,
+    /// Folders below `files/` that are known to be there, with their entry synced.
+    folders: Mutex<HashSet<u64>>,
+}
+
+impl Disk {
+    /// Locks and checks the folder, making it if it is not there.
+    pub(crate) fn open(dir: &Path, hook: Hook) -> Result<Self, OpenError> {
+        let failed = |path: &Path, error| OpenError::File(path.to_owned(), error);
+        fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
+        let dir = fs::canonicalize(dir).map_err(|error| failed(dir, error))?;
+        let lock = lock(&dir)?;
+        check_format(&dir)?;
+        for sub in ["files", "partial"] {
+            let path = dir.join(sub);
+            fs::create_dir_all(&path).map_err(|error| failed(&path, error))?;
+        }
+        sync_dir(&dir).map_err(|error| failed(&dir, error))?;
+        Ok(Self {
+            dir,
+            hook,
+            _lock: lock,
+            folders: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.dir.join("index.redb")
+    }
+
+    /// Where file `id` lies.
+    pub(crate) fn file(&self, id: u64) -> PathBuf {
+        self.folder(id >> 10).join(format!("{id:016x}"))
+    }
+
+    /// Where the bitmap of partial file `id` lies.
+    pub(crate) fn bitmap(&self, id: u64) -> PathBuf {
+        self.dir.join("partial").join(format!("{id:016x}"))
+    }
+
+    fn folder(&self, number: u64) -> PathBuf {
+        self.dir.join("files").join(format!("{number:05x}"))
+    }
+
+    /// The path for a new file `id`, in a folder that exists.
+    pub(crate) fn new_file(&self, id: u64) -> io::Result<PathBuf> {
+        let number = id >> 10;
+        let known = self
+            .folders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&number);
+        if !known {
+            self.hook.before("make folder")?;
+            fs::create_dir_all(self.folder(number))?;
+            sync_dir(&self.dir.join("files"))?;
+            self.folders
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(number);
+        }
+        Ok(self.file(id))
+    }
+
+    /// Makes files and their names durable. One sync for many, one each for few.
+    pub(crate) fn sync(&self, paths: &[PathBuf]) -> io::Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.hook.before("sync files")?;
+        if paths.len() > SYNC_EACH {
+            let dir = File::open(&self.dir)?;
+            return Ok(rustix::fs::syncfs(dir.as_fd())?);
+        }
+        let mut folders = HashSet::new();
+        for path in paths {
+            fs::File::open(path)?.sync_all()?;
+            folders.extend(path.parent());
+        }
+        folders.into_iter().try_for_each(sync_dir)
+    }
+
+    /// Removes file `id`; it is no error if it is not there.
+    pub(crate) fn remove_file(&self, id: u64) -> io::Result<()> {
+        self.remove("remove file", &self.file(id))
+    }
+
+    /// Removes the bitmap of `id`; it is no error if it is not there.
+    pub(crate) fn remove_bitmap(&self, id: u64) -> io::Result<()> {
+        self.remove("remove bitmap", &self.bitmap(id))
+    }
+
+    fn remove(&self, step: &'static str, path: &Path) -> io::Result<()> {
+        self.hook.before(step)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every name below `files/` with its id; `None` for a name that the store did not give.
+    pub(crate) fn list_files(&self, mut each: impl FnMut(Option<u64>, PathBuf)) -> io::Result<()> {
+        for folder in fs::read_dir(self.dir.join("files"))? {
+            let folder = folder?.path();
+            if !folder.is_dir() {
+                each(None, folder);
+                continue;
+            }
+            let number = hex(&folder);
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                let id = hex(&path).filter(|id| Some(id >> 10) == number && self.file(*id) == path);
+                each(id, path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every name below `partial/` with its id; `None` for a name that the store did not give.
+    pub(crate) fn list_bitmaps(&self) -> io::Result<Vec<(Option<u64>, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dir.join("partial"))? {
+            let path = entry?.path();
+            found.push((hex(&path).filter(|id| self.bitmap(*id) == path), path));
+        }
+        Ok(found)
+    }
+
+    /// Removes folders that hold nothing, below the one that new files go to.
+    pub(crate) fn remove_empty_folders(&self, next_id: u64) {
+        let Ok(folders) = fs::read_dir(self.dir.join("files")) else {
+            return;
+        };
+        for folder in folders.flatten() {
+            // A folder with something in it stays: the call fails.
+            if hex(&folder.path()).is_some_and(|number| number < next_id >> 10) {
+                let _ = fs::remove_dir(folder.path());
+            }
+        }
+    }
+
+    /// True if the last owner closed the store in order; from now on it counts as open.
+    pub(crate) fn take_clean_mark(&self) -> bool {
+        fs::remove_file(self.dir.join("clean")).is_ok()
+    }
+
+    pub(crate) fn put_clean_mark(&self) -> io::Result<()> {
+        self.hook.before("clean mark")?;
+        fs::write(self.dir.join("clean"), b"")
+    }
+}
+
+fn hex(path: &Path) -> Option<u64> {
+    u64::from_str_radix(path.file_name()?.to_str()?, 16).ok()
+}
+
+pub(crate) fn sync_dir(dir: impl AsRef<Path>) -> io::Result<()> {
+    fs::File::open(dir.as_ref())?.sync_all()
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let failed = |error| OpenError::File(path.clone(), error);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.take(4096).read_to_string(&mut holder);
+            let holder = if holder.trim().is_empty() {
+                "another process"
+            } else {
+                holder.trim()
+            };
+            return Err(OpenError::Locked {
+                dir: dir.to_owned(),
+                holder: holder.to_owned(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let command = fs::read("/proc/self/cmdline").unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+    writeln!(file, "process {} ({})", std::process::id(), command.trim()).map_err(failed)?;
+    Ok(file)
+}
+
+fn check_format(dir: &Path) -> Result<(), OpenError> {
+    let path = dir.join("format");
+    let failed = |error| OpenError::File(path.clone(), error);
+    let found = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join("index.redb").exists() => {
+            let mut file = File::create(&path).map_err(failed)?;
+            writeln!(file, "{FORMAT_PREFIX}{FORMAT}").map_err(failed)?;
+            return file.sync_all().map_err(failed);
+        }
+        // A crash right after the file was made.
+        Ok(text) if text.is_empty() && !dir.join("index.redb").exists() => {
+            return fs::write(&path, format!("{FORMAT_PREFIX}{FORMAT}\n")).map_err(failed);
+        }
+        other => other.map_err(failed)?,
+    };
+    let number = found.trim().strip_prefix(FORMAT_PREFIX);
+    if number.and_then(|number| number.parse().ok()) == Some(FORMAT) {
+        return Ok(());
+    }
+    let found = number.unwrap_or(found.trim()).chars().take(40).collect();
+    Err(OpenError::Format {
+        dir: dir.to_owned(),
+        found,
+        known: FORMAT,
+    })
+}

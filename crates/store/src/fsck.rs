@@ -1,0 +1,7 @@
+//! placeholder
+#[derive(Debug)]
+pub struct Damage;
+#[derive(Debug)]
+pub struct FsckProgress;
+#[derive(Debug)]
+pub struct FsckReport;

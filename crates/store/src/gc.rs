@@ -1,0 +1,205 @@
+//! Freeing: what may go, in which order, and how writers get room.
+//!
+//! Evictable is what no label, pin or staged batch refers to. Files and idle partial files go least recently
+//! used first; nodes go by their own cap, oldest first. A file is taken out of the index before it is unlinked,
+//! so who has it open reads on, and a crash between leaves a stray that the next open sweeps.
+//!
+//! - Invariant: evictable bytes plus bytes promised to writers never pass `max_size`, save by what is let go of
+//!   (a released tree) until the next pass.
+//! - Invariant: one transaction takes at most [`FILES_AT_ONCE`] files, so writers wait for milliseconds only.
+//! - Not here: what is referenced (`crate::refs`).
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use redb::ReadableTable;
+use tracing::debug;
+
+use crate::error::WriteError;
+use crate::files;
+use crate::nodes;
+use crate::store::{Inner, Store, write_touched};
+
+const FILES_AT_ONCE: usize = 256;
+const NODES_AT_ONCE: u64 = 2048;
+/// Admission frees up to this many bytes (and 1 % of the cap) more than asked, so that it need not each time.
+const SLACK: u64 = 64 << 20;
+
+/// What a pass of gc did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Whole files removed.
+    pub files: u64,
+    /// Partial files removed.
+    pub partials: u64,
+    /// Nodes removed.
+    pub nodes: u64,
+    /// Bytes of disk freed, nodes not counted.
+    pub bytes: u64,
+    /// Evictable bytes left.
+    pub evictable: u64,
+}
+
+/// Room promised to a writer, until it is dropped. Drop it after what it was for is committed.
+#[derive(Debug)]
+pub struct Reservation {
+    store: Store,
+    len: u64,
+}
+
+impl Reservation {
+    /// How many bytes are promised.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// True if nothing is promised.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.store.0.reserved.fetch_sub(self.len, Ordering::AcqRel);
+    }
+}
+
+impl Store {
+    /// Makes room for `len` bytes under the cap, evicting what is least recently used.
+    ///
+    /// Batches and partial files do this themselves.
+    ///
+    /// # Errors
+    /// [`WriteError::Full`] if what is evictable does not give enough.
+    pub fn reserve(&self, len: u64) -> Result<Reservation, WriteError> {
+        let inner = &self.0;
+        let _one_at_a_time = inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = GcReport::default();
+        while inner.used().saturating_add(len) > inner.max_size {
+            let over = inner.used().saturating_add(len) - inner.max_size;
+            let slack = SLACK.min(inner.max_size / 100);
+            if len > inner.max_size || inner.evict(over.saturating_add(slack), &mut report)? == 0 {
+                return Err(WriteError::Full {
+                    needed: len,
+                    max: inner.max_size,
+                });
+            }
+        }
+        inner.reserved.fetch_add(len, Ordering::AcqRel);
+        Ok(Reservation {
+            store: self.clone(),
+            len,
+        })
+    }
+
+    /// Frees until at most `target` evictable bytes are left (by default `max_size`), and nodes that nothing
+    /// holds until they are under their own cap and under `target`. Writes down which files were used.
+    ///
+    /// Evictable bytes may stay above `target` where readers or writers need them now.
+    ///
+    /// # Errors
+    /// [`WriteError::StorageFull`], [`WriteError::Index`]; what was freed before stays freed.
+    pub fn gc(&self, target: Option<u64>) -> Result<GcReport, WriteError> {
+        let inner = &self.0;
+        let target = target.unwrap_or(inner.max_size);
+        let mut report = GcReport::default();
+        let uses = inner.take_touched();
+        if !uses.is_empty() {
+            inner.write("write uses", |t| write_touched(t, &uses))?;
+        }
+        while inner.evictable() > target {
+            if inner.evict(inner.evictable() - target, &mut report)? == 0 {
+                break;
+            }
+        }
+        let node_target = inner.max_free_nodes.min(target);
+        while inner.index.counters().free_node_bytes > node_target {
+            let (nodes, _) = inner.write("evict nodes", |t| nodes::evict(t, node_target, NODES_AT_ONCE))?;
+            report.nodes += nodes;
+            if nodes == 0 {
+                break;
+            }
+        }
+        report.evictable = inner.evictable();
+        debug!(
+            files = report.files,
+            bytes = report.bytes,
+            nodes = report.nodes,
+            "gc"
+        );
+        Ok(report)
+    }
+}
+
+impl Inner {
+    /// Bytes that gc may free.
+    fn evictable(&self) -> u64 {
+        self.index.counters().free_file_bytes + self.partials.sums().capped
+    }
+
+    /// Bytes that count against the cap.
+    fn used(&self) -> u64 {
+        self.evictable() + self.reserved.load(Ordering::Acquire)
+    }
+
+    /// Frees about `over` bytes in one transaction. Gives how many bytes it freed; 0 if there is nothing to free.
+    fn evict(&self, over: u64, report: &mut GcReport) -> Result<u64, WriteError> {
+        let uses = self.take_touched();
+        let idle = self.partials.idle();
+        let mut freed = 0;
+        let mut partials = Vec::new();
+        // Held over the transaction: a batch that counts on a file either finds it busy here, or finds it gone.
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = self.write("evict files", |t| {
+            write_touched(t, &uses)?;
+            let mut idle = idle.iter().peekable();
+            let mut picked = Vec::new();
+            for row in t.lru.iter()? {
+                if freed >= over || picked.len() >= FILES_AT_ONCE {
+                    break;
+                }
+                let (used, id) = row?.0.value();
+                while let Some(partial) = idle.next_if(|partial| partial.used <= used && freed < over) {
+                    freed += partial.len;
+                    partials.push(partial.root);
+                }
+                if freed < over && !busy.contains_key(&id) {
+                    let row = t.files.get(id)?;
+                    let record = row
+                        .map(|row| crate::record::FileRecord::decode(row.value()))
+                        .transpose()?;
+                    freed += record.map_or(0, |record| record.disk_len());
+                    picked.push(id);
+                }
+            }
+            if picked.len() < FILES_AT_ONCE {
+                while let Some(partial) = idle.next_if(|_| freed < over) {
+                    freed += partial.len;
+                    partials.push(partial.root);
+                }
+            }
+            for id in &picked {
+                files::remove(t, *id)?;
+            }
+            Ok(picked)
+        });
+        drop(busy);
+        let ids = ids.inspect_err(|_| self.leave_unclean())?;
+        for id in &ids {
+            self.unlink(*id);
+        }
+        let mut gone = 0;
+        for root in partials {
+            gone += u64::from(self.discard_idle(&root));
+        }
+        report.files += ids.len() as u64;
+        report.partials += gone;
+        report.bytes += freed;
+        Ok(if ids.is_empty() && gone == 0 {
+            0
+        } else {
+            freed.max(1)
+        })
+    }
+}

@@ -1,0 +1,317 @@
+//! The index: which tables there are, and how one transaction over all of them runs.
+//!
+//! Two tables are what we know (`FILES` with `LEAVES`, and `NODES`), three what was asked of us (`LABELS`,
+//! `STAGED`, `PINS`) and one belongs to the layers above (`STATE`). All others follow from these and can be
+//! built anew: fsck does.
+//!
+//! - Invariant: the counters change in the transaction that changes what they count.
+//! - Invariant: after a failed transaction the database is opened anew before the next one.
+//! - Not here: what is done in a transaction (`crate::files`, `crate::nodes`, `crate::refs`).
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use redb::backends::FileBackend;
+use redb::{
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, Table,
+    TableDefinition, WriteTransaction,
+};
+
+use crate::error::IndexError;
+use crate::steps::Hook;
+
+/// File id -> [`crate::record::FileRecord`].
+pub(crate) const FILES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("files");
+/// (File id, number of the layout) -> [`crate::record::Leaves`]; none for a file of one raw leaf.
+pub(crate) const LEAVES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("leaves");
+/// Root -> file id, for roots that are not a raw block over the whole file.
+pub(crate) const ROOTS: TableDefinition<'_, &[u8; 34], u64> = TableDefinition::new("roots");
+/// SHA-256 -> file id, where no raw root says it.
+pub(crate) const SHA256: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("sha256");
+/// Raw block -> [`crate::files::At`]: a range of a file.
+pub(crate) const BLOCKS: TableDefinition<'_, &[u8; 33], &[u8; 16]> = TableDefinition::new("blocks");
+/// (Raw block, file id) -> where else the same block is.
+pub(crate) const TWINS: TableDefinition<'_, &[u8; 41], &[u8; 16]> = TableDefinition::new("twins");
+/// Block -> [`crate::nodes::Node`]: blocks that are no range of a file.
+pub(crate) const NODES: TableDefinition<'_, &[u8; 33], &[u8]> = TableDefinition::new("nodes");
+/// Order of arrival -> block, for nodes that nothing holds.
+pub(crate) const FREE_NODES: TableDefinition<'_, u64, &[u8; 33]> = TableDefinition::new("free_nodes");
+/// Reference -> how many labels, pins and held nodes link to it.
+pub(crate) const REFS: TableDefinition<'_, &[u8; 34], u64> = TableDefinition::new("refs");
+/// Label -> CID of the tree that it retains.
+pub(crate) const LABELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("labels");
+/// Label, NUL, reference: held under the label until it retains a tree.
+pub(crate) const STAGED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("staged");
+/// Pinned references.
+pub(crate) const PINS: TableDefinition<'_, &[u8; 34], ()> = TableDefinition::new("pins");
+/// (Last use in seconds, file id) for files that nothing holds.
+pub(crate) const LRU: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("lru");
+/// What the layers above keep.
+pub(crate) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
+/// [`Counters`].
+pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+const COUNTERS: &str = "counters";
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Sums over the tables, so that nobody has to walk them.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $name: u64,)* }
+
+        impl Counters {
+            fn encode(&self) -> Vec<u8> {
+                [$(self.$name),*].iter().flat_map(|n| n.to_le_bytes()).collect()
+            }
+
+            fn decode(row: &[u8]) -> Option<Self> {
+                let mut numbers = row.chunks_exact(8).filter_map(|n| n.try_into().ok()).map(u64::from_le_bytes);
+                Some(Self { $($name: numbers.next()?),* })
+            }
+        }
+    };
+}
+counters! {
+    /// Counts transactions, so that a newer state is told from an older one.
+    transactions,
+    /// No file has this id or a higher one.
+    next_id,
+    /// No node has this order of arrival or a higher one.
+    next_node,
+    files,
+    /// Bytes of disk that the files take.
+    file_bytes,
+    /// Of these, bytes of files that nothing holds.
+    free_file_bytes,
+    nodes,
+    node_bytes,
+    free_nodes,
+    free_node_bytes,
+}
+
+/// All tables in one write transaction.
+#[derive(Debug)]
+pub(crate) struct Tables<'t> {
+    pub(crate) files: Table<'t, u64, &'static [u8]>,
+    pub(crate) leaves: Table<'t, (u64, u32), &'static [u8]>,
+    pub(crate) roots: Table<'t, &'static [u8; 34], u64>,
+    pub(crate) sha256: Table<'t, &'static [u8; 32], u64>,
+    pub(crate) blocks: Table<'t, &'static [u8; 33], &'static [u8; 16]>,
+    pub(crate) twins: Table<'t, &'static [u8; 41], &'static [u8; 16]>,
+    pub(crate) nodes: Table<'t, &'static [u8; 33], &'static [u8]>,
+    pub(crate) free_nodes: Table<'t, u64, &'static [u8; 33]>,
+    pub(crate) refs: Table<'t, &'static [u8; 34], u64>,
+    pub(crate) labels: Table<'t, &'static str, &'static [u8]>,
+    pub(crate) staged: Table<'t, &'static [u8], ()>,
+    pub(crate) pins: Table<'t, &'static [u8; 34], ()>,
+    pub(crate) lru: Table<'t, (u64, u64), ()>,
+    pub(crate) state: Table<'t, &'static str, &'static [u8]>,
+    meta: Table<'t, &'static str, &'static [u8]>,
+    pub(crate) counters: Counters,
+}
+
+impl<'t> Tables<'t> {
+    fn open(txn: &'t WriteTransaction) -> Result<Self, IndexError> {
+        let meta = txn.open_table(META)?;
+        let counters = meta
+            .get(COUNTERS)?
+            .and_then(|row| Counters::decode(row.value()))
+            .unwrap_or_default();
+        Ok(Self {
+            files: txn.open_table(FILES)?,
+            leaves: txn.open_table(LEAVES)?,
+            roots: txn.open_table(ROOTS)?,
+            sha256: txn.open_table(SHA256)?,
+            blocks: txn.open_table(BLOCKS)?,
+            twins: txn.open_table(TWINS)?,
+            nodes: txn.open_table(NODES)?,
+            free_nodes: txn.open_table(FREE_NODES)?,
+            refs: txn.open_table(REFS)?,
+            labels: txn.open_table(LABELS)?,
+            staged: txn.open_table(STAGED)?,
+            pins: txn.open_table(PINS)?,
+            lru: txn.open_table(LRU)?,
+            state: txn.open_table(STATE)?,
+            meta,
+            counters,
+        })
+    }
+
+    fn save(mut self) -> Result<Counters, IndexError> {
+        self.counters.transactions += 1;
+        self.meta.insert(COUNTERS, self.counters.encode().as_slice())?;
+        Ok(self.counters)
+    }
+}
+
+/// The database and the last committed counters.
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: PathBuf,
+    cache_bytes: usize,
+    hook: Hook,
+    db: RwLock<Option<Database>>,
+    broken: AtomicBool,
+    counters: Mutex<Counters>,
+}
+
+impl Index {
+    /// Opens the database in `path`, or makes it.
+    pub(crate) fn open(path: &Path, cache_bytes: usize, hook: &Hook) -> Result<Self, IndexError> {
+        let index = Self {
+            path: path.to_owned(),
+            cache_bytes,
+            hook: hook.clone(),
+            db: RwLock::new(None),
+            broken: AtomicBool::new(true),
+            counters: Mutex::default(),
+        };
+        // All tables exist from the first transaction on, so that reading never meets a missing one.
+        index.write(|_| Ok(()))?;
+        Ok(index)
+    }
+
+    /// The counters as the last transaction left them.
+    pub(crate) fn counters(&self) -> Counters {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the database takes on disk.
+    pub(crate) fn file_len(&self) -> u64 {
+        fs_err::metadata(&self.path).map_or(0, |meta| meta.len())
+    }
+
+    /// Runs `read` over one snapshot.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        self.with(|db| read(&db.begin_read()?))
+    }
+
+    /// Runs `change` in one durable transaction: all of it is visible afterwards, or nothing.
+    pub(crate) fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Tables<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        self.write_with(Durability::Immediate, change)
+    }
+
+    /// As [`Self::write`], but durable only with the next durable transaction.
+    pub(crate) fn write_lazily<T>(
+        &self,
+        change: impl FnOnce(&mut Tables<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        self.write_with(Durability::None, change)
+    }
+
+    fn write_with<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&mut Tables<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        self.with(|db| {
+            let mut txn = db.begin_write()?;
+            txn.set_durability(durability)?;
+            let mut tables = Tables::open(&txn)?;
+            let answer = change(&mut tables)?;
+            let counters = tables.save()?;
+            self.hook.before("index commit")?;
+            txn.commit()?;
+            let mut newest = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+            if newest.transactions < counters.transactions {
+                *newest = counters;
+            }
+            Ok(answer)
+        })
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, IndexError>) -> Result<T, IndexError> {
+        if self.broken.load(Ordering::Acquire) {
+            self.reopen()?;
+        }
+        let db: RwLockReadGuard<'_, _> = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let answer = run(db.as_ref().ok_or_else(IndexError::closed)?);
+        if answer.as_ref().is_err_and(IndexError::needs_reopen) {
+            self.broken.store(true, Ordering::Release);
+        }
+        answer
+    }
+
+    /// Opens the database after a failed write: it refuses all work until then.
+    fn reopen(&self) -> Result<(), IndexError> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.broken.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        drop(db.take());
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.cache_bytes);
+        *db = Some(if self.hook.is_set() {
+            builder.create_with_backend(Hooked::open(&self.path, self.hook.clone())?)?
+        } else {
+            builder.create(&self.path)?
+        });
+        self.broken.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Lets the database check the checksum of every page; true if all are right.
+    pub(crate) fn check_pages(&self) -> Result<bool, IndexError> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(db.as_mut().ok_or_else(IndexError::closed)?.check_integrity()?)
+    }
+}
+
+/// The database's file with the crash seam in front of what it writes.
+#[derive(Debug)]
+struct Hooked {
+    file: FileBackend,
+    hook: Hook,
+}
+
+impl Hooked {
+    fn open(path: &Path, hook: Hook) -> Result<Self, IndexError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        Ok(Self {
+            file: FileBackend::new(file)?,
+            hook,
+        })
+    }
+}
+
+impl StorageBackend for Hooked {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.hook.before("index grow")?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.hook.before("index sync")?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.hook.before("index write")?;
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> Result<(), std::io::Error> {
+        self.file.close()
+    }
+}

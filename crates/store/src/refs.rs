@@ -1,0 +1,149 @@
+//! Who holds what: references counted by CID, whether or not the block or file is here.
+//!
+//! A label, a pin and a staged file each count one on their root. A block with a count above 0 whose node is
+//! here counts one on each of its links. So retaining a tree costs what is new in it, and a file that comes
+//! later finds its count already there.
+//!
+//! - Invariant: the links of a node are counted if and only if its own count is above 0 and its bytes are here.
+//! - Invariant: counts follow from `LABELS`, `PINS`, `STAGED` and `NODES`, and from nothing else.
+//! - Not here: what becomes evictable (`crate::files::on_released`, `crate::nodes::on_released`).
+
+use redb::ReadableTable;
+use tracing::warn;
+
+use pacstore_dag as dag;
+
+use crate::error::IndexError;
+use crate::files;
+use crate::index::Tables;
+use crate::keys::{self, BlockKey, CidVersion, DAG_PB, RefKey};
+use crate::nodes;
+
+/// How many links are looked at before they are applied in key order; bounds memory at a few MB.
+const BATCH: usize = 65_536;
+
+/// All references to a block, one for each codec that somebody sees it under.
+pub(crate) fn views(t: &Tables<'_>, key: &BlockKey) -> Result<Vec<RefKey>, IndexError> {
+    let (from, to) = (keys::with_codec(key, 0), keys::with_codec(key, u8::MAX));
+    let mut found = Vec::new();
+    for row in t.refs.range::<&[u8; 34]>(&from..=&to)? {
+        found.push(*row?.0.value());
+    }
+    Ok(found)
+}
+
+/// How often `key` is referenced.
+pub(crate) fn count(t: &Tables<'_>, key: &RefKey) -> Result<u64, IndexError> {
+    Ok(t.refs.get(key)?.map_or(0, |count| count.value()))
+}
+
+/// Counts one more on each of `roots`, and on what hangs below those that had none.
+pub(crate) fn add(t: &mut Tables<'_>, roots: Vec<RefKey>) -> Result<(), IndexError> {
+    let mut fresh = Vec::new();
+    let mut todo = roots;
+    loop {
+        raise(t, &mut todo, &mut fresh)?;
+        while todo.len() < BATCH {
+            let Some(key) = fresh.pop() else { break };
+            links(t, &key, &mut todo)?;
+        }
+        if todo.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes one from each of `roots`, and from what hangs below those that have none left.
+pub(crate) fn remove(t: &mut Tables<'_>, roots: Vec<RefKey>) -> Result<(), IndexError> {
+    let mut gone = Vec::new();
+    let mut todo = roots;
+    loop {
+        lower(t, &mut todo, &mut gone)?;
+        while todo.len() < BATCH {
+            let Some(key) = gone.pop() else { break };
+            links(t, &key, &mut todo)?;
+        }
+        if todo.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// A node came that was referenced before it was here.
+pub(crate) fn add_children(t: &mut Tables<'_>, views: Vec<RefKey>) -> Result<(), IndexError> {
+    let mut todo = Vec::new();
+    for key in views {
+        links(t, &key, &mut todo)?;
+    }
+    if todo.is_empty() { Ok(()) } else { add(t, todo) }
+}
+
+/// Adds what a node links to; nothing if it is not here or cannot be read.
+fn links(t: &Tables<'_>, key: &RefKey, out: &mut Vec<RefKey>) -> Result<(), IndexError> {
+    if keys::codec_of(key) == DAG_PB
+        && let Some(data) = nodes::data(t, key)?
+    {
+        links_of(key, &data, out);
+    }
+    Ok(())
+}
+
+/// The links that count, in a node with these bytes.
+pub(crate) fn links_of(key: &RefKey, data: &[u8], out: &mut Vec<RefKey>) {
+    if keys::codec_of(key) != DAG_PB {
+        return;
+    }
+    let Some(cid) = keys::cid_of(key, CidVersion::V1) else {
+        return;
+    };
+    if let Ok(links) = dag::links(&cid, data) {
+        out.extend(links.iter().filter_map(|link| keys::ref_key(&link.cid)));
+    }
+}
+
+/// Calls `each` for every distinct key in `keys` with how often it stands there, in key order; empties `keys`.
+fn runs(
+    keys: &mut Vec<RefKey>,
+    mut each: impl FnMut(&RefKey, u64) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
+    keys.sort_unstable();
+    for run in keys.chunk_by(|a, b| a == b) {
+        each(&run[0], run.len() as u64)?;
+    }
+    keys.clear();
+    Ok(())
+}
+
+fn raise(t: &mut Tables<'_>, keys: &mut Vec<RefKey>, fresh: &mut Vec<RefKey>) -> Result<(), IndexError> {
+    runs(keys, |key, by| {
+        let old = t.refs.insert(key, by)?.map_or(0, |old| old.value());
+        if old > 0 {
+            t.refs.insert(key, old + by)?;
+            return Ok(());
+        }
+        files::on_held(t, key)?;
+        nodes::on_held(t, &keys::block_of(key))?;
+        fresh.push(*key);
+        Ok(())
+    })
+}
+
+fn lower(t: &mut Tables<'_>, keys: &mut Vec<RefKey>, gone: &mut Vec<RefKey>) -> Result<(), IndexError> {
+    runs(keys, |key, by| {
+        let old = count(t, key)?;
+        if old > by {
+            t.refs.insert(key, old - by)?;
+            return Ok(());
+        }
+        if old < by {
+            warn!(key = %crate::error::Hex(key), old, by, "a reference was counted too low; run fsck");
+        }
+        if old > 0 {
+            t.refs.remove(key)?;
+            files::on_released(t, key)?;
+            nodes::on_released(t, &keys::block_of(key))?;
+            gone.push(*key);
+        }
+        Ok(())
+    })
+}

@@ -42,11 +42,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let key = SigningKey::from_seed([42; 32], "Sample repository <sample@example.org>", TIME)?;
     let mut repo = RepoBuilder::new("demo", time);
     repo.twins = true;
-    fs_err::create_dir_all(folder)?;
+    std::fs::create_dir_all(folder)?;
     for (number, (name, version, len, compression)) in packages.into_iter().enumerate() {
         let mut spec = PackageSpec::new(name, version, TIME)?;
         spec.compression = compression;
-        spec.arch = if number % 2 == 0 { "x86_64" } else { "any" }.to_owned();
+        let arch = if number % 2 == 0 { "x86_64" } else { "any" };
+        arch.clone_into(&mut spec.arch);
         spec.files = vec![
             FileSpec::random(format!("usr/lib/{name}/payload"), len, len),
             FileSpec::program(
@@ -59,14 +60,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         ];
         spec.backup = vec![format!("etc/{name}.conf")];
         let path = folder.join(spec.file_name());
-        let built = write_package(&spec, &mut fs_err::File::create(&path)?)?;
-        let signature = key.sign(&mut fs_err::File::open(&path)?, TIME)?;
-        fs_err::write(folder.join(format!("{}.sig", built.file_name)), signature)?;
+        let built = write_package(&spec, &mut std::fs::File::create(&path)?)?;
+        let signature = key.sign(&mut std::fs::File::open(&path)?, TIME)?;
+        std::fs::write(folder.join(format!("{}.sig", built.file_name)), signature)?;
         repo.add(built);
     }
     for (name, bytes) in repo.files(Some(&key))? {
-        fs_err::write(folder.join(name), bytes)?;
+        std::fs::write(folder.join(name), bytes)?;
     }
-    fs_err::write(folder.join("key.gpg"), key.public_key())?;
+    std::fs::write(folder.join("key.gpg"), key.public_key())?;
     Ok(())
 }

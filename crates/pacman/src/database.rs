@@ -4,7 +4,8 @@
 //! Both come from machines that we do not trust.
 //!
 //! - Invariant: a [`Database`] is whole. Cut, damaged or over-sized bytes are an error, never a shorter list.
-//! - Invariant: memory is bounded by [`Limits::unpacked`] and in practice about 1 KiB for each package.
+//! - Invariant: memory grows with the kept fields only, in practice about 1 KiB for each package; the worst that
+//!   [`Limits::DB`] lets pass is about [`Limits::unpacked`] and half as much again.
 //! - Not here: whether the named files exist and fit (`crate::check`).
 //! - Read first: `repo-add(8)`.
 
@@ -31,14 +32,14 @@ impl Limits {
     pub const DB: Self = Self {
         unpacked: 256 << 20,
         member: 4 << 20,
-        members: 1_000_000,
+        members: 300_000,
         depth: 8,
     };
     /// For `.files`: 2 GiB, because Arch's `extra.files` unpacks to several hundred MiB. It is streamed, never held.
     pub const FILES: Self = Self {
         unpacked: 2 << 30,
         member: 64 << 20,
-        members: 1_000_000,
+        members: 300_000,
         depth: 8,
     };
 }

@@ -12,7 +12,7 @@ use std::fmt;
 const MAX_FILE_NAME: usize = 251;
 
 /// How the compression of a package may be called; without any it is a bare tar.
-const PACKAGE_COMPRESSIONS: [&str; 10] = ["zst", "xz", "gz", "bz2", "lz4", "lz", "lzo", "lrz", "Z", "br"];
+const PACKAGE_COMPRESSIONS: [&str; 9] = ["zst", "xz", "gz", "bz2", "lz4", "lz", "lzo", "lrz", "Z"];
 
 /// What stands behind `REPO.db` and `REPO.files` in the names of a database and of its twins.
 pub const DATABASE_ENDINGS: [&str; 6] = ["", ".tar", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2"];

@@ -25,6 +25,8 @@
 
 mod compress;
 mod content;
+mod hashing;
+mod members;
 mod mtree;
 mod package;
 mod repo;

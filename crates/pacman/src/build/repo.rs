@@ -5,12 +5,14 @@
 //! - Read first: `repo-add(8)`.
 
 use super::compress::Compression;
-use super::package::{BuildError, BuiltPackage, plain_header};
+use super::content::Content;
+use super::members::{put_file, put_folder};
+use super::package::{BuildError, BuiltPackage};
 use super::sign::{SignError, SigningKey};
 use crate::name::DbKind;
 use data_encoding::{BASE64, HEXLOWER};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 
 /// A repository under construction.
 #[derive(Clone, Debug)]
@@ -112,13 +114,10 @@ impl RepoBuilder {
         let mut tar = tar::Builder::new(self.compression.pack(Vec::new())?);
         for package in &self.packages {
             let folder = format!("{}-{}", package.spec.name, package.spec.version);
-            let mut header = plain_header(tar::EntryType::Directory, 0o755, self.time);
-            header.set_size(0);
-            tar.append_data(&mut header, format!("{folder}/"), io::empty())?;
+            put_folder(&mut tar, &folder, 0o755, self.time)?;
             let mut put = |file: &str, text: String| {
-                let mut header = plain_header(tar::EntryType::Regular, 0o644, self.time);
-                header.set_size(text.len() as u64);
-                tar.append_data(&mut header, format!("{folder}/{file}"), text.as_bytes())
+                let content = Content::Bytes(text.into_bytes());
+                put_file(&mut tar, &format!("{folder}/{file}"), 0o644, self.time, &content)
             };
             let (desc, relations) = (self.desc(package), relations(package));
             if self.split_depends {
@@ -131,9 +130,7 @@ impl RepoBuilder {
                 put("files", format!("%FILES%\n{}\n", package.paths.join("\n")))?;
             }
         }
-        let mut packer = tar.into_inner()?;
-        packer.flush()?;
-        packer.finish()
+        tar.into_inner()?.finish()
     }
 
     fn desc(&self, package: &BuiltPackage) -> String {

@@ -14,7 +14,7 @@ const REPO: &str = "arcolinux_repo_testing";
 
 /// One snapshot's manifest: file name -> (SHA-256 in hex, size, whether upstream had it).
 fn manifest(folder: &Path) -> HashMap<String, (String, u64, bool)> {
-    let text = fs_err::read_to_string(folder.join("manifest")).unwrap();
+    let text = std::fs::read_to_string(folder.join("manifest")).unwrap();
     text.lines()
         .map(|line| {
             let columns: Vec<&str> = line.split('\t').collect();
@@ -33,7 +33,7 @@ fn manifest(folder: &Path) -> HashMap<String, (String, u64, bool)> {
 
 fn database(manifest: &HashMap<String, (String, u64, bool)>, ending: &str) -> (Vec<u8>, Database) {
     let (digest, ..) = &manifest[&format!("{REPO}.{ending}")];
-    let bytes = fs_err::read(Path::new(FIXTURE).join("blobs").join(digest)).unwrap();
+    let bytes = std::fs::read(Path::new(FIXTURE).join("blobs").join(digest)).unwrap();
     let database = Database::read(&bytes, &Limits::FILES).unwrap();
     (bytes, database)
 }
@@ -44,7 +44,7 @@ fn all_real_updates_are_coherent_save_for_what_upstream_lacked() {
         return skip("../shared/fixtures/arcolinux-testing is not there");
     }
     let (mut snapshots, mut packages, mut missing) = (0, 0, 0);
-    for folder in fs_err::read_dir(Path::new(FIXTURE).join("snapshots")).unwrap() {
+    for folder in std::fs::read_dir(Path::new(FIXTURE).join("snapshots")).unwrap() {
         let folder = folder.unwrap().path();
         let manifest = manifest(&folder);
         let ((_, db), (files_bytes, files)) = (database(&manifest, "db"), database(&manifest, "files"));
@@ -72,7 +72,8 @@ fn all_real_updates_are_coherent_save_for_what_upstream_lacked() {
             absent.collect(),
             problems.iter().map(|p| p.file.clone()).collect(),
         );
-        (absent.sort(), found.sort());
+        absent.sort();
+        found.sort();
         assert_eq!(found, absent, "{}", folder.display());
         assert!(problems.iter().all(|p| p.what == What::Missing), "{problems:?}");
         for entry in &db.entries {

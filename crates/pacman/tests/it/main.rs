@@ -1,5 +1,11 @@
 //! Tests of pacman's formats, over bytes of our own making, real snapshots and the real pacman where they are.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "what fails here fails the test, and a skipped one says why"
+)]
+
 mod builder;
 mod coherence;
 mod databases;

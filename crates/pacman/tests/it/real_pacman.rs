@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 fn run(program: &str, args: &[&str], input: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("input");
-    fs_err::write(&file, input).unwrap();
+    std::fs::write(&file, input).unwrap();
     let input = Stdio::from(std::fs::File::open(file).unwrap());
     let output = Command::new(program)
         .args(args)
@@ -42,16 +42,16 @@ impl Machine {
             folder: tempfile::tempdir().unwrap(),
         };
         for name in ["root", "db", "cache", "hooks", "gpg"] {
-            fs_err::create_dir(machine.folder.path().join(name)).unwrap();
+            std::fs::create_dir(machine.folder.path().join(name)).unwrap();
         }
         let gpg = machine.path("gpg");
-        fs_err::write(format!("{gpg}/pubring.gpg"), "").unwrap();
-        fs_err::write(
+        std::fs::write(format!("{gpg}/pubring.gpg"), "").unwrap();
+        std::fs::write(
             format!("{gpg}/gpg.conf"),
             "lock-never\nno-permission-warning\nno-auto-check-trustdb\n",
         )
         .unwrap();
-        fs_err::write(machine.path("key.gpg"), key.public_key()).unwrap();
+        std::fs::write(machine.path("key.gpg"), key.public_key()).unwrap();
         run(
             "gpg",
             &["--homedir", &gpg, "--batch", "--import", &machine.path("key.gpg")],
@@ -69,7 +69,7 @@ impl Machine {
             machine.path("cache"),
             repo.display()
         );
-        fs_err::write(machine.path("pacman.conf"), config).unwrap();
+        std::fs::write(machine.path("pacman.conf"), config).unwrap();
         machine
     }
 
@@ -110,16 +110,16 @@ impl Drop for Machine {
 /// Writes a package and its signature into the repository's folder.
 fn store(folder: &Path, spec: &PackageSpec, key: &SigningKey, now: u64) -> BuiltPackage {
     let path = folder.join(spec.file_name());
-    let mut built = write_package(spec, &mut fs_err::File::create(&path).unwrap()).unwrap();
-    let signature = key.sign(&mut fs_err::File::open(&path).unwrap(), now).unwrap();
-    fs_err::write(folder.join(format!("{}.sig", built.file_name)), &signature).unwrap();
+    let mut built = write_package(spec, &mut std::fs::File::create(&path).unwrap()).unwrap();
+    let signature = key.sign(&mut std::fs::File::open(&path).unwrap(), now).unwrap();
+    std::fs::write(folder.join(format!("{}.sig", built.file_name)), &signature).unwrap();
     built.signature = Some(signature);
     built
 }
 
 fn publish(folder: &Path, repo: &RepoBuilder, key: &SigningKey) {
     for (name, bytes) in repo.files(Some(key)).unwrap() {
-        fs_err::write(folder.join(name), bytes).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
     }
 }
 
@@ -174,7 +174,7 @@ fn the_real_pacman_installs_checks_and_upgrades_our_packages() {
         let checked = machine.pacman(&["-Qkk"]);
         assert_eq!(checked.matches(", 0 altered files").count(), 2, "{checked}");
         assert!(!checked.contains("warning"), "{checked}");
-        let installed = fs_err::read(machine.path("root/usr/lib/zoo.bin")).unwrap();
+        let installed = std::fs::read(machine.path("root/usr/lib/zoo.bin")).unwrap();
         assert_eq!(installed.len(), 10_000);
 
         repo.time += 5;
@@ -199,8 +199,8 @@ fn the_real_gpg_takes_our_signatures() {
     let (_, bytes) = package("abc", "1-1");
     let machine = Machine::new(&key, Path::new("/nowhere"));
     let (file, signature) = (machine.path("file"), machine.path("file.sig"));
-    fs_err::write(&file, &bytes).unwrap();
-    fs_err::write(&signature, key.sign(&mut &bytes[..], now).unwrap()).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    std::fs::write(&signature, key.sign(&mut &bytes[..], now).unwrap()).unwrap();
     let verify = [
         "--homedir",
         &machine.path("gpg"),

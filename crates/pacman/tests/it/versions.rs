@@ -85,7 +85,7 @@ fn odd_texts(count: usize) -> Vec<String> {
         usize::from(one[0])
     };
     let mut text = || {
-        (0..1 + byte() % 7)
+        (0..=byte() % 7)
             .map(|_| char::from(CHARACTERS[byte() % CHARACTERS.len()]))
             .collect()
     };

@@ -164,3 +164,25 @@ pub(crate) const PUTS_PER_MINUTE: u32 = 120;
 pub(crate) const MAX_BANS: usize = 1024;
 /// How long a clean stop waits for connections to close.
 pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_millis(1500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::{Scope, peer_of};
+
+    #[test]
+    fn all_public_bootstrap_addresses_name_a_peer_of_the_internet() {
+        let list = public_bootstrap();
+        assert_eq!(list.len(), 5);
+        assert!(
+            list.iter()
+                .all(|address| peer_of(address).is_some() && Scope::Public.admits(address))
+        );
+    }
+
+    #[test]
+    fn a_configuration_that_is_logged_does_not_tell_the_key() {
+        let text = format!("{:?}", NetConfig::new([77; 32]));
+        assert!(!text.contains("77"), "{text}");
+    }
+}

@@ -6,8 +6,10 @@
 //! - Not here: what happens once a connection stands (`crate::task`).
 
 use std::collections::HashMap;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionId};
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -16,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::address::{peer_of, without_peer};
+use crate::address::{is_lan, peer_of, without_peer};
 use crate::behaviour::Behaviour;
 use crate::command::Target;
 use crate::config::{DIAL_DEADLINE, MAX_PENDING, MDNS_DIALS, REDIAL_BASE, REDIAL_MAX};
@@ -82,7 +84,8 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(peers: &[Multiaddr], bootstrap: &[Multiaddr]) -> Self {
+    /// Keeps `peers` and, while we are lonely, `bootstrap` connected; never ourselves (`local`).
+    pub(crate) fn new(local: PeerId, peers: &[Multiaddr], bootstrap: &[Multiaddr]) -> Self {
         let now = Instant::now();
         let mut dialer = Self {
             kept: Vec::new(),
@@ -92,6 +95,7 @@ impl Dialer {
         };
         dialer.keep(peers, Role::Configured, now);
         dialer.keep(bootstrap, Role::Bootstrap, now);
+        dialer.kept.retain(|kept| kept.peer != Some(local));
         dialer
     }
 
@@ -296,9 +300,18 @@ impl Dialer {
     }
 }
 
-fn to_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
-    DialOpts::peer_id(peer)
-        .condition(PeerCondition::DisconnectedAndNotDialing)
-        .addresses(addresses)
-        .build()
+/// One dial of a peer at all of its addresses.
+///
+/// On the LAN TCP goes first and alone: it is 1.5 to 2 times as fast as QUIC there, for half of the
+/// CPU time, but would lose the race of handshakes. Elsewhere all addresses race.
+fn to_peer(peer: PeerId, mut addresses: Vec<Multiaddr>) -> DialOpts {
+    let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing);
+    if addresses.len() > 1 && addresses.iter().all(is_lan) {
+        addresses.sort_by_key(|address| !address.iter().any(|part| matches!(part, Protocol::Tcp(_))));
+        return options
+            .override_dial_concurrency_factor(NonZeroU8::MIN)
+            .addresses(addresses)
+            .build();
+    }
+    options.addresses(addresses).build()
 }

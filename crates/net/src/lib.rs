@@ -11,6 +11,24 @@
 //! - Not here: which records and heads count (`node`), the block protocol (`bitswap`), what IPNS
 //!   records look like (`names`).
 //! - Read first: `net.rs` (the handle), `task.rs` (the loop), `behaviour.rs` (the parts).
+//!
+//! ```no_run
+//! # use std::{sync::Arc, time::Duration};
+//! # use pacstore_bitswap::Blocks;
+//! # use pacstore_names::IpnsName;
+//! # use pacstore_net::{Net, NetConfig};
+//! # use pacstore_runtime::{Clock, Tasks};
+//! # async fn example(blocks: Arc<dyn Blocks>, name: IpnsName) -> Result<(), Box<dyn std::error::Error>> {
+//! let tasks = Tasks::new();
+//! let mut config = NetConfig::new([7; 32]);
+//! config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
+//! let net = Net::start(config, blocks, &tasks, Clock::system())?;
+//! for found in net.find_record(&name, Duration::from_secs(10)).await? {
+//!     println!("sequence {} from {}", found.record.sequence(), found.from);
+//! }
+//! net.shutdown().await;
+//! # Ok(()) }
+//! ```
 
 mod address;
 mod announce;

@@ -111,7 +111,7 @@ impl Net {
         let (mut swarm, bitswap) = behaviour::build(&parts, blocks, tasks)?;
         let pending = listen(&mut swarm, &config.listen)?;
         update_external(&mut swarm, &[], config.dht);
-        let dialer = Dialer::new(&config.peers, &config.bootstrap);
+        let dialer = Dialer::new(key.public().to_peer_id(), &config.peers, &config.bootstrap);
         for peer in dialer.configured() {
             swarm.behaviour_mut().limits.bypass_peer_id(&peer);
         }

@@ -155,7 +155,7 @@ impl Peers {
         None
     }
 
-    /// Takes in what a peer said of itself.
+    /// Takes in what a peer said of itself; its information if that is news.
     pub(crate) fn identified(
         &mut self,
         peer: &PeerId,
@@ -163,6 +163,7 @@ impl Peers {
         protocols: &[StreamProtocol],
     ) -> Option<PeerInfo> {
         let info = &mut self.table.get_mut(peer)?.info;
+        let before = info.clone();
         info.agent = agent
             .chars()
             .filter(|letter| !letter.is_control())
@@ -174,7 +175,7 @@ impl Peers {
                 .any(|name| name.as_ref().starts_with("/ipfs/bitswap")),
         );
         info.fetch = Some(protocols.contains(&fetch::PROTOCOL));
-        self.publish(peer)
+        self.publish(peer).filter(|now| *now != before)
     }
 
     /// The connection must not be closed to make room.

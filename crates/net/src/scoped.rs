@@ -17,7 +17,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, kad};
 
-use crate::address::Scope;
+use crate::address::{Scope, without_peer};
 use crate::dht_store::DhtStore;
 
 type Inner = kad::Behaviour<DhtStore>;
@@ -40,6 +40,32 @@ impl ScopedKad {
     /// Peers in the routing table.
     pub(crate) fn table_len(&mut self) -> usize {
         self.inner.kbuckets().map(|bucket| bucket.num_entries()).sum()
+    }
+
+    /// Takes a connected peer into the routing table under exactly these addresses. Older ones go:
+    /// libp2p would keep all that a peer ever claimed, without bound.
+    pub(crate) fn learn(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        if addresses.is_empty() {
+            return;
+        }
+        let stale = self.in_table(peer);
+        for address in addresses {
+            self.inner.add_address(&peer, address.clone());
+        }
+        for address in stale
+            .into_iter()
+            .filter(|old| !addresses.contains(&without_peer(old.clone())))
+        {
+            self.inner.remove_address(&peer, &address);
+        }
+    }
+
+    fn in_table(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+        let Some(bucket) = self.inner.kbucket(peer) else {
+            return Vec::new();
+        };
+        let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer);
+        entry.map_or_else(Vec::new, |entry| entry.node.value.iter().cloned().collect())
     }
 
     /// What is known of a peer's addresses, also from look-ups under way: the results of a provider

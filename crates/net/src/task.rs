@@ -355,12 +355,15 @@ impl Task {
         // A loopback address of another machine is our own one here.
         let same_machine = remotes.iter().any(|remote| is_loopback(remote));
         let usable = |address: &&Multiaddr| scope.admits(address) && (same_machine || !is_loopback(address));
-        let addresses: Vec<_> = told.iter().filter(usable).take(MAX_ADDRESSES).cloned().collect();
-        let Some(dht) = self.swarm.behaviour_mut().dht(scope) else {
-            return;
-        };
-        for address in addresses {
-            dht.kad().add_address(&peer, without_peer(address));
+        let addresses = told
+            .iter()
+            .filter(usable)
+            .take(MAX_ADDRESSES)
+            .cloned()
+            .map(without_peer);
+        let addresses: Vec<_> = addresses.collect();
+        if let Some(dht) = self.swarm.behaviour_mut().dht(scope) {
+            dht.learn(peer, &addresses);
         }
     }
 

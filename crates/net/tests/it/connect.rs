@@ -86,6 +86,19 @@ async fn connecting_to_a_connected_peer_dials_nothing_and_a_wrong_peer_is_refuse
 }
 
 #[tokio::test]
+async fn on_the_lan_tcp_is_chosen_where_a_peer_has_both() -> TestResult {
+    let mut both = config();
+    both.listen = vec![QUIC.parse()?, TCP.parse()?];
+    let (here, there) = (start(config()), start(both));
+    here.net
+        .connect(there.net.peer_id(), there.net.listen_addresses().await)
+        .await?;
+    let info = here.net.peer(&there.net.peer_id()).expect("it is connected");
+    assert!(info.address.to_string().contains("/tcp/"), "{info:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn two_callers_share_one_dial() -> TestResult {
     let (here, there) = (start(config()), start(config()));
     let address = there.net.listen_addresses().await;

@@ -7,6 +7,7 @@
 mod blocks;
 mod connect;
 mod dht;
+mod helia;
 mod hostile;
 mod keep;
 mod listen;

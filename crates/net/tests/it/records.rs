@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use libp2p::multiaddr::Protocol;
 use pacstore_names::SigningKey;
-use pacstore_net::{DhtMode, FetchError, NetEvent, RecordRefused, identity};
+use pacstore_net::{DhtMode, FetchError, RecordRefused, identity};
 
 use crate::support::{TestResult, config, join, record, record_until, start};
 
@@ -134,17 +134,5 @@ async fn publishing_where_there_is_no_dht_peer_is_no_error() -> TestResult {
     assert!(there.net.fetch_record(here.net.peer_id(), &name).await?.is_some());
     here.net.forget_record(&name).await?;
     assert!(there.net.fetch_record(here.net.peer_id(), &name).await?.is_none());
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_subscriber_that_lags_is_told_so_and_goes_on() -> TestResult {
-    let (mut here, mut there) = (start(config()), start(config()));
-    let mut slow = here.net.subscribe();
-    join(&mut here, &mut there).await;
-    assert!(matches!(
-        slow.recv().await?,
-        NetEvent::Listening(_) | NetEvent::PeerConnected(_)
-    ));
     Ok(())
 }

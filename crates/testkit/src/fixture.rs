@@ -51,11 +51,18 @@ impl Fixture {
         };
         let run = Command::new("sh")
             .arg(self.0.join("materialize.sh"))
-            .args([self.0.as_os_str(), format!("{n:03}").as_ref(), dir.as_os_str(), how.as_ref()])
+            .args([
+                self.0.as_os_str(),
+                format!("{n:03}").as_ref(),
+                dir.as_os_str(),
+                how.as_ref(),
+            ])
             .output()?;
         if run.status.success() {
             return Ok(());
         }
-        Err(io::Error::other(String::from_utf8_lossy(&run.stderr).into_owned()))
+        Err(io::Error::other(
+            String::from_utf8_lossy(&run.stderr).into_owned(),
+        ))
     }
 }

@@ -73,5 +73,9 @@ pub fn script(folder: &Path, name: &str, body: &str) -> io::Result<PathBuf> {
     if let Some(mut stdin) = child.stdin.take() {
         write!(stdin, "#!/bin/sh\n{body}\n")?;
     }
-    if child.wait()?.success() { Ok(path) } else { Err(io::Error::other("the script was not written")) }
+    if child.wait()?.success() {
+        Ok(path)
+    } else {
+        Err(io::Error::other("the script was not written"))
+    }
 }

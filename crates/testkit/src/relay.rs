@@ -45,7 +45,11 @@ struct Way {
 impl ThrottledRelay {
     /// To `target`, at most `rate` bytes a second in each direction, over all connections.
     pub fn start(target: SocketAddr, rate: Option<u64>) -> io::Result<Self> {
-        let way = || Way { rate: RateLimit::new(rate), bytes: AtomicU64::new(0), most: AtomicU64::new(u64::MAX) };
+        let way = || Way {
+            rate: RateLimit::new(rate),
+            bytes: AtomicU64::new(0),
+            most: AtomicU64::new(u64::MAX),
+        };
         let line = Arc::new(Line {
             target: Mutex::new(target),
             up: way(),
@@ -56,7 +60,11 @@ impl ThrottledRelay {
         });
         let shared = Arc::clone(&line);
         let (worker, address) = Worker::listen("relay", 0, move |client| pass(client, Arc::clone(&shared)))?;
-        Ok(Self { address, line, worker: Mutex::new(Some(worker)) })
+        Ok(Self {
+            address,
+            line,
+            worker: Mutex::new(Some(worker)),
+        })
     }
 
     /// Where it listens.
@@ -108,7 +116,10 @@ impl ThrottledRelay {
     /// Breaks the connection on which the `bytes`-th byte from the target arrives (counted
     /// from now), and each later one at its first byte, until [`ThrottledRelay::heal`].
     pub fn cut_after(&self, bytes: u64) {
-        self.line.down.most.store(self.down().saturating_add(bytes), Relaxed);
+        self.line
+            .down
+            .most
+            .store(self.down().saturating_add(bytes), Relaxed);
     }
 
     /// Undoes [`ThrottledRelay::cut_after`] and [`ThrottledRelay::pause`].
@@ -127,13 +138,18 @@ async fn pass(mut client: TcpStream, line: Arc<Line>) {
     let mut cuts = line.cuts.subscribe();
     line.connections.fetch_add(1, Relaxed);
     let target = *line.target.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        return;
+    };
     let _ = server.set_nodelay(true);
     let (client_in, client_out) = client.split();
     let (server_in, server_out) = server.split();
     let both = async {
         // A half that ends lets the other go on; one that is cut ends both.
-        tokio::try_join!(copy(client_in, server_out, &line, &line.up), copy(server_in, client_out, &line, &line.down))
+        tokio::try_join!(
+            copy(client_in, server_out, &line, &line.up),
+            copy(server_in, client_out, &line, &line.down)
+        )
     };
     tokio::select! {
         _ = both => {}

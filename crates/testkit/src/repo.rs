@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use pacstore_pacman::build::{
-    BuildError, BuiltPackage, Compression, FileSpec, PackageSpec, RepoBuilder, RepoError, SignError, SigningKey,
-    write_package,
+    BuildError, BuiltPackage, Compression, FileSpec, PackageSpec, RepoBuilder, RepoError, SignError,
+    SigningKey, write_package,
 };
 
 use crate::folder::{at, corrupt, put_file, truncate, write_over};
@@ -91,7 +91,8 @@ impl RepoSpec {
     /// And `count` packages `pkg0`, `pkg1` ... of about `size` bytes each.
     #[must_use]
     pub fn packages(mut self, count: usize, size: u64) -> Self {
-        self.packages.extend((0..count).map(|i| (format!("pkg{i}"), size)));
+        self.packages
+            .extend((0..count).map(|i| (format!("pkg{i}"), size)));
         self
     }
 }
@@ -115,7 +116,11 @@ impl Repo {
     pub fn create(folder: impl Into<PathBuf>, spec: RepoSpec) -> Result<Self, RepoFailure> {
         let mut seed = [0x42; 32];
         seed[..8].copy_from_slice(&spec.seed.to_le_bytes());
-        let key = SigningKey::from_seed(seed, "Testkit <testkit@example.org>", spec.time.saturating_sub(STEP))?;
+        let key = SigningKey::from_seed(
+            seed,
+            "Testkit <testkit@example.org>",
+            spec.time.saturating_sub(STEP),
+        )?;
         let mut builder = RepoBuilder::new(spec.name.clone(), spec.time);
         builder.compression = spec.compression;
         builder.embed_signatures = spec.embed_signatures;
@@ -125,7 +130,11 @@ impl Repo {
             key,
             builder,
             time: spec.time,
-            releases: spec.packages.iter().map(|(n, size)| (n.clone(), (*size, 1))).collect(),
+            releases: spec
+                .packages
+                .iter()
+                .map(|(n, size)| (n.clone(), (*size, 1)))
+                .collect(),
             held: BTreeSet::new(),
             spec,
         };
@@ -271,7 +280,10 @@ impl Repo {
 
     /// Counts up and gives the file names of the releases so far.
     fn next_release(&mut self, names: &[&str]) -> Result<Vec<String>, RepoFailure> {
-        let old = names.iter().map(|name| self.file_name(name)).collect::<Result<_, _>>()?;
+        let old = names
+            .iter()
+            .map(|name| self.file_name(name))
+            .collect::<Result<_, _>>()?;
         self.time += STEP;
         for name in names {
             if let Some((_, release)) = self.releases.get_mut(*name) {
@@ -287,7 +299,10 @@ impl Repo {
     }
 
     fn release(&self, name: &str) -> Result<(u64, u32), RepoFailure> {
-        self.releases.get(name).copied().ok_or_else(|| RepoFailure::NoPackage(name.to_owned()))
+        self.releases
+            .get(name)
+            .copied()
+            .ok_or_else(|| RepoFailure::NoPackage(name.to_owned()))
     }
 
     fn write_package_to(&self, name: &str, out: &mut impl Write) -> Result<BuiltPackage, RepoFailure> {
@@ -296,9 +311,14 @@ impl Repo {
         let mut spec = PackageSpec::new(name, &version, self.built_at(release)).expect("it is a version");
         spec.arch.clone_from(&self.spec.arch);
         let text = format!("{name} {version}\n");
-        spec.files.push(FileSpec::file(format!("usr/share/doc/{name}/VERSION"), text));
-        let seed = self.spec.seed ^ name.bytes().fold(u64::from(release), |h, b| h.wrapping_mul(31) + u64::from(b));
-        spec.files.push(FileSpec::random(format!("usr/share/{name}/data"), seed, size));
+        spec.files
+            .push(FileSpec::file(format!("usr/share/doc/{name}/VERSION"), text));
+        let seed = self.spec.seed
+            ^ name
+                .bytes()
+                .fold(u64::from(release), |h, b| h.wrapping_mul(31) + u64::from(b));
+        spec.files
+            .push(FileSpec::random(format!("usr/share/{name}/data"), seed, size));
         Ok(write_package(&spec, out)?)
     }
 
@@ -323,8 +343,14 @@ impl Repo {
         }
         let mut built = self.package(name)?.clone();
         let path = self.folder.join(&built.file_name);
-        let signature = self.key.sign(&mut io::BufReader::new(fs::File::open(&path)?), self.time)?;
-        put_file(&self.folder.join(format!("{}.sig", built.file_name)), &signature, at(self.time))?;
+        let signature = self
+            .key
+            .sign(&mut io::BufReader::new(fs::File::open(&path)?), self.time)?;
+        put_file(
+            &self.folder.join(format!("{}.sig", built.file_name)),
+            &signature,
+            at(self.time),
+        )?;
         if self.spec.embed_signatures {
             built.signature = Some(signature);
             self.builder.add(built);
@@ -336,7 +362,7 @@ impl Repo {
     fn write_databases(&mut self) -> Result<(), RepoFailure> {
         self.builder.time = self.time;
         let mut files = self.builder.files(self.spec.signed.then_some(&self.key))?;
-        files.sort_by_key(|(name, _)| (name.contains(".db"), !name.ends_with(".sig")));
+        files.sort_by_key(|(name, _)| (name.contains(".db"), name.strip_suffix(".sig").is_none()));
         for (name, bytes) in files {
             put_file(&self.folder.join(name), &bytes, at(self.time))?;
         }

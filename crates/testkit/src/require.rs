@@ -20,7 +20,10 @@ pub fn require(program: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(program))
         .find(|path| is_program(path));
     if found.is_none() {
-        missing(&format!("{program} is not installed (install: {})", package_of(program)));
+        missing(&format!(
+            "{program} is not installed (install: {})",
+            package_of(program)
+        ));
     }
     found
 }
@@ -38,11 +41,23 @@ pub fn shared(path: impl AsRef<Path>) -> Option<PathBuf> {
     None
 }
 
+/// What was said already.
+static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 fn missing(what: &str) {
-    assert!(env::var("PACSTORE_REQUIRE").as_deref() != Ok("all"), "PACSTORE_REQUIRE=all, but {what}");
-    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned()) {
-        #[expect(clippy::print_stderr, reason = "whoever runs the tests must see what was not run")]
+    assert!(
+        env::var("PACSTORE_REQUIRE").as_deref() != Ok("all"),
+        "PACSTORE_REQUIRE=all, but {what}"
+    );
+    if SAID
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(what.to_owned())
+    {
+        #[expect(
+            clippy::print_stderr,
+            reason = "whoever runs the tests must see what was not run"
+        )]
         {
             eprintln!("skipped: {what}");
         }

@@ -36,7 +36,9 @@ impl RsyncDaemon {
 
     /// The same with more lines in the module, such as `max connections = -1`.
     pub fn serve_with(folder: &Path, lines: &[&str]) -> io::Result<Option<Self>> {
-        let Some(program) = require("rsync") else { return Ok(None) };
+        let Some(program) = require("rsync") else {
+            return Ok(None);
+        };
         let own = tempfile::tempdir()?;
         let conf = own.path().join("rsyncd.conf");
         fs::write(&conf, configuration(folder, own.path(), lines))?;
@@ -46,7 +48,12 @@ impl RsyncDaemon {
             hand_over(stream, &program, &conf, &kept);
             std::future::ready(())
         })?;
-        Ok(Some(Self { address, children, worker: Mutex::new(Some(worker)), folder: own }))
+        Ok(Some(Self {
+            address,
+            children,
+            worker: Mutex::new(Some(worker)),
+            folder: own,
+        }))
     }
 
     /// Where it listens.
@@ -72,7 +79,12 @@ impl RsyncDaemon {
     /// Ends all connections and listens no more.
     pub fn stop(&self) {
         drop(self.worker.lock().unwrap_or_else(PoisonError::into_inner).take());
-        for mut child in self.children.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for mut child in self
+            .children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
@@ -95,7 +107,11 @@ fn configuration(folder: &Path, own: &Path, lines: &[&str]) -> String {
     if rustix::process::getuid().is_root() {
         text.push_str("uid = 0\ngid = 0\n");
     }
-    let _ = write!(text, "[mirror]\npath = {}\nread only = yes\nmunge symlinks = no\n", folder.display());
+    let _ = write!(
+        text,
+        "[mirror]\npath = {}\nread only = yes\nmunge symlinks = no\n",
+        folder.display()
+    );
     for line in lines {
         let _ = writeln!(text, "{line}");
     }

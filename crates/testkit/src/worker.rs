@@ -26,7 +26,9 @@ impl Worker {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let listener = {
             let _inside = runtime.enter();
             bind(port)?
@@ -45,7 +47,13 @@ impl Worker {
                 }
             }));
         })?;
-        Ok((Self { stop, thread: Some(thread) }, address))
+        Ok((
+            Self {
+                stop,
+                thread: Some(thread),
+            },
+            address,
+        ))
     }
 }
 

@@ -81,16 +81,12 @@ fn of_v6(a: Ipv6Addr) -> Option<Reach> {
 
 /// The IPv4 address that an IPv6 one carries, where the network turns it back into it.
 fn embedded_v4(a: Ipv6Addr) -> Option<Ipv4Addr> {
-    let s = a.segments();
-    let join = |hi: u16, lo: u16| {
-        let ([a, b], [c, d]) = (hi.to_be_bytes(), lo.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match s {
-        // v4-mapped, v4-compatible, NAT64 (well-known prefix).
-        [0, 0, 0, 0, 0, 0xffff | 0, hi, lo] | [0x64, 0xff9b, 0, 0, 0, 0, hi, lo] => Some(join(hi, lo)),
-        // 6to4.
-        [0x2002, hi, lo, ..] => Some(join(hi, lo)),
+    let join = |hi: u16, lo: u16| Ipv4Addr::from(u32::from(hi) << 16 | u32::from(lo));
+    match a.segments() {
+        // v4-mapped and v4-compatible; NAT64 (well-known prefix); 6to4.
+        [0, 0, 0, 0, 0, 0xffff | 0, hi, lo]
+        | [0x64, 0xff9b, 0, 0, 0, 0, hi, lo]
+        | [0x2002, hi, lo, _, _, _, _, _] => Some(join(hi, lo)),
         _ => None,
     }
 }
@@ -118,7 +114,9 @@ impl AddressRules {
     /// Only the hosts (with port) of these URLs are dialled first.
     pub fn only<'a>(upstreams: impl IntoIterator<Item = &'a Url>) -> Self {
         let configured = upstreams.into_iter().filter_map(authority).collect();
-        Self { configured: Some(Arc::new(configured)) }
+        Self {
+            configured: Some(Arc::new(configured)),
+        }
     }
 
     /// How far the first request for `url` may reach.
@@ -139,7 +137,11 @@ impl AddressRules {
     /// [`Refused`] if the scheme is not HTTP or the address lies further in than allowed.
     pub(crate) fn redirect(&self, from: Option<SocketAddr>, url: &Url) -> Result<Reach, Refused> {
         let host = checked_host(url)?;
-        if self.configured.as_ref().is_some_and(|hosts| hosts.contains(&host)) {
+        if self
+            .configured
+            .as_ref()
+            .is_some_and(|hosts| hosts.contains(&host))
+        {
             return literal_within(url, Reach::Loopback);
         }
         let reach = from.and_then(|a| Reach::of(a.ip())).unwrap_or(Reach::Public);
@@ -177,10 +179,26 @@ mod tests {
 
     #[test]
     fn addresses_are_told_apart_by_how_far_in_they_lie() {
-        for a in ["127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"] {
+        for a in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+        ] {
             assert_eq!(reach(a), Some(Reach::Loopback), "{a}");
         }
-        for a in ["10.0.0.1", "192.168.1.1", "172.16.0.9", "169.254.1.1", "100.64.0.1", "fe80::1", "fd00::1"] {
+        for a in [
+            "10.0.0.1",
+            "192.168.1.1",
+            "172.16.0.9",
+            "169.254.1.1",
+            "100.64.0.1",
+            "fe80::1",
+            "fd00::1",
+        ] {
             assert_eq!(reach(a), Some(Reach::Private), "{a}");
         }
         for a in ["9.9.9.9", "2a01:4f8::1", "100.128.0.1"] {
@@ -198,7 +216,11 @@ mod tests {
         let lan: SocketAddr = "192.168.0.2:80".parse().expect("address");
         let here: SocketAddr = "127.0.0.1:80".parse().expect("address");
         let to = |s: &str| Url::parse(s).expect("url");
-        assert!(rules.redirect(Some(public), &to("http://127.0.0.1:8080/x")).is_err());
+        assert!(
+            rules
+                .redirect(Some(public), &to("http://127.0.0.1:8080/x"))
+                .is_err()
+        );
         assert!(rules.redirect(Some(public), &to("http://[::1]/x")).is_err());
         assert!(rules.redirect(Some(public), &to("http://192.168.0.9/x")).is_err());
         assert!(rules.redirect(None, &to("http://192.168.0.9/x")).is_err());
@@ -207,15 +229,30 @@ mod tests {
         assert!(rules.redirect(Some(lan), &to("http://192.168.0.9/x")).is_ok());
         assert!(rules.redirect(Some(here), &to("http://127.0.0.1:9/x")).is_ok());
         assert!(rules.redirect(Some(here), &to("file:///etc/passwd")).is_err());
-        assert_eq!(rules.redirect(Some(public), &to("https://name.example/x")).ok(), Some(Reach::Public));
+        assert_eq!(
+            rules.redirect(Some(public), &to("https://name.example/x")).ok(),
+            Some(Reach::Public)
+        );
     }
 
     #[test]
     fn only_configured_hosts_are_dialled_first() {
         let one = Url::parse("http://mirror.example/archlinux/").expect("url");
         let rules = AddressRules::only([&one]);
-        assert!(rules.first(&Url::parse("http://mirror.example/other").expect("url")).is_ok());
-        assert!(rules.first(&Url::parse("http://mirror.example:81/other").expect("url")).is_err());
-        assert!(rules.first(&Url::parse("http://else.example/").expect("url")).is_err());
+        assert!(
+            rules
+                .first(&Url::parse("http://mirror.example/other").expect("url"))
+                .is_ok()
+        );
+        assert!(
+            rules
+                .first(&Url::parse("http://mirror.example:81/other").expect("url"))
+                .is_err()
+        );
+        assert!(
+            rules
+                .first(&Url::parse("http://else.example/").expect("url"))
+                .is_err()
+        );
     }
 }

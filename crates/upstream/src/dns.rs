@@ -36,3 +36,20 @@ impl Resolve for Within {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_loopback_is_refused_within_public_reach() {
+        let name = || "localhost".parse::<Name>().expect("a name");
+        let refused = Within(Reach::Public)
+            .resolve(name())
+            .await
+            .err()
+            .expect("refused");
+        assert!(refused.downcast_ref::<Refused>().is_some(), "{refused}");
+        assert!(Within(Reach::Loopback).resolve(name()).await.is_ok());
+    }
+}

@@ -183,14 +183,17 @@ impl HttpError {
     /// One sentence on what the user can do, printed after `hint:`.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Forbidden { why: Refused::NotConfigured, .. } => {
-                Some("list the host among the mirror's `upstreams`")
-            }
+            Self::Forbidden {
+                why: Refused::NotConfigured,
+                ..
+            } => Some("list the host among the mirror's `upstreams`"),
             Self::Forbidden { .. } => Some("the mirror redirects into a private network; use another mirror"),
             Self::Connect { .. } | Self::Stalled { .. } | Self::TooSlow { .. } => {
                 Some("the mirror may be down or overloaded; list another one beside it")
             }
-            Self::Status { code: 404, .. } => Some("check the upstream's URL: it must lead to the mirror's root"),
+            Self::Status { code: 404, .. } => {
+                Some("check the upstream's URL: it must lead to the mirror's root")
+            }
             _ => None,
         }
     }

@@ -155,7 +155,26 @@ impl Http {
     /// # Errors
     /// [`FetchError`]; [`HttpError::NotModified`] inside if a condition was set and nothing is new.
     pub async fn fetch_to_file(&self, tasks: &Tasks, fetch: &Fetch<'_>) -> Result<Fetched, FetchError> {
-        let disk = Disk { tasks, path: &fetch.part };
+        let mut resumed_from = 0;
+        match self.fetch_once(tasks, fetch, &mut resumed_from).await {
+            // The earlier bytes may be the wrong ones: they are thrown away now, so once more from nothing.
+            Err(FetchError::Checksum { .. } | FetchError::Length { .. }) if resumed_from > 0 => {
+                self.fetch_once(tasks, fetch, &mut resumed_from).await
+            }
+            other => other,
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        tasks: &Tasks,
+        fetch: &Fetch<'_>,
+        resumed_from: &mut u64,
+    ) -> Result<Fetched, FetchError> {
+        let disk = Disk {
+            tasks,
+            path: &fetch.part,
+        };
         let conditional = fetch.if_modified_since.is_some() || fetch.if_none_match.is_some();
         let resume = fetch.resume == Resume::IfSame && !conditional;
         let path = fetch.part.clone();
@@ -171,18 +190,25 @@ impl Http {
         }
         let response = self.go_on(fetch, offered.as_ref(), part.len()).await?;
         let version = version_of(&response, fetch.url);
-        let resumed_from = response.range.map_or(0, |range| range.start);
+        *resumed_from = response.range.map_or(0, |range| range.start);
         let part = if response.range.is_some() {
             part
         } else {
             disk.run(move || part.restart(version)).await?
         };
-        transfer(&disk, part, fetch, resumed_from, response).await
+        transfer(&disk, part, fetch, *resumed_from, response).await
     }
 
     /// The rest of the version that is here, else the whole.
-    async fn go_on(&self, fetch: &Fetch<'_>, offered: Option<&Version>, have: u64) -> Result<Response, HttpError> {
-        let Some(old) = offered else { return self.ask(fetch, None, 0).await };
+    async fn go_on(
+        &self,
+        fetch: &Fetch<'_>,
+        offered: Option<&Version>,
+        have: u64,
+    ) -> Result<Response, HttpError> {
+        let Some(old) = offered else {
+            return self.ask(fetch, None, 0).await;
+        };
         match self.ask(fetch, offered, have).await {
             Ok(response) if response.range.is_none() => Ok(response),
             Ok(response) if same(old, &version_of(&response, fetch.url)) => Ok(response),
@@ -194,7 +220,12 @@ impl Http {
         }
     }
 
-    async fn ask(&self, fetch: &Fetch<'_>, offered: Option<&Version>, have: u64) -> Result<Response, HttpError> {
+    async fn ask(
+        &self,
+        fetch: &Fetch<'_>,
+        offered: Option<&Version>,
+        have: u64,
+    ) -> Result<Response, HttpError> {
         let mut get = Get::new(fetch.url);
         get.deadline = fetch.deadline;
         // A range's body is shorter than the file; the length of the whole is checked at the end.
@@ -222,7 +253,10 @@ impl Disk<'_> {
         step: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, FetchError> {
         let done = self.tasks.blocking(Pool::Disk, step).await?;
-        done.map_err(|source| FetchError::Disk { path: self.path.to_owned(), source })
+        done.map_err(|source| FetchError::Disk {
+            path: self.path.to_owned(),
+            source,
+        })
     }
 }
 
@@ -235,20 +269,33 @@ struct Meta {
 
 impl Meta {
     fn of_version(version: &Version, url: &Url) -> Self {
-        let last_modified = version.modified.as_deref().and_then(|m| httpdate::parse_http_date(m).ok());
-        Self { etag: version.etag.clone(), last_modified, url: url.clone() }
+        let last_modified = version
+            .modified
+            .as_deref()
+            .and_then(|m| httpdate::parse_http_date(m).ok());
+        Self {
+            etag: version.etag.clone(),
+            last_modified,
+            url: url.clone(),
+        }
     }
 }
 
 fn version_of(response: &Response, url: &Url) -> Version {
     // A date that is not clearly in the past may stand for two versions of one second.
     let settled = |m: &SystemTime| {
-        response.date.is_none_or(|d| d.duration_since(*m).is_ok_and(|age| age >= Duration::from_secs(1)))
+        response.date.is_none_or(|d| {
+            d.duration_since(*m)
+                .is_ok_and(|age| age >= Duration::from_secs(1))
+        })
     };
     Version {
         url: url.as_str().to_owned(),
         etag: response.etag.clone(),
-        modified: response.last_modified.filter(settled).map(httpdate::fmt_http_date),
+        modified: response
+            .last_modified
+            .filter(settled)
+            .map(httpdate::fmt_http_date),
         total: response.range.map_or(response.len, |r| r.total),
     }
 }
@@ -257,7 +304,11 @@ fn version_of(response: &Response, url: &Url) -> Version {
 fn same(old: &Version, new: &Version) -> bool {
     let fits = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
     let strong = old.etag.as_ref().is_some_and(|e| e.starts_with('"'));
-    let proven = if strong { old.etag == new.etag } else { old.modified == new.modified };
+    let proven = if strong {
+        old.etag == new.etag
+    } else {
+        old.modified == new.modified
+    };
     let totals = old.total.is_none() || new.total.is_none() || old.total == new.total;
     old.url == new.url && proven && fits(&old.modified, &new.modified) && totals
 }
@@ -271,6 +322,11 @@ async fn transfer(
 ) -> Result<Fetched, FetchError> {
     let (mut part, came) = receive(disk, part, &mut response).await?;
     if let Err(error) = came {
+        if matches!(error, HttpError::TooLong { .. }) {
+            // Not that file, whatever its header said.
+            disk.run(move || part.discard()).await?;
+            return Err(error.into());
+        }
         part = disk.run(move || part.keep()).await?;
         tracing::debug!(url = %fetch.url.path(), kept = part.len(), "transfer ended early");
         return Err(error.into());
@@ -323,12 +379,17 @@ async fn seal(
     let (len, sha256) = (part.len(), part.digest());
     let url = crate::error::shown(fetch.url);
     let wrong = match fetch.expected {
-        Expected { len: Some(expected), .. } if expected != len => {
-            Some(FetchError::Length { url, expected, got: len })
-        }
-        Expected { sha256: Some(expected), .. } if expected != sha256 => {
-            Some(FetchError::Checksum { url, got: sha256 })
-        }
+        Expected {
+            len: Some(expected), ..
+        } if expected != len => Some(FetchError::Length {
+            url,
+            expected,
+            got: len,
+        }),
+        Expected {
+            sha256: Some(expected),
+            ..
+        } if expected != sha256 => Some(FetchError::Checksum { url, got: sha256 }),
         _ => None,
     };
     if let Some(wrong) = wrong {
@@ -337,5 +398,12 @@ async fn seal(
     }
     let (dest, mtime) = (fetch.dest.to_owned(), meta.last_modified);
     disk.run(move || part.finish(&dest, mtime)).await?;
-    Ok(Fetched { len, sha256, etag: meta.etag, last_modified: meta.last_modified, resumed_from, url: meta.url })
+    Ok(Fetched {
+        len,
+        sha256,
+        etag: meta.etag,
+        last_modified: meta.last_modified,
+        resumed_from,
+        url: meta.url,
+    })
 }

@@ -73,8 +73,11 @@ impl Default for HttpOptions {
             allow_private: AddressRules::any_first(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(10),
-            busy_timeout: Duration::from_secs(60),
-            min_rate: Some(MinRate { bytes: 1024, within: Duration::from_secs(30) }),
+            busy_timeout: Duration::from_mins(1),
+            min_rate: Some(MinRate {
+                bytes: 1024,
+                within: Duration::from_secs(30),
+            }),
             rate: None,
             per_host: 8,
         }
@@ -136,7 +139,11 @@ impl<'a> Get<'a> {
             }
         };
         if let Some(Range { start, end }) = self.range {
-            let last = if end == u64::MAX { String::new() } else { end.saturating_sub(1).to_string() };
+            let last = if end == u64::MAX {
+                String::new()
+            } else {
+                end.saturating_sub(1).to_string()
+            };
             set(header::RANGE, format!("bytes={start}-{last}"));
         }
         if let (Some(_), Some(validator)) = (&self.range, &self.if_range) {
@@ -176,7 +183,11 @@ impl Http {
     /// If the user agent is no header value, or the machine gives no TLS (neither depends on input).
     pub fn new(options: HttpOptions) -> Self {
         let clients = [Reach::Public, Reach::Private, Reach::Loopback].map(|reach| client(&options, reach));
-        Self(Arc::new(Inner { options, clients, hosts: Mutex::default() }))
+        Self(Arc::new(Inner {
+            options,
+            clients,
+            hosts: Mutex::default(),
+        }))
     }
 
     /// The options it was made with.
@@ -199,7 +210,10 @@ impl Http {
             .options
             .allow_private
             .first(&url)
-            .map_err(|why| HttpError::Forbidden { url: shown(&url), why })?;
+            .map_err(|why| HttpError::Forbidden {
+                url: shown(&url),
+                why,
+            })?;
         for _ in 0..=MAX_REDIRECTS {
             let permit = self.permit(&url, until).await?;
             let answer = self.send(&url, reach, &headers, get, until).await?;
@@ -212,7 +226,10 @@ impl Http {
                 .options
                 .allow_private
                 .redirect(answer.remote_addr(), &next)
-                .map_err(|why| HttpError::Forbidden { url: shown(&next), why })?;
+                .map_err(|why| HttpError::Forbidden {
+                    url: shown(&next),
+                    why,
+                })?;
             tracing::trace!(from = %shown(&url), to = %shown(&next), "redirect");
             url = next;
         }
@@ -231,15 +248,22 @@ impl Http {
         let patience = options.connect_timeout + options.stall_timeout;
         let stalled = Instant::now() + patience;
         let by = until.map_or(stalled, |u| u.min(stalled));
-        let request = self.0.clients[reach as usize].get(url.clone()).headers(headers.clone()).send();
+        let request = self.0.clients[reach as usize]
+            .get(url.clone())
+            .headers(headers.clone())
+            .send();
         match timeout_at(by, request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(send_error(url, source)),
             Err(_) => Err(match get.deadline {
-                Some(after) if until.is_some_and(|u| u <= stalled) => {
-                    HttpError::Deadline { url: shown(url), after }
-                }
-                _ => HttpError::Stalled { url: shown(url), after: patience },
+                Some(after) if until.is_some_and(|u| u <= stalled) => HttpError::Deadline {
+                    url: shown(url),
+                    after,
+                },
+                _ => HttpError::Stalled {
+                    url: shown(url),
+                    after: patience,
+                },
             }),
         }
     }
@@ -262,7 +286,11 @@ impl Http {
             hosts.retain(|_, s| Arc::strong_count(s) > 1);
         }
         let name = authority(url).unwrap_or_default();
-        Arc::clone(hosts.entry(name).or_insert_with(|| Arc::new(Semaphore::new(per_host))))
+        Arc::clone(
+            hosts
+                .entry(name)
+                .or_insert_with(|| Arc::new(Semaphore::new(per_host))),
+        )
     }
 }
 
@@ -287,7 +315,11 @@ fn send_error(url: &Url, source: reqwest::Error) -> HttpError {
         return HttpError::Forbidden { url, why };
     }
     let source = source.without_url();
-    if source.is_connect() { HttpError::Connect { url, source } } else { HttpError::NoAnswer { url, source } }
+    if source.is_connect() {
+        HttpError::Connect { url, source }
+    } else {
+        HttpError::NoAnswer { url, source }
+    }
 }
 
 /// Where an answer leads, `None` if it is no redirect.

@@ -35,7 +35,11 @@ pub fn parse_listing(html: &[u8], base: &Url) -> Vec<ListEntry> {
     let mut base = base.clone();
     base.set_query(None);
     base.set_fragment(None);
-    let folder = base.path().rfind('/').map_or("/", |slash| &base.path()[..=slash]).to_owned();
+    let folder = base
+        .path()
+        .rfind('/')
+        .map_or("/", |slash| &base.path()[..=slash])
+        .to_owned();
     base.set_path(&folder);
     let mut found = BTreeMap::new();
     for token in Tokenizer::new(html) {
@@ -52,7 +56,10 @@ pub fn parse_listing(html: &[u8], base: &Url) -> Vec<ListEntry> {
             break;
         }
     }
-    found.into_iter().map(|(name, is_dir)| ListEntry { name, is_dir }).collect()
+    found
+        .into_iter()
+        .map(|(name, is_dir)| ListEntry { name, is_dir })
+        .collect()
 }
 
 fn entry(href: &[u8], base: &Url, folder: &str) -> Option<ListEntry> {
@@ -80,10 +87,18 @@ fn entry(href: &[u8], base: &Url, folder: &str) -> Option<ListEntry> {
 /// left unescaped looks like a scheme, and is not one.
 fn resolve(href: &str, base: &Url) -> Option<Url> {
     let looks_relative = href.split_once(':').is_some_and(|(scheme, rest)| {
-        !rest.starts_with("//") && !matches!(scheme.to_ascii_lowercase().as_str(), "mailto" | "javascript" | "data" | "tel")
+        !rest.starts_with("//")
+            && !matches!(
+                scheme.to_ascii_lowercase().as_str(),
+                "mailto" | "javascript" | "data" | "tel"
+            )
             && !scheme.contains(['/', '?', '#'])
     });
-    if looks_relative { base.join(&format!("./{href}")).ok() } else { base.join(href).ok() }
+    if looks_relative {
+        base.join(&format!("./{href}")).ok()
+    } else {
+        base.join(href).ok()
+    }
 }
 
 #[cfg(test)]
@@ -106,7 +121,10 @@ mod tests {
             <a href=\"a%20b%25c.txt\">a b%c.txt</a>     21-Nov-2026 10:00     12\r\n\
             <a href=\"vim-2%3A9.1-1-x86_64.pkg.tar.zst\">vim-2:9.1-1-x86_64.pkg..&gt;</a>  1\r\n\
             <a href=\"%C3%A4.db\">\u{e4}.db</a>  1\r\n</pre><hr></body>\r\n</html>\r\n";
-        assert_eq!(names(page), ["a b%c.txt", "os/", "vim-2:9.1-1-x86_64.pkg.tar.zst", "\u{e4}.db"]);
+        assert_eq!(
+            names(page),
+            ["a b%c.txt", "os/", "vim-2:9.1-1-x86_64.pkg.tar.zst", "\u{e4}.db"]
+        );
     }
 
     #[test]
@@ -126,7 +144,14 @@ mod tests {
             <li><a href=\"%0Anewline\">n</a></li><a class=q href = unquoted.db>u</a>";
         assert_eq!(
             names(page),
-            ["\nnewline", "abs.sig", "rooted/", "unquoted.db", "x-1:2.pkg", "y-1:2.pkg"]
+            [
+                "\nnewline",
+                "abs.sig",
+                "rooted/",
+                "unquoted.db",
+                "x-1:2.pkg",
+                "y-1:2.pkg"
+            ]
         );
     }
 
@@ -141,7 +166,9 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_html_give_nothing_and_do_not_hang() {
-        let noise: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let noise: Vec<u8> = (0..100_000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
         let base = Url::parse("http://m.example/").expect("url");
         assert!(parse_listing(&noise, &base).len() < 100);
     }

@@ -17,7 +17,7 @@ use url::Url;
 /// First pause after a failure.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(600);
+const MAX_PAUSE: Duration = Duration::from_mins(10);
 /// What the ranking imagines to fetch, in bytes.
 const TYPICAL: f64 = 1_048_576.0;
 /// Weight of the newest observation.
@@ -57,14 +57,22 @@ pub struct Mirrors(Arc<Mutex<Vec<Mirror>>>);
 impl Mirrors {
     /// `urls` in order of preference.
     pub fn new(urls: impl IntoIterator<Item = Url>) -> Self {
-        let fresh = |url| Mirror { url, latency: None, rate: None, failures: 0, paused_until: None };
+        let fresh = |url| Mirror {
+            url,
+            latency: None,
+            rate: None,
+            failures: 0,
+            paused_until: None,
+        };
         Self(Arc::new(Mutex::new(urls.into_iter().map(fresh).collect())))
     }
 
     /// Notes what a request to the mirror `url` showed; other URLs are ignored.
     pub fn observe(&self, url: &Url, seen: Observation) {
         let mut mirrors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mirror) = mirrors.iter_mut().find(|m| m.url == *url) else { return };
+        let Some(mirror) = mirrors.iter_mut().find(|m| m.url == *url) else {
+            return;
+        };
         match seen {
             Observation::Served { latency, bytes, took } => mirror.served(latency, bytes, took),
             Observation::Failed => mirror.failed(Instant::now()),
@@ -83,7 +91,10 @@ impl Mirrors {
             .map(|(i, m)| (m.pause_left(now), m.class().unwrap_or(best), i))
             .collect();
         order.sort_unstable();
-        order.into_iter().map(|(_, _, i)| mirrors[i].url.clone()).collect()
+        order
+            .into_iter()
+            .map(|(_, _, i)| mirrors[i].url.clone())
+            .collect()
     }
 }
 
@@ -104,7 +115,8 @@ impl Mirror {
     }
 
     fn pause_left(&self, now: Instant) -> Duration {
-        self.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+        self.paused_until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// The time for [`TYPICAL`] bytes as a power of two of milliseconds: small differences do not reorder.
@@ -128,12 +140,19 @@ mod tests {
     }
 
     fn hosts(m: &Mirrors) -> Vec<String> {
-        m.order().iter().map(|u| u.host_str().unwrap_or("").to_owned()).collect()
+        m.order()
+            .iter()
+            .map(|u| u.host_str().unwrap_or("").to_owned())
+            .collect()
     }
 
     fn served(ms: u64) -> Observation {
         let took = Duration::from_millis(ms);
-        Observation::Served { latency: Duration::from_millis(10), bytes: 1 << 20, took }
+        Observation::Served {
+            latency: Duration::from_millis(10),
+            bytes: 1 << 20,
+            took,
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,7 +166,7 @@ mod tests {
         assert_eq!(hosts(&m), ["c", "a", "b"]);
         tokio::time::advance(Duration::from_secs(6)).await;
         assert_eq!(hosts(&m), ["a", "c", "b"]);
-        tokio::time::advance(Duration::from_secs(600)).await;
+        tokio::time::advance(Duration::from_mins(10)).await;
         assert_eq!(hosts(&m), ["a", "b", "c"]);
     }
 

@@ -4,15 +4,18 @@
 //! bytes are known to be on the platter. Only those are used again, only with that
 //! validator, and the server must repeat it: so bytes of two versions never meet.
 //!
+//! - Invariant: one holder at a time writes a part file (a lock on it).
 //! - Invariant: the note is on disk before the first byte, and never says more bytes
 //!   are durable than an `fdatasync` returned for.
 //! - Not here: the transfer (`crate::fetch`).
 //! - Read first: [`Part::open`].
 
 use std::ffi::OsString;
+use std::fs::TryLockError;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fs_err as fs;
@@ -20,6 +23,8 @@ use ring::digest::{Context, SHA256};
 
 /// Bytes after which what came is made durable and noted.
 const NOTE_EVERY: u64 = 8 << 20;
+/// How long another holder of the part file is waited for.
+const HOLDER: Duration = Duration::from_secs(5);
 /// A note is a few lines; more is not ours.
 const MAX_NOTE: u64 = 16 * 1024;
 const MAGIC: &str = "pacstore-part 1";
@@ -66,8 +71,12 @@ impl std::fmt::Debug for Sha256 {
 impl Part {
     /// Opens or makes `path`. If `resume`, what is durable of it is read and hashed again.
     pub(crate) fn open(path: &Path, resume: bool) -> io::Result<Self> {
-        let note = if resume { read_note(&note_path(path))? } else { None };
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = open_alone(path)?;
+        let note = if resume {
+            read_note(&note_path(path))?
+        } else {
+            None
+        };
         let mut part = Self {
             file,
             path: path.to_owned(),
@@ -131,7 +140,11 @@ impl Part {
             self.sha256.0.update(piece);
             self.len += piece.len() as u64;
         }
-        if self.len - self.noted >= NOTE_EVERY { self.keep() } else { Ok(self) }
+        if self.len - self.noted >= NOTE_EVERY {
+            self.keep()
+        } else {
+            Ok(self)
+        }
     }
 
     /// Makes what is here durable and notes it, for the next try.
@@ -171,6 +184,38 @@ impl Part {
             fs::File::open(folder)?.sync_all()?;
         }
         remove_note(&self.path)
+    }
+}
+
+/// Opens or makes `path` for one holder at a time.
+///
+/// A fetch that was dropped may still have one write under way on the disk pool; it is
+/// waited for. If the holder finished and renamed the file meanwhile, a new one is made.
+fn open_alone(path: &Path) -> io::Result<fs::File> {
+    let until = Instant::now() + HOLDER;
+    loop {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        match file.file().try_lock() {
+            Ok(()) if is_at(&file, path)? => return Ok(file),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(HOLDER / 500),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -234,5 +279,13 @@ fn parse_note(text: &str) -> Option<(Version, u64)> {
         n => Some(n.parse().ok()?),
     };
     let durable = lines.next()?.parse().ok()?;
-    Some((Version { url, etag, modified, total }, durable))
+    Some((
+        Version {
+            url,
+            etag,
+            modified,
+            total,
+        },
+        durable,
+    ))
 }

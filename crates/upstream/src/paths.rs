@@ -64,7 +64,10 @@ mod tests {
     fn any_unix_name_becomes_a_url_below_the_root() {
         let root = Url::parse("http://m.example/arch?x#y").expect("url");
         let ok = |p: &[u8]| url_of(&root, p).expect("a path").to_string();
-        assert_eq!(ok(b"core/os/a-1:2-1.pkg"), "http://m.example/arch/core/os/a-1:2-1.pkg");
+        assert_eq!(
+            ok(b"core/os/a-1:2-1.pkg"),
+            "http://m.example/arch/core/os/a-1:2-1.pkg"
+        );
         assert_eq!(ok(b"a b#c?d%41/"), "http://m.example/arch/a%20b%23c%3Fd%2541/");
         assert_eq!(ok(b"\xff\n\\"), "http://m.example/arch/%FF%0A%5C");
         assert_eq!(ok(b"%2e%2e/x"), "http://m.example/arch/%252e%252e/x");

@@ -107,7 +107,12 @@ impl Response {
             206 => Some(served_range(headers, get, &url)?),
             _ => return Err(status_error(status, headers, get, &url)),
         };
-        let too_long = |limit| Err(HttpError::TooLong { url: shown(&url), limit });
+        let too_long = |limit| {
+            Err(HttpError::TooLong {
+                url: shown(&url),
+                limit,
+            })
+        };
         match (limits.max_len, len) {
             (Some(limit), Some(len)) if len > limit => return too_long(limit),
             _ => {}
@@ -169,7 +174,10 @@ impl Response {
         while let Some(piece) = self.chunk().await? {
             if all.len() as u64 + piece.len() as u64 > limit {
                 self.done = true;
-                return Err(HttpError::TooLong { url: shown(&self.url), limit });
+                return Err(HttpError::TooLong {
+                    url: shown(&self.url),
+                    limit,
+                });
             }
             all.extend_from_slice(&piece);
         }
@@ -186,13 +194,20 @@ impl Response {
             Err(_) => return Err(self.late(by_deadline)),
         };
         let Some(piece) = piece else {
-            return if self.len.is_some_and(|len| self.received < len) { Err(self.short(None)) } else { Ok(None) };
+            return if self.len.is_some_and(|len| self.received < len) {
+                Err(self.short(None))
+            } else {
+                Ok(None)
+            };
         };
         self.received += piece.len() as u64;
         let limit = self.len.into_iter().chain(self.limits.max_len).min();
         match limit {
             Some(limit) if self.received > limit => {
-                return Err(HttpError::TooLong { url: shown(&self.url), limit });
+                return Err(HttpError::TooLong {
+                    url: shown(&self.url),
+                    limit,
+                });
             }
             _ => {}
         }
@@ -206,9 +221,10 @@ impl Response {
         if let Some(rate) = &self.limits.rate {
             let turn = rate.take(self.owed);
             match self.limits.until {
-                Some((until, after)) => timeout_at(until, turn)
-                    .await
-                    .map_err(|_| HttpError::Deadline { url: shown(&self.url), after })?,
+                Some((until, after)) => timeout_at(until, turn).await.map_err(|_| HttpError::Deadline {
+                    url: shown(&self.url),
+                    after,
+                })?,
                 None => turn.await,
             }
         }
@@ -223,7 +239,10 @@ impl Response {
         };
         let left = until.saturating_duration_since(now);
         if left.is_zero() {
-            return Err(HttpError::Deadline { url: shown(&self.url), after });
+            return Err(HttpError::Deadline {
+                url: shown(&self.url),
+                after,
+            });
         }
         Ok((left.min(self.limits.stall), left < self.limits.stall))
     }
@@ -232,16 +251,26 @@ impl Response {
         let url = shown(&self.url);
         match self.limits.until {
             Some((_, after)) if by_deadline => HttpError::Deadline { url, after },
-            _ => HttpError::Stalled { url, after: self.limits.stall },
+            _ => HttpError::Stalled {
+                url,
+                after: self.limits.stall,
+            },
         }
     }
 
     fn short(&self, source: Option<reqwest::Error>) -> HttpError {
-        HttpError::ShortBody { url: shown(&self.url), expected: self.len, got: self.received, source }
+        HttpError::ShortBody {
+            url: shown(&self.url),
+            expected: self.len,
+            got: self.received,
+            source,
+        }
     }
 
     fn too_slow(&mut self, waited: Duration, bytes: u64) -> Result<(), HttpError> {
-        let Some(least) = self.limits.min_rate else { return Ok(()) };
+        let Some(least) = self.limits.min_rate else {
+            return Ok(());
+        };
         self.window.bytes += bytes;
         self.window.waited += waited;
         if self.window.waited < least.within {
@@ -249,7 +278,11 @@ impl Response {
         }
         let Window { bytes, waited } = std::mem::take(&mut self.window);
         if bytes < least.bytes {
-            return Err(HttpError::TooSlow { url: shown(&self.url), bytes, within: waited });
+            return Err(HttpError::TooSlow {
+                url: shown(&self.url),
+                bytes,
+                within: waited,
+            });
         }
         Ok(())
     }
@@ -264,14 +297,23 @@ fn date(headers: &HeaderMap, name: &str) -> Option<SystemTime> {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The range of a 206, which must be the one that was asked (cut at the file's end).
 fn served_range(headers: &HeaderMap, get: &Get<'_>, url: &Url) -> Result<ServedRange, HttpError> {
     let wrong = || wrong_range(headers, url);
     let asked = get.range.as_ref().ok_or_else(wrong)?;
-    let value = headers.get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok()).ok_or_else(wrong)?;
+    let value = headers
+        .get(header::CONTENT_RANGE)
+        .and_then(|v| v.to_str().ok())
+        .ok_or_else(wrong)?;
     let served = parse_content_range(value).ok_or_else(wrong)?;
     let wanted_end = served.total.map_or(asked.end, |t| asked.end.min(t));
     let open = asked.end == u64::MAX && served.total.is_none();
@@ -282,8 +324,14 @@ fn served_range(headers: &HeaderMap, get: &Get<'_>, url: &Url) -> Result<ServedR
 }
 
 fn wrong_range(headers: &HeaderMap, url: &Url) -> HttpError {
-    let got = headers.get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok()).unwrap_or("none");
-    HttpError::WrongRange { url: shown(url), got: got.chars().take(64).collect() }
+    let got = headers
+        .get(header::CONTENT_RANGE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("none");
+    HttpError::WrongRange {
+        url: shown(url),
+        got: got.chars().take(64).collect(),
+    }
 }
 
 /// `bytes FIRST-LAST/TOTAL` or `bytes FIRST-LAST/*` (RFC 9110, 14.4).
@@ -307,10 +355,17 @@ fn status_error(status: u16, headers: &HeaderMap, get: &Get<'_>, url: &Url) -> H
         304 if conditional => HttpError::NotModified { url },
         416 => {
             let value = text(headers, header::CONTENT_RANGE.as_str());
-            let total = value.as_deref().and_then(|v| v.strip_prefix("bytes */")).and_then(|n| n.trim().parse().ok());
+            let total = value
+                .as_deref()
+                .and_then(|v| v.strip_prefix("bytes */"))
+                .and_then(|n| n.trim().parse().ok());
             HttpError::NoSuchRange { url, total }
         }
-        code => HttpError::Status { url, code, retry_after: retry_after(headers) },
+        code => HttpError::Status {
+            url,
+            code,
+            retry_after: retry_after(headers),
+        },
     }
 }
 
@@ -329,7 +384,14 @@ mod tests {
         let some = |start, end, total| Some(ServedRange { start, end, total });
         assert_eq!(parse_content_range("bytes 0-9/10"), some(0, 10, Some(10)));
         assert_eq!(parse_content_range("bytes 5-5/*"), some(5, 6, None));
-        for bad in ["bytes 5-4/10", "bytes 0-10/10", "bytes */10", "0-9/10", "bytes 0-18446744073709551615/*", ""] {
+        for bad in [
+            "bytes 5-4/10",
+            "bytes 0-10/10",
+            "bytes */10",
+            "0-9/10",
+            "bytes 0-18446744073709551615/*",
+            "",
+        ] {
             assert_eq!(parse_content_range(bad), None, "{bad}");
         }
     }

@@ -20,6 +20,9 @@ use super::log::Entry;
 /// The longest piece that is sent at once.
 const PIECE: u64 = 64 * 1024;
 
+/// A piece of an endless body.
+const ZEROS: &[u8] = &[0; 16 * 1024];
+
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, Broken>;
 
@@ -71,7 +74,7 @@ fn stream(plan: Plan) -> impl Stream<Item = Result<Frame<Bytes>, Broken>> + Send
 impl Plan {
     async fn step(&mut self) -> Result<Option<Bytes>, Broken> {
         if self.endless {
-            let zeros = Bytes::from_static(&[0; PIECE as usize]);
+            let zeros = Bytes::from_static(ZEROS);
             self.pace(zeros.len() as u64).await;
             return Ok(Some(zeros));
         }
@@ -112,7 +115,8 @@ impl Plan {
         };
         let places = [self.stall_at, self.cut_at, self.swap.as_ref().map(|(at, _)| *at)];
         let next = places.into_iter().flatten().filter(|at| self.pos < *at).min();
-        most.min(self.end - self.pos).min(next.map_or(u64::MAX, |at| at - self.pos))
+        most.min(self.end - self.pos)
+            .min(next.map_or(u64::MAX, |at| at - self.pos))
     }
 
     fn read(&self, n: u64) -> Result<Bytes, Broken> {

@@ -16,7 +16,10 @@ use crate::folder::put_file;
 #[derive(Debug)]
 pub(crate) enum Content {
     Folder(PathBuf),
-    Memory { files: BTreeMap<Vec<u8>, Item>, changes: u64 },
+    Memory {
+        files: BTreeMap<Vec<u8>, Item>,
+        changes: u64,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -66,14 +69,22 @@ pub(crate) struct Name {
 
 #[derive(Debug)]
 pub(crate) enum Found {
-    File { source: Source, len: u64, mtime: SystemTime, etag: String },
+    File {
+        source: Source,
+        len: u64,
+        mtime: SystemTime,
+        etag: String,
+    },
     Folder(Vec<Name>),
     Missing,
 }
 
 impl Content {
     pub(crate) fn memory() -> Self {
-        Self::Memory { files: BTreeMap::new(), changes: 0 }
+        Self::Memory {
+            files: BTreeMap::new(),
+            changes: 0,
+        }
     }
 
     pub(crate) fn folder(&self) -> Option<&Path> {
@@ -89,7 +100,14 @@ impl Content {
             Self::Folder(root) => put_file(&root.join(OsStr::from_bytes(path)), &bytes, mtime),
             Self::Memory { files, changes } => {
                 *changes += 1;
-                files.insert(path.to_owned(), Item { bytes, mtime, change: *changes });
+                files.insert(
+                    path.to_owned(),
+                    Item {
+                        bytes,
+                        mtime,
+                        change: *changes,
+                    },
+                );
                 Ok(())
             }
         }
@@ -113,7 +131,9 @@ impl Content {
             return Found::Missing;
         }
         match self {
-            Self::Folder(root) => find_on_disk(&root.join(OsStr::from_bytes(inner))).unwrap_or(Found::Missing),
+            Self::Folder(root) => {
+                find_on_disk(&root.join(OsStr::from_bytes(inner))).unwrap_or(Found::Missing)
+            }
             Self::Memory { files, .. } => find_in_memory(files, inner),
         }
     }
@@ -132,15 +152,29 @@ fn find_in_memory(files: &BTreeMap<Vec<u8>, Item>, path: &[u8]) -> Found {
             etag: format!("\"m{:x}\"", item.change),
         };
     }
-    let prefix = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
+    let prefix = if path.is_empty() {
+        Vec::new()
+    } else {
+        [path, b"/"].concat()
+    };
     let below = files.keys().filter_map(|key| key.strip_prefix(&prefix[..]));
     let names: BTreeSet<Name> = below
         .map(|rest| match rest.iter().position(|b| *b == b'/') {
-            Some(slash) => Name { name: rest[..slash].to_owned(), is_dir: true },
-            None => Name { name: rest.to_owned(), is_dir: false },
+            Some(slash) => Name {
+                name: rest[..slash].to_owned(),
+                is_dir: true,
+            },
+            None => Name {
+                name: rest.to_owned(),
+                is_dir: false,
+            },
         })
         .collect();
-    if names.is_empty() && !path.is_empty() { Found::Missing } else { Found::Folder(names.into_iter().collect()) }
+    if names.is_empty() && !path.is_empty() {
+        Found::Missing
+    } else {
+        Found::Folder(names.into_iter().collect())
+    }
 }
 
 fn find_on_disk(path: &Path) -> io::Result<Found> {
@@ -149,7 +183,10 @@ fn find_on_disk(path: &Path) -> io::Result<Found> {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
             let is_dir = fs::metadata(entry.path()).is_ok_and(|m| m.is_dir());
-            names.push(Name { name: entry.file_name().into_vec(), is_dir });
+            names.push(Name {
+                name: entry.file_name().into_vec(),
+                is_dir,
+            });
         }
         names.retain(|n| !n.name.starts_with(b"."));
         names.sort();
@@ -158,7 +195,15 @@ fn find_on_disk(path: &Path) -> io::Result<Found> {
     let file = fs::File::open(path)?;
     let meta = file.metadata()?;
     let mtime = meta.modified()?;
-    let nanos = mtime.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos();
+    let nanos = mtime
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_nanos();
     let etag = format!("\"{nanos:x}-{:x}\"", meta.len());
-    Ok(Found::File { source: Source::File(file), len: meta.len(), mtime, etag })
+    Ok(Found::File {
+        source: Source::File(file),
+        len: meta.len(),
+        mtime,
+        etag,
+    })
 }

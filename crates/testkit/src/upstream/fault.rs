@@ -139,10 +139,15 @@ mod tests {
     #[test]
     fn patterns_match_paths_and_names() {
         assert!(matches("*.pkg.tar.zst", "core/os/x86_64/a-1-1-any.pkg.tar.zst"));
-        assert!(!matches("*.pkg.tar.zst", "core/os/x86_64/a-1-1-any.pkg.tar.zst.sig"));
+        assert!(!matches(
+            "*.pkg.tar.zst",
+            "core/os/x86_64/a-1-1-any.pkg.tar.zst.sig"
+        ));
         assert!(matches("core.db", "core/os/x86_64/core.db"));
         assert!(matches("core/*/core.db", "core/os/x86_64/core.db"));
         assert!(!matches("core/*", "extra/os/core/x"));
-        assert!(matches("*", "") && matches("*", "a/b/") && matches("x", "x/") && matches("*a*b*", "zzazzbzz"));
+        assert!(
+            matches("*", "") && matches("*", "a/b/") && matches("x", "x/") && matches("*a*b*", "zzazzbzz")
+        );
     }
 }

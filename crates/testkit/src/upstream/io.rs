@@ -20,12 +20,19 @@ pub(crate) struct Flushing {
 
 impl Flushing {
     pub(crate) fn new(stream: TcpStream, flushes: watch::Sender<u64>) -> Self {
-        Self { inner: TokioIo::new(stream), flushes }
+        Self {
+            inner: TokioIo::new(stream),
+            flushes,
+        }
     }
 }
 
 impl Read for Flushing {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }

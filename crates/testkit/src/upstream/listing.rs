@@ -23,27 +23,50 @@ pub enum Listing {
     Off,
 }
 
-const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-const LOOSE: &AsciiSet = &STRICT.remove(b':').remove(b'+').remove(b'@').remove(b'!').remove(b',').remove(b'=');
+const STRICT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+const LOOSE: &AsciiSet = &STRICT
+    .remove(b':')
+    .remove(b'+')
+    .remove(b'@')
+    .remove(b'!')
+    .remove(b',')
+    .remove(b'=');
 
 pub(crate) fn page(style: Listing, path: &str, names: &[Name]) -> String {
     let mut rows = String::new();
     for entry in names {
         let slash = if entry.is_dir { "/" } else { "" };
-        let set = if matches!(style, Listing::Apache | Listing::Caddy) { LOOSE } else { STRICT };
+        let set = if matches!(style, Listing::Apache | Listing::Caddy) {
+            LOOSE
+        } else {
+            STRICT
+        };
         let href = percent_encode(&entry.name, set);
         let shown = escape(&String::from_utf8_lossy(&entry.name));
         let _ = match style {
-            Listing::Nginx => writeln!(rows, "<a href=\"{href}{slash}\">{shown}{slash}</a>   13-Apr-2025 00:00   1"),
+            Listing::Nginx => writeln!(
+                rows,
+                "<a href=\"{href}{slash}\">{shown}{slash}</a>   13-Apr-2025 00:00   1"
+            ),
             Listing::Apache => writeln!(
                 rows,
                 "<tr><td valign=\"top\"><img src=\"/icons/x.gif\" alt=\"[ ]\"></td><td><a href=\"{href}{slash}\">{shown}{slash}</a></td><td>1</td></tr>"
             ),
             Listing::Python => writeln!(rows, "<li><a href=\"{href}{slash}\">{shown}{slash}</a></li>"),
             Listing::Lighttpd => {
-                writeln!(rows, "<tr class=\"d\"><td class=\"n\"><a href=\"{href}{slash}\">{shown}</a>{slash}</td></tr>")
+                writeln!(
+                    rows,
+                    "<tr class=\"d\"><td class=\"n\"><a href=\"{href}{slash}\">{shown}</a>{slash}</td></tr>"
+                )
             }
-            Listing::Caddy => writeln!(rows, "<a href=\"./{href}{slash}\"><span class=\"name\">{shown}</span></a>"),
+            Listing::Caddy => writeln!(
+                rows,
+                "<a href=\"./{href}{slash}\"><span class=\"name\">{shown}</span></a>"
+            ),
             Listing::Off => Ok(()),
         };
     }
@@ -62,7 +85,9 @@ fn frame(style: Listing, path: &str, rows: &str) -> String {
         ),
         Listing::Python => format!("{head}<hr>\n<ul>\n{rows}</ul>\n<hr>\n</body></html>\n"),
         Listing::Lighttpd => {
-            format!("{head}<table><tr class=\"d\"><td class=\"n\"><a href=\"../\">..</a>/</td></tr>\n{rows}</table></body></html>\n")
+            format!(
+                "{head}<table><tr class=\"d\"><td class=\"n\"><a href=\"../\">..</a>/</td></tr>\n{rows}</table></body></html>\n"
+            )
         }
         Listing::Caddy | Listing::Off => format!("{head}<a href=\"..\">up</a>\n{rows}</body></html>\n"),
     }
@@ -74,5 +99,8 @@ fn parent(path: &str) -> &str {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -135,6 +135,9 @@ impl Log {
                 }
             }
         };
-        tokio::time::timeout(within, met).await.map_err(|_| TimedOut { within, log: self.all() })
+        tokio::time::timeout(within, met).await.map_err(|_| TimedOut {
+            within,
+            log: self.all(),
+        })
     }
 }

@@ -56,7 +56,9 @@ pub(crate) struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("faults", &self.faults).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +88,11 @@ impl Upstream {
             limit: RateLimit::new(None),
         });
         let (worker, address) = listen(0, &state)?;
-        Ok(Self { address, state, worker: Mutex::new(Some(worker)) })
+        Ok(Self {
+            address,
+            state,
+            worker: Mutex::new(Some(worker)),
+        })
     }
 
     /// Where it listens.
@@ -122,7 +128,12 @@ impl Upstream {
     }
 
     /// Puts a file there with this time (`Last-Modified`).
-    pub fn put_at(&self, path: impl AsRef<[u8]>, bytes: impl Into<Bytes>, mtime: SystemTime) -> std::io::Result<()> {
+    pub fn put_at(
+        &self,
+        path: impl AsRef<[u8]>,
+        bytes: impl Into<Bytes>,
+        mtime: SystemTime,
+    ) -> std::io::Result<()> {
         lock(&self.state.content).put(path.as_ref(), bytes.into(), mtime)
     }
 
@@ -209,5 +220,7 @@ impl Upstream {
 
 fn listen(port: u16, state: &Arc<State>) -> std::io::Result<(Worker, SocketAddr)> {
     let state = Arc::clone(state);
-    Worker::listen("upstream", port, move |stream| serve::connection(stream, Arc::clone(&state)))
+    Worker::listen("upstream", port, move |stream| {
+        serve::connection(stream, Arc::clone(&state))
+    })
 }

@@ -55,7 +55,12 @@ async fn answer(
             _ => {}
         }
     }
-    let context = Context { faults: &faults, state: &state, entry: &entry, flushes };
+    let context = Context {
+        faults: &faults,
+        state: &state,
+        entry: &entry,
+        flushes,
+    };
     let response = early(&faults, &path).unwrap_or_else(|| regular(&request, &path, &context));
     // `regular` notes offset and status of what it sends itself.
     if !matches!(response.status().as_u16(), 200 | 206) || response.headers().get(PAGE).is_some() {
@@ -96,7 +101,9 @@ fn early(faults: &[Fault], path: &str) -> Option<Response<Body>> {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Some(simple(status))
         }
-        Fault::ErrorPage => Some(html("<html><body><h1>Please log in</h1></body></html>\n".to_owned())),
+        Fault::ErrorPage => Some(html(
+            "<html><body><h1>Please log in</h1></body></html>\n".to_owned(),
+        )),
         Fault::Redirect(to) => Some(redirect(to)),
         Fault::RedirectLoop => Some(redirect(path)),
         _ => None,
@@ -111,7 +118,10 @@ fn simple(status: StatusCode) -> Response<Body> {
 
 fn html(text: String) -> Response<Body> {
     let mut response = Response::new(body::page(text));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
     response.headers_mut().insert(PAGE, HeaderValue::from_static("1"));
     response
 }
@@ -150,8 +160,18 @@ fn regular(request: &http::Request<Incoming>, path: &str, context: &Context<'_>)
             Listing::Off => simple(StatusCode::NOT_FOUND),
             style => html(page(style, &String::from_utf8_lossy(&decoded), &names)),
         },
-        Found::File { source, len, mtime, etag } => {
-            let file = File { source, len, mtime: httpdate::fmt_http_date(mtime), etag };
+        Found::File {
+            source,
+            len,
+            mtime,
+            etag,
+        } => {
+            let file = File {
+                source,
+                len,
+                mtime: httpdate::fmt_http_date(mtime),
+                etag,
+            };
             send(request, file, context)
         }
     }
@@ -186,14 +206,21 @@ fn send(request: &http::Request<Incoming>, file: File, context: &Context<'_>) ->
         match wanted_range(request.headers(), file.len) {
             Some(Err(())) if same => {
                 let mut response = simple(StatusCode::RANGE_NOT_SATISFIABLE);
-                set(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{}", file.len));
+                set(
+                    response.headers_mut(),
+                    header::CONTENT_RANGE,
+                    &format!("bytes */{}", file.len),
+                );
                 return response;
             }
             Some(Ok(wanted)) if same => range = Some(wanted),
             _ => {}
         }
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     let bytes = range.clone().unwrap_or(0..file.len);
     let plan = plan(bytes, file, context);
     finish(request.method(), plan, range.is_some(), headers, faults)
@@ -265,13 +292,25 @@ fn finish(
     if let Some(n) = announced {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(n.max(0)));
     }
-    let status = if partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let status = if partial {
+        StatusCode::PARTIAL_CONTENT
+    } else {
+        StatusCode::OK
+    };
     if partial {
         let last = plan.end.saturating_sub(1);
-        set(&mut headers, header::CONTENT_RANGE, &format!("bytes {}-{}/{len}", plan.pos + shift, last + shift));
+        set(
+            &mut headers,
+            header::CONTENT_RANGE,
+            &format!("bytes {}-{}/{len}", plan.pos + shift, last + shift),
+        );
     }
     plan.entry.answered(status.as_u16(), plan.pos);
-    let mut response = Response::new(if *method == Method::HEAD { body::empty() } else { body::planned(plan) });
+    let mut response = Response::new(if *method == Method::HEAD {
+        body::empty()
+    } else {
+        body::planned(plan)
+    });
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -284,7 +323,9 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// Whether a condition says that the client has it already (RFC 9110, 13.2.2).
 fn unchanged(headers: &HeaderMap, file: &File) -> bool {
     if let Some(etags) = text(headers, header::IF_NONE_MATCH) {
-        return etags.split(',').any(|e| e.trim().trim_start_matches("W/") == file.etag || e.trim() == "*");
+        return etags
+            .split(',')
+            .any(|e| e.trim().trim_start_matches("W/") == file.etag || e.trim() == "*");
     }
     let since = text(headers, header::IF_MODIFIED_SINCE).and_then(|d| httpdate::parse_http_date(d).ok());
     let mtime = httpdate::parse_http_date(&file.mtime).ok();
@@ -297,13 +338,23 @@ fn still_same(headers: &HeaderMap, file: &File) -> bool {
 
 /// A single range; several, or ones that make no sense, are ignored. `Err`: not satisfiable.
 fn wanted_range(headers: &HeaderMap, len: u64) -> Option<Result<Range<u64>, ()>> {
-    let (first, last) = text(headers, header::RANGE)?.strip_prefix("bytes=")?.split_once('-')?;
+    let (first, last) = text(headers, header::RANGE)?
+        .strip_prefix("bytes=")?
+        .split_once('-')?;
     if first.is_empty() {
         let n: u64 = last.parse().ok()?;
-        return Some(if n == 0 || len == 0 { Err(()) } else { Ok(len.saturating_sub(n)..len) });
+        return Some(if n == 0 || len == 0 {
+            Err(())
+        } else {
+            Ok(len.saturating_sub(n)..len)
+        });
     }
     let start: u64 = first.parse().ok()?;
-    let end = if last.is_empty() { len } else { last.parse::<u64>().ok()?.checked_add(1)?.min(len) };
+    let end = if last.is_empty() {
+        len
+    } else {
+        last.parse::<u64>().ok()?.checked_add(1)?.min(len)
+    };
     if len <= start {
         return Some(Err(()));
     }

@@ -4,7 +4,9 @@ use pacstore_testkit::{Fixture, Materialize, TestResult};
 
 #[test]
 fn two_updates_of_the_real_repository_are_laid_out_one_over_the_other() -> TestResult {
-    let Some(fixture) = Fixture::arcolinux() else { return Ok(()) };
+    let Some(fixture) = Fixture::arcolinux() else {
+        return Ok(());
+    };
     let dir = tempfile::tempdir()?;
     let db = dir.path().join("x86_64").join(format!("{}.db", Fixture::REPO));
     let find = |n| -> std::io::Result<Vec<u8>> {

@@ -33,7 +33,11 @@ fn bytes_pass_unchanged_counted_and_at_the_rate() -> TestResult {
     let mut got = Vec::new();
     s.read_to_end(&mut got)?;
     assert_eq!(got, bytes);
-    assert!(began.elapsed() > Duration::from_millis(200), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(200),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(thread.join().map_err(|_| "panicked")??, 5);
     assert_eq!((relay.up(), relay.down(), relay.connections()), (5, 500_000, 1));
     Ok(())

@@ -19,7 +19,10 @@ fn ask(mirror: &Upstream, head: &str, most: usize) -> std::io::Result<(String, V
             Ok(n) => all.extend_from_slice(&buf[..n]),
         }
     }
-    let split = all.windows(4).position(|w| w == b"\r\n\r\n").map_or(all.len(), |n| n + 4);
+    let split = all
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .map_or(all.len(), |n| n + 4);
     let header = String::from_utf8_lossy(&all[..split]).into_owned();
     Ok((header, all[split..].to_vec()))
 }
@@ -34,23 +37,48 @@ fn a_good_mirror_serves_files_ranges_and_conditions() -> TestResult {
     let bytes = random(1, 100_000);
     mirror.put("core/a b.pkg", bytes.clone())?;
     let (header, body) = get(&mirror, "/core/a%20b.pkg", "")?;
-    assert!(header.starts_with("HTTP/1.1 200") && header.contains("content-length: 100000"), "{header}");
+    assert!(
+        header.starts_with("HTTP/1.1 200") && header.contains("content-length: 100000"),
+        "{header}"
+    );
     assert!(body == bytes);
-    let etag = header.lines().find_map(|l| l.strip_prefix("etag: ")).ok_or("no etag")?.to_owned();
-    let date = header.lines().find_map(|l| l.strip_prefix("last-modified: ")).ok_or("no date")?.to_owned();
+    let etag = header
+        .lines()
+        .find_map(|l| l.strip_prefix("etag: "))
+        .ok_or("no etag")?
+        .to_owned();
+    let date = header
+        .lines()
+        .find_map(|l| l.strip_prefix("last-modified: "))
+        .ok_or("no date")?
+        .to_owned();
 
     let (header, body) = get(&mirror, "/core/a%20b.pkg", "Range: bytes=10-19\r\n")?;
-    assert!(header.contains("206") && header.contains("content-range: bytes 10-19/100000"), "{header}");
+    assert!(
+        header.contains("206") && header.contains("content-range: bytes 10-19/100000"),
+        "{header}"
+    );
     assert_eq!(body, bytes[10..20]);
     let (_, body) = get(&mirror, "/core/a%20b.pkg", "Range: bytes=-5\r\n")?;
     assert_eq!(body, bytes[99_995..]);
     let (header, _) = get(&mirror, "/core/a%20b.pkg", "Range: bytes=100000-\r\n")?;
-    assert!(header.contains("416") && header.contains("bytes */100000"), "{header}");
+    assert!(
+        header.contains("416") && header.contains("bytes */100000"),
+        "{header}"
+    );
     let (header, _) = get(&mirror, "/core/a%20b.pkg", &format!("If-None-Match: {etag}\r\n"))?;
     assert!(header.contains("304"), "{header}");
-    let (header, _) = get(&mirror, "/core/a%20b.pkg", &format!("If-Modified-Since: {date}\r\n"))?;
+    let (header, _) = get(
+        &mirror,
+        "/core/a%20b.pkg",
+        &format!("If-Modified-Since: {date}\r\n"),
+    )?;
     assert!(header.contains("304"), "{header}");
-    let (header, _) = get(&mirror, "/core/a%20b.pkg", "Range: bytes=5-\r\nIf-Range: \"other\"\r\n")?;
+    let (header, _) = get(
+        &mirror,
+        "/core/a%20b.pkg",
+        "Range: bytes=5-\r\nIf-Range: \"other\"\r\n",
+    )?;
     assert!(header.contains("200 OK"), "{header}");
     assert!(get(&mirror, "/no/such", "")?.0.contains("404"));
     assert!(get(&mirror, "/..%2f..%2fetc/passwd", "")?.0.contains("404"));
@@ -61,7 +89,10 @@ fn a_good_mirror_serves_files_ranges_and_conditions() -> TestResult {
     assert!(get(&mirror, "/core/", "")?.0.contains("404"));
 
     let log = mirror.requests("a%20b.pkg");
-    assert_eq!((log[0].status, log[0].sent, log[0].complete), (200, 100_000, true));
+    assert_eq!(
+        (log[0].status, log[0].sent, log[0].complete),
+        (200, 100_000, true)
+    );
     assert_eq!((log[1].status, log[1].bytes()), (206, 10..20));
     assert_eq!(log[1].range.as_deref(), Some("bytes=10-19"));
     Ok(())
@@ -78,7 +109,15 @@ fn each_fault_does_what_it_says() -> TestResult {
         ask(&mirror, &format!("GET /f HTTP/1.1\r\n{headers}"), most)
     };
     assert!(with(Fault::Truncate(At::Percent(50)), "", usize::MAX)?.1 == bytes[..25_000]);
-    assert_eq!(with(Fault::Truncate(At::Byte(100)), "Range: bytes=100-199\r\n", usize::MAX)?.1, bytes[100..200]);
+    assert_eq!(
+        with(
+            Fault::Truncate(At::Byte(100)),
+            "Range: bytes=100-199\r\n",
+            usize::MAX
+        )?
+        .1,
+        bytes[100..200]
+    );
     let (header, body) = with(Fault::WrongLength(7), "", usize::MAX)?;
     assert!(header.contains("content-length: 50007"), "{header}");
     assert!(body == bytes);
@@ -89,19 +128,49 @@ fn each_fault_does_what_it_says() -> TestResult {
     let other = random(3, 50_000);
     let (_, body) = with(Fault::SwapAt(At::Byte(10_000), other.clone()), "", usize::MAX)?;
     assert!(body[..10_000] == bytes[..10_000] && body[10_000..] == other[10_000..]);
-    assert!(with(Fault::NoRanges, "Range: bytes=1-2\r\n", usize::MAX)?.0.contains("200 OK"));
-    assert!(with(Fault::WrongRange(3), "Range: bytes=1-2\r\n", usize::MAX)?.0.contains("bytes 4-5/50000"));
-    assert!(with(Fault::Redirect("http://127.0.0.1:1/x".into()), "", usize::MAX)?.0.contains("location: http://127.0.0.1:1/x"));
-    assert!(with(Fault::RedirectLoop, "", usize::MAX)?.0.contains("location: /f"));
+    assert!(
+        with(Fault::NoRanges, "Range: bytes=1-2\r\n", usize::MAX)?
+            .0
+            .contains("200 OK")
+    );
+    assert!(
+        with(Fault::WrongRange(3), "Range: bytes=1-2\r\n", usize::MAX)?
+            .0
+            .contains("bytes 4-5/50000")
+    );
+    assert!(
+        with(Fault::Redirect("http://127.0.0.1:1/x".into()), "", usize::MAX)?
+            .0
+            .contains("location: http://127.0.0.1:1/x")
+    );
+    assert!(
+        with(Fault::RedirectLoop, "", usize::MAX)?
+            .0
+            .contains("location: /f")
+    );
     assert!(with(Fault::Status(503), "", usize::MAX)?.0.contains("503"));
     let (header, body) = with(Fault::ErrorPage, "", usize::MAX)?;
-    assert!(header.contains("200 OK") && body.starts_with(b"<html>"), "{header}");
-    assert!(with(Fault::NoLength, "", usize::MAX)?.0.contains("transfer-encoding: chunked"));
+    assert!(
+        header.contains("200 OK") && body.starts_with(b"<html>"),
+        "{header}"
+    );
+    assert!(
+        with(Fault::NoLength, "", usize::MAX)?
+            .0
+            .contains("transfer-encoding: chunked")
+    );
     let (header, _) = with(Fault::NoValidators, "", usize::MAX)?;
-    assert!(!header.contains("etag") && !header.contains("last-modified"), "{header}");
+    assert!(
+        !header.contains("etag") && !header.contains("last-modified"),
+        "{header}"
+    );
     assert!(with(Fault::Endless, "", 300_000)?.1.len() > 290_000);
     assert_eq!(with(Fault::Hangup, "", usize::MAX)?.0, "");
-    assert!(with(Fault::Drip(Duration::from_millis(1)), "", 300)?.0.contains("200 OK"));
+    assert!(
+        with(Fault::Drip(Duration::from_millis(1)), "", 300)?
+            .0
+            .contains("200 OK")
+    );
     Ok(())
 }
 
@@ -112,9 +181,18 @@ async fn a_stall_holds_the_connection_open_and_the_log_shows_where() -> TestResu
     mirror.fault("f", Fault::StallAt(At::Byte(70_000)));
     let mut s = TcpStream::connect(mirror.address())?;
     write!(s, "GET /f HTTP/1.1\r\nHost: x\r\n\r\n")?;
-    let log = mirror.wait_for(Duration::from_secs(20), |log| log.iter().any(|r| r.sent == 70_000)).await?;
+    let log = mirror
+        .wait_for(Duration::from_secs(20), |log| {
+            log.iter().any(|r| r.sent == 70_000)
+        })
+        .await?;
     assert!(!log[0].complete);
-    assert!(mirror.wait_for(Duration::from_millis(50), |log| log[0].complete).await.is_err());
+    assert!(
+        mirror
+            .wait_for(Duration::from_millis(50), |log| log[0].complete)
+            .await
+            .is_err()
+    );
     Ok(())
 }
 
@@ -128,7 +206,9 @@ fn it_stops_and_starts_again_on_the_same_port_and_a_fault_ends_after_its_times()
     assert!(TcpStream::connect(mirror.address()).is_err());
     mirror.start()?;
     assert_eq!(mirror.address().port(), port);
-    let codes: Vec<bool> = (0..3).map(|_| get(&mirror, "/f", "").is_ok_and(|r| r.0.contains("200 OK"))).collect();
+    let codes: Vec<bool> = (0..3)
+        .map(|_| get(&mirror, "/f", "").is_ok_and(|r| r.0.contains("200 OK")))
+        .collect();
     assert_eq!(codes, [false, false, true]);
     Ok(())
 }
@@ -164,7 +244,11 @@ fn the_limit_is_shared_by_all_connections() -> TestResult {
         }
     });
     // 900 kB at 1 MB/s, of which at most a quarter of a second comes at once.
-    assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(mirror.sent(), 900_000);
     Ok(())
 }

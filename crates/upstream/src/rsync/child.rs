@@ -67,7 +67,11 @@ impl Ended {
     }
 
     fn exit(&self, code: i32) -> RsyncError {
-        RsyncError::Exit { code, kind: ExitKind::of(code), stderr: self.stderr() }
+        RsyncError::Exit {
+            code,
+            kind: ExitKind::of(code),
+            stderr: self.stderr(),
+        }
     }
 }
 
@@ -98,15 +102,17 @@ pub(crate) async fn run(
 ) -> Result<Ended, RsyncError> {
     let spawn_error = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => RsyncError::NotInstalled(program.to_owned()),
-        _ => RsyncError::Spawn { program: program.to_owned(), source },
+        _ => RsyncError::Spawn {
+            program: program.to_owned(),
+            source,
+        },
     };
     let mut child = command(program, arguments).spawn().map_err(spawn_error)?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     let mut stderr = VecDeque::new();
     let watched = watch(&mut child, &bounds, line, &mut stderr).await;
     let status = match watched {
-        Ok(Some(status)) => status,
-        Ok(None) => child.wait().await.map_err(spawn_error)?,
+        Ok(status) => status,
         Err(error) => {
             end(&mut child, &group, bounds.grace).await;
             group.0 = None;
@@ -166,7 +172,7 @@ async fn watch(
     bounds: &Bounds,
     mut line: impl FnMut(&[u8]) -> Result<(), RsyncError>,
     stderr: &mut VecDeque<u8>,
-) -> Result<Option<ExitStatus>, Watched> {
+) -> Result<ExitStatus, Watched> {
     let mut out = child.stdout.take();
     let mut err = child.stderr.take();
     let (mut out_buf, mut err_buf) = (vec![0; 16 * 1024], vec![0; 4 * 1024]);
@@ -175,10 +181,13 @@ async fn watch(
     let mut heard = Instant::now();
     loop {
         if out.is_none() && err.is_none() {
-            let left = until.saturating_duration_since(Instant::now()).min(bounds.silence);
-            return match timeout(left, child.wait()).await {
-                Ok(status) => Ok(Some(status?)),
-                Err(_) => Err(Watched::Ended(RsyncError::Silent(left))),
+            // All that held the pipes are gone or going.
+            return tokio::select! {
+                status = child.wait() => Ok(status?),
+                () = bounds.stop.cancelled() => Err(Watched::Ended(RsyncError::Stopped)),
+                () = sleep_until(until.min(heard + bounds.silence)) => {
+                    Err(Watched::Ended(RsyncError::Silent(bounds.silence)))
+                }
             };
         }
         tokio::select! {

@@ -67,7 +67,9 @@ impl ExitKind {
 
     pub(crate) fn hint(self) -> Option<&'static str> {
         match self {
-            Self::Refused => Some("the mirror is full or the module is wrong; list the modules with `rsync HOST::`"),
+            Self::Refused => {
+                Some("the mirror is full or the module is wrong; list the modules with `rsync HOST::`")
+            }
             Self::Disk => Some("look at free space and permissions of the state directory"),
             Self::Network | Self::Timeout | Self::ConnectTimeout | Self::Stream => {
                 Some("the mirror may be down; list another one beside it")

@@ -38,14 +38,18 @@ impl<'a> ListSpec<'a> {
             recursive: false,
             rules: Vec::new(),
             max_entries: 500_000,
-            deadline: Duration::from_secs(600),
+            deadline: Duration::from_mins(10),
             stop: CancellationToken::new(),
         }
     }
 
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut a = vec![OsString::from("--list-only"), "--no-8-bit-output".into()];
-        a.push(if self.recursive { "--recursive".into() } else { "--dirs".into() });
+        a.push(if self.recursive {
+            "--recursive".into()
+        } else {
+            "--dirs".into()
+        });
         a.extend(self.rules.iter().map(Rule::argument));
         a.extend(["--".into(), self.source.into()]);
         a
@@ -78,7 +82,8 @@ pub struct Listed {
 
 /// `-rw-r--r--          1,234 2026/11/21 10:00:00 name`; `None` for rsync's own remarks.
 pub(crate) fn parse_line(line: &[u8]) -> Result<Option<Listed>, RsyncError> {
-    let unreadable = || RsyncError::Listing(String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned());
+    let unreadable =
+        || RsyncError::Listing(String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned());
     let (mode, rest) = word(line).ok_or_else(unreadable)?;
     if mode.len() < 10 {
         return Ok(None); // such as `sent 20 bytes  received ...`
@@ -86,8 +91,15 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Option<Listed>, RsyncError> {
     let (len, rest) = word(rest).ok_or_else(unreadable)?;
     let (day, rest) = word(rest).ok_or_else(unreadable)?;
     let (time, rest) = word(rest).ok_or_else(unreadable)?;
-    let name = rest.strip_prefix(b" ").filter(|n| !n.is_empty()).ok_or_else(unreadable)?;
-    let digits: String = len.iter().filter(|b| **b != b',').map(|b| char::from(*b)).collect();
+    let name = rest
+        .strip_prefix(b" ")
+        .filter(|n| !n.is_empty())
+        .ok_or_else(unreadable)?;
+    let digits: String = len
+        .iter()
+        .filter(|b| **b != b',')
+        .map(|b| char::from(*b))
+        .collect();
     let kind = match mode[0] {
         b'-' => ListedKind::File,
         b'd' => ListedKind::Dir,
@@ -104,7 +116,10 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Option<Listed>, RsyncError> {
 /// The first word after blanks, and what follows it.
 fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = line.iter().position(|b| *b != b' ')?;
-    let end = line[start..].iter().position(|b| *b == b' ').map_or(line.len(), |n| start + n);
+    let end = line[start..]
+        .iter()
+        .position(|b| *b == b' ')
+        .map_or(line.len(), |n| start + n);
     Some((&line[start..end], &line[end..]))
 }
 
@@ -112,7 +127,15 @@ fn unescape(name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     let mut rest = name;
     while let Some((&first, tail)) = rest.split_first() {
-        if let [b'\\', b'#', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] = rest {
+        if let [
+            b'\\',
+            b'#',
+            a @ b'0'..=b'3',
+            b @ b'0'..=b'7',
+            c @ b'0'..=b'7',
+            after @ ..,
+        ] = rest
+        {
             out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
             rest = after;
         } else {
@@ -125,7 +148,9 @@ fn unescape(name: &[u8]) -> Vec<u8> {
 
 fn moment(day: &[u8], time: &[u8]) -> Option<SystemTime> {
     let numbers = |text: &[u8], by: u8| -> Option<[i64; 3]> {
-        let mut parts = text.split(|b| *b == by).map(|p| std::str::from_utf8(p).ok()?.parse::<i64>().ok());
+        let mut parts = text
+            .split(|b| *b == by)
+            .map(|p| std::str::from_utf8(p).ok()?.parse::<i64>().ok());
         let all = [parts.next()??, parts.next()??, parts.next()??];
         parts.next().is_none().then_some(all)
     };
@@ -161,10 +186,22 @@ mod tests {
         assert_eq!(e.path, b" a b\n\xc3\xa4\\#041");
         assert_eq!((e.kind, e.len), (ListedKind::File, 1_234_567));
         assert_eq!(e.mtime, unix(1_795_255_201));
-        let e = parse_line(b"drwxr-xr-x          4096 1969/12/31 23:59:59 .").expect("ok").expect("entry");
-        assert_eq!((e.path.as_slice(), e.kind, e.mtime), (&b"."[..], ListedKind::Dir, unix(-1)));
-        assert_eq!(parse_line(b"sent 20 bytes  received 99 bytes  238.00 bytes/sec").expect("ok"), None);
-        for bad in [&b"-rw-r--r-- x 2026/11/21 10:00:01 a"[..], b"-rw-r--r-- 1 2026/13/21 10:00:01 a", b"-rw-r--r-- 1"] {
+        let e = parse_line(b"drwxr-xr-x          4096 1969/12/31 23:59:59 .")
+            .expect("ok")
+            .expect("entry");
+        assert_eq!(
+            (e.path.as_slice(), e.kind, e.mtime),
+            (&b"."[..], ListedKind::Dir, unix(-1))
+        );
+        assert_eq!(
+            parse_line(b"sent 20 bytes  received 99 bytes  238.00 bytes/sec").expect("ok"),
+            None
+        );
+        for bad in [
+            &b"-rw-r--r-- x 2026/11/21 10:00:01 a"[..],
+            b"-rw-r--r-- 1 2026/13/21 10:00:01 a",
+            b"-rw-r--r-- 1",
+        ] {
             assert!(parse_line(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }

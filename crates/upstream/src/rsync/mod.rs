@@ -59,8 +59,8 @@ impl Default for RsyncOptions {
         Self {
             program: PathBuf::from("rsync"),
             connect_timeout: Duration::from_secs(30),
-            io_timeout: Duration::from_secs(120),
-            silence: Duration::from_secs(300),
+            io_timeout: Duration::from_mins(2),
+            silence: Duration::from_mins(5),
             grace: Duration::from_secs(5),
         }
     }
@@ -97,7 +97,8 @@ pub struct TransferSpec<'a> {
     pub delete: Option<Deletion>,
     /// Bytes a second (`--bwlimit`), rounded up to KiB.
     pub rate: Option<u64>,
-    /// Compare whole contents instead of size and time (`--checksum`).
+    /// Compare whole contents instead of size and time (`--checksum`). Both sides read all of
+    /// it first and say nothing meanwhile: raise `io_timeout` and `silence`.
     pub compare_contents: bool,
     /// For all of it.
     pub deadline: Duration,
@@ -119,7 +120,7 @@ impl<'a> TransferSpec<'a> {
             delete: None,
             rate: None,
             compare_contents: false,
-            deadline: Duration::from_secs(86_400),
+            deadline: Duration::from_hours(24),
             stop: CancellationToken::new(),
             progress: None,
         }
@@ -223,7 +224,10 @@ impl Rsync {
     /// [`RsyncError::NotInstalled`] if there is no such program.
     pub async fn version(&self) -> Result<String, RsyncError> {
         let mut first = Vec::new();
-        let bounds = Bounds { silence: Duration::from_secs(10), ..self.bounds(Duration::from_secs(10)) };
+        let bounds = Bounds {
+            silence: Duration::from_secs(10),
+            ..self.bounds(Duration::from_secs(10))
+        };
         run(&self.options.program, vec!["--version".into()], bounds, |line| {
             if first.is_empty() {
                 first = line.to_vec();
@@ -253,10 +257,14 @@ impl Rsync {
         if spec.only.is_some() && spec.delete.is_some() {
             return Err(RsyncError::DeleteOnly);
         }
-        let scratch = Scratch::of(spec.scratch);
-        scratch.prepare(&self.tasks, spec.dest, spec.only.as_deref()).await?;
-        let arguments = self.transfer_arguments(spec, &scratch);
-        let bounds = Bounds { stop: spec.stop.clone(), ..self.bounds(spec.deadline) };
+        // A relative name could be read as `host:path`, or as one folder in each folder.
+        let (dest, scratch) = (absolute(spec.dest)?, Scratch::of(&absolute(spec.scratch)?));
+        scratch.prepare(&self.tasks, &dest, spec.only.as_deref()).await?;
+        let arguments = self.transfer_arguments(spec, &dest, &scratch);
+        let bounds = Bounds {
+            stop: spec.stop.clone(),
+            ..self.bounds(spec.deadline)
+        };
         let mut stats = StatsReader::new(spec.progress.clone());
         let ended = run(&self.options.program, arguments, bounds, |line| {
             stats.line(line);
@@ -275,7 +283,10 @@ impl Rsync {
         checked_source(spec.source)?;
         let mut arguments = self.common_arguments();
         arguments.extend(spec.arguments());
-        let bounds = Bounds { stop: spec.stop.clone(), ..self.bounds(spec.deadline) };
+        let bounds = Bounds {
+            stop: spec.stop.clone(),
+            ..self.bounds(spec.deadline)
+        };
         let mut found = Vec::new();
         run(&self.options.program, arguments, bounds, |line| {
             if let Some(entry) = list::parse_line(line)? {
@@ -311,7 +322,7 @@ impl Rsync {
         ]
     }
 
-    fn transfer_arguments(&self, spec: &TransferSpec<'_>, scratch: &Scratch) -> Vec<OsString> {
+    fn transfer_arguments(&self, spec: &TransferSpec<'_>, dest: &Path, scratch: &Scratch) -> Vec<OsString> {
         let mut a = self.common_arguments();
         a.extend(["--recursive", "--times", "--perms", "--chmod=D0755,F0644"].map(OsString::from));
         a.extend(["--partial", "--info=progress2,stats2,flist2", "--outbuf=Line"].map(OsString::from));
@@ -331,10 +342,14 @@ impl Rsync {
             a.push("--delete-after".into());
             a.extend(deletion.excluded.then(|| OsString::from("--delete-excluded")));
             a.extend(deletion.despite_errors.then(|| OsString::from("--ignore-errors")));
-            a.extend(deletion.at_most.map(|n| OsString::from(format!("--max-delete={n}"))));
+            a.extend(
+                deletion
+                    .at_most
+                    .map(|n| OsString::from(format!("--max-delete={n}"))),
+            );
         }
         a.extend(spec.rules.iter().map(Rule::argument));
-        let mut dest = spec.dest.as_os_str().to_owned();
+        let mut dest = dest.as_os_str().to_owned();
         dest.push("/");
         a.extend(["--".into(), spec.source.into(), dest]);
         a
@@ -343,6 +358,13 @@ impl Rsync {
 
 fn option(name: &str, value: &[u8]) -> OsString {
     OsString::from_vec([name.as_bytes(), value].concat())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, RsyncError> {
+    std::path::absolute(path).map_err(|source| RsyncError::Prepare {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The child's own folders.
@@ -370,7 +392,10 @@ impl Scratch {
         let (names_path, dest) = (self.names.clone(), dest.to_owned());
         let prepared = tasks.blocking(Pool::Disk, move || {
             let at = |path: &Path, done: io::Result<()>| {
-                done.map_err(|source| RsyncError::Prepare { path: path.to_owned(), source })
+                done.map_err(|source| RsyncError::Prepare {
+                    path: path.to_owned(),
+                    source,
+                })
             };
             at(&dest, fs::create_dir_all(&dest))?;
             at(&partial, fs::create_dir_all(&partial))?;
@@ -393,7 +418,9 @@ fn sweep(folder: &Path) -> io::Result<()> {
 fn joined_names(only: &[Vec<u8>]) -> Result<Vec<u8>, RsyncError> {
     let mut all = Vec::new();
     for path in only {
-        let parts_fine = path.split(|&b| b == b'/').all(|part| !part.is_empty() && part != b"." && part != b"..");
+        let parts_fine = path
+            .split(|&b| b == b'/')
+            .all(|part| !part.is_empty() && part != b"." && part != b"..");
         if !parts_fine || path.contains(&0) {
             return Err(RsyncError::Path);
         }
@@ -408,5 +435,9 @@ fn joined_names(only: &[Vec<u8>]) -> Result<Vec<u8>, RsyncError> {
 /// Seconds since 1970 as a time; rsync prints UTC because we set `TZ`.
 pub(crate) fn unix(seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
-    if seconds < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+    if seconds < 0 {
+        SystemTime::UNIX_EPOCH - distance
+    } else {
+        SystemTime::UNIX_EPOCH + distance
+    }
 }

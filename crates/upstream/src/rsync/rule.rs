@@ -17,26 +17,41 @@ pub struct Rule {
 impl Rule {
     /// Takes what matches rsync's `pattern` (`/x` anchored at the source, `*.db`, `dir/`).
     pub fn include(pattern: impl Into<Vec<u8>>) -> Self {
-        Self { include: true, pattern: plain(pattern.into()) }
+        Self {
+            include: true,
+            pattern: plain(pattern.into()),
+        }
     }
 
     /// Leaves out what matches rsync's `pattern`.
     pub fn exclude(pattern: impl Into<Vec<u8>>) -> Self {
-        Self { include: false, pattern: plain(pattern.into()) }
+        Self {
+            include: false,
+            pattern: plain(pattern.into()),
+        }
     }
 
     /// Takes exactly the entry at `path` below the source (raw bytes, no leading slash).
     pub fn include_exactly(path: &[u8]) -> Self {
-        Self { include: true, pattern: exact(path) }
+        Self {
+            include: true,
+            pattern: exact(path),
+        }
     }
 
     /// Leaves out exactly the entry at `path` and what is below it.
     pub fn exclude_exactly(path: &[u8]) -> Self {
-        Self { include: false, pattern: exact(path) }
+        Self {
+            include: false,
+            pattern: exact(path),
+        }
     }
 
     pub(crate) fn argument(&self) -> OsString {
-        option(if self.include { "--include=" } else { "--exclude=" }, &self.pattern)
+        option(
+            if self.include { "--include=" } else { "--exclude=" },
+            &self.pattern,
+        )
     }
 }
 

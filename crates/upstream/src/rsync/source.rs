@@ -25,12 +25,26 @@ mod tests {
 
     #[test]
     fn only_daemon_urls_with_a_module_are_sources() {
-        for ok in ["rsync://m.example/archlinux/", "rsync://[::1]:8730/mod/a b", "rsync://u@h/mod"] {
+        for ok in [
+            "rsync://m.example/archlinux/",
+            "rsync://[::1]:8730/mod/a b",
+            "rsync://u@h/mod",
+        ] {
             assert!(checked_source(ok).is_ok(), "{ok}");
         }
-        for bad in
-            ["host:path", "host::mod", "/etc", "-e sh", "rsync://", "rsync://h", "rsync://h/", "rsync://h/a/../b", "RSYNC://h/m", "http://h/m", "rsync://h/m\n"]
-        {
+        for bad in [
+            "host:path",
+            "host::mod",
+            "/etc",
+            "-e sh",
+            "rsync://",
+            "rsync://h",
+            "rsync://h/",
+            "rsync://h/a/../b",
+            "RSYNC://h/m",
+            "http://h/m",
+            "rsync://h/m\n",
+        ] {
             assert!(checked_source(bad).is_err(), "{bad}");
         }
     }

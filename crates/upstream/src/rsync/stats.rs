@@ -64,7 +64,9 @@ impl StatsReader {
     }
 
     pub(crate) fn line(&mut self, line: &[u8]) {
-        let Ok(line) = std::str::from_utf8(line) else { return };
+        let Ok(line) = std::str::from_utf8(line) else {
+            return;
+        };
         match line.split_once(": ") {
             Some(("Number of files", n)) => self.entries = number(n),
             Some(("Number of deleted files", n)) => self.deleted = number(n),
@@ -80,10 +82,14 @@ impl StatsReader {
         let mut words = line.split_ascii_whitespace();
         let bytes = words.next().and_then(|w| w.parse().ok());
         let percent = words.next().and_then(|w| w.strip_suffix('%')?.parse().ok());
-        let (Some(bytes), Some(percent)) = (bytes, percent) else { return };
+        let (Some(bytes), Some(percent)) = (bytes, percent) else {
+            return;
+        };
         self.now.bytes = bytes;
         self.now.percent = percent;
-        let files = line.split_once("(xfr#").and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
+        let files = line
+            .split_once("(xfr#")
+            .and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
         self.now.files = files.unwrap_or(self.now.files);
         if let Some(progress) = &self.progress {
             progress.send_replace(self.now);
@@ -105,7 +111,10 @@ impl StatsReader {
 
 /// The first number of `1,234 (reg: 1,200, dir: 34)` or `5678 bytes`.
 fn number(text: &str) -> u64 {
-    let digits = text.chars().take_while(|c| c.is_ascii_digit() || *c == ',').filter(char::is_ascii_digit);
+    let digits = text
+        .chars()
+        .take_while(|c| c.is_ascii_digit() || *c == ',')
+        .filter(char::is_ascii_digit);
     digits.collect::<String>().parse().unwrap_or(0)
 }
 
@@ -129,7 +138,14 @@ mod tests {
         ] {
             s.line(line.as_bytes());
         }
-        assert_eq!(*rx.borrow(), Progress { bytes: 1_234_567, percent: 42, files: 12 });
+        assert_eq!(
+            *rx.borrow(),
+            Progress {
+                bytes: 1_234_567,
+                percent: 42,
+                files: 12
+            }
+        );
         let r = s.report(Outcome::Whole, String::new());
         assert_eq!((r.entries, r.deleted, r.transferred), (1101, 3, 12));
         assert_eq!((r.transferred_bytes, r.received_bytes), (99_999, 100_100));

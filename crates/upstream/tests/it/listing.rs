@@ -25,11 +25,25 @@ async fn every_style_gives_back_every_name_and_its_file() -> TestResult {
     }
     mirror.put("root/os/x", "x")?;
     let (http, folder) = (client(), url(&mirror, "root/"));
-    let mut want: Vec<ListEntry> =
-        names.iter().map(|n| ListEntry { name: n.to_vec(), is_dir: false }).collect();
-    want.push(ListEntry { name: b"os".to_vec(), is_dir: true });
+    let mut want: Vec<ListEntry> = names
+        .iter()
+        .map(|n| ListEntry {
+            name: n.to_vec(),
+            is_dir: false,
+        })
+        .collect();
+    want.push(ListEntry {
+        name: b"os".to_vec(),
+        is_dir: true,
+    });
     want.sort();
-    for style in [Listing::Nginx, Listing::Apache, Listing::Python, Listing::Lighttpd, Listing::Caddy] {
+    for style in [
+        Listing::Nginx,
+        Listing::Apache,
+        Listing::Python,
+        Listing::Lighttpd,
+        Listing::Caddy,
+    ] {
         mirror.listing(style);
         let mut page = http.get(&Get::new(&folder)).await?;
         let got = parse_listing(&page.bytes().await?, &page.url);

@@ -23,6 +23,7 @@ use crate::name::{self, NameError};
 use crate::profile::Profile;
 use crate::resolve::{Opened, open};
 use crate::shard_edit::{Change, ShardEditor, Value};
+use crate::size::{self, is_over_threshold};
 use crate::source::{Block, BlockSink, BlockSource, Entry, ReadError, SourceError, require};
 
 /// Why a directory could not be changed.
@@ -185,8 +186,8 @@ fn write_all(
     let by = threshold.estimate;
     let sizes = items
         .iter()
-        .map(|i| flat::estimate_of_link(by, i.name.len(), i.cid.as_ref().len(), i.tsize));
-    let estimate = flat::estimate_of_empty(by) + sizes.sum::<u64>();
+        .map(|i| size::of_link(by, i.name.len(), i.cid.as_ref().len(), i.tsize));
+    let estimate = size::of_empty(by) + sizes.sum::<u64>();
     if items.is_empty() || !threshold.is_over(estimate) {
         let (entry, block) = flat::encode(profile, &items);
         if block.data.len() > MAX_BLOCK {
@@ -238,25 +239,27 @@ fn edit_shards(
         .collect();
     changes.sort_unstable_by_key(|change| change.hash);
     out.hold();
-    let mut editor = ShardEditor::new(profile, source, out);
-    let edited = editor.edit_root(root, shard, &changes);
-    let (entry, sharded) = match edited.and_then(|entry| Ok((entry, editor.is_over_threshold()?))) {
-        Ok(decided) => decided,
-        Err(error) => {
-            out.discard();
-            return Err(error);
-        }
-    };
-    if sharded {
-        out.release()?;
-        return Ok(entry);
-    }
+    let edited = ShardEditor::new(profile, source, out).edit_root(root, shard, &changes);
     let overlay = Overlay {
-        held: out.discard(),
+        held: out.held(),
         source,
     };
-    let items = flatten(&entry.cid, &overlay)?;
-    write_all(profile, Some(root), items, out)
+    let decided = edited.and_then(|entry| Ok((entry, is_over_threshold(profile, &entry.cid, &overlay)?)));
+    match decided {
+        Ok((entry, true)) => {
+            out.release()?;
+            Ok(entry)
+        }
+        Ok((entry, false)) => {
+            let items = flatten(&entry.cid, &overlay)?;
+            out.discard();
+            write_all(profile, Some(root), items, out)
+        }
+        Err(error) => {
+            out.discard();
+            Err(error)
+        }
+    }
 }
 
 /// All entries of a HAMT; at most as many as fit below the threshold, which the caller has made sure of.
@@ -333,9 +336,14 @@ impl<'s> Output<'s> {
             .try_for_each(|block| self.write(block))
     }
 
-    fn discard(&mut self) -> HashMap<Cid, Bytes> {
-        let held = self.held.take().unwrap_or_default();
-        held.into_iter().map(|block| (block.cid, block.data)).collect()
+    fn discard(&mut self) {
+        self.held = None;
+    }
+
+    /// The nodes held back.
+    fn held(&self) -> HashMap<Cid, Bytes> {
+        let held = self.held.iter().flatten();
+        held.map(|block| (block.cid, block.data.clone())).collect()
     }
 }
 

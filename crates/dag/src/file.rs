@@ -134,7 +134,7 @@ impl FileBuilder {
     /// Ends the file.
     pub fn finish(mut self) -> FileDag {
         self.flush();
-        layout(&self.profile, &self.leaves, self.nodes)
+        layout(&self.profile, self.leaves, self.nodes)
     }
 
     fn push_running(&mut self, data: &[u8]) -> usize {
@@ -276,7 +276,7 @@ pub fn from_leaves(profile: &Profile, leaves: Vec<(Cid, u64)>) -> Result<FileDag
             return Err(LayoutError::LeafLength { index, len });
         }
     }
-    Ok(layout(profile, &leaves, Vec::new()))
+    Ok(layout(profile, leaves, Vec::new()))
 }
 
 /// A subtree on its way up.
@@ -287,7 +287,7 @@ struct Child {
 }
 
 /// Groups the leaves by width, level by level, until one root is left.
-fn layout(profile: &Profile, leaves: &[(Cid, u64)], mut nodes: Vec<Block>) -> FileDag {
+fn layout(profile: &Profile, leaves: Vec<(Cid, u64)>, mut nodes: Vec<Block>) -> FileDag {
     let mut seen = std::collections::HashSet::new();
     nodes.retain(|block| seen.insert(block.cid));
     let mut level: Vec<Child> = leaves
@@ -311,7 +311,7 @@ fn layout(profile: &Profile, leaves: &[(Cid, u64)], mut nodes: Vec<Block>) -> Fi
     }
     let root = level.pop().expect("a file has at least one leaf");
     let mut offset = 0;
-    let leaves = leaves.iter().map(|&(cid, len)| {
+    let leaves = leaves.into_iter().map(|(cid, len)| {
         offset += len;
         Leaf {
             cid,

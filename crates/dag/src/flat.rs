@@ -12,7 +12,7 @@ use cid::Cid;
 use crate::name;
 use crate::node::{CidRef, RawNode, link_len, write_data, write_link};
 use crate::pb::Flaw;
-use crate::profile::{Profile, SizeEstimate};
+use crate::profile::Profile;
 use crate::source::{Block, Entry};
 use crate::unixfs;
 
@@ -37,22 +37,6 @@ impl ItemCid<'_> {
             Self::Bytes(bytes) => CidRef::Bytes(bytes),
             Self::Cid(cid) => CidRef::Cid(cid),
         }
-    }
-}
-
-/// The estimate of a directory without entries.
-pub(crate) const fn estimate_of_empty(by: SizeEstimate) -> u64 {
-    match by {
-        SizeEstimate::LinksBytes => 0,
-        SizeEstimate::BlockBytes => 4,
-    }
-}
-
-/// What one entry adds to the estimated size of its directory.
-pub(crate) fn estimate_of_link(by: SizeEstimate, name_len: usize, cid_len: usize, tsize: u64) -> u64 {
-    match by {
-        SizeEstimate::LinksBytes => (name_len + cid_len) as u64,
-        SizeEstimate::BlockBytes => link_len(cid_len, name_len, tsize) as u64,
     }
 }
 

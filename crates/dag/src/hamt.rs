@@ -59,13 +59,7 @@ impl Fanout {
         (self.bits as usize).div_ceil(4)
     }
 
-    /// The prefix of a slot, in the last [`Self::digits`] bytes.
-    pub(crate) fn prefix(self, slot: usize) -> [u8; 3] {
-        let digit = |n: usize| b"0123456789ABCDEF"[n & 15];
-        [digit(slot >> 8), digit(slot >> 4), digit(slot)]
-    }
-
-    fn parse_prefix<'a>(self, name: &'a [u8]) -> Option<(usize, &'a [u8])> {
+    fn parse_prefix(self, name: &[u8]) -> Option<(usize, &[u8])> {
         let (prefix, rest) = name.split_at_checked(self.digits())?;
         let slot = prefix.iter().try_fold(0, |slot, &digit| {
             let value = match digit {
@@ -77,6 +71,12 @@ impl Fanout {
         })?;
         (slot < self.slots()).then_some((slot, rest))
     }
+}
+
+/// The prefix of a slot as three digits, of which the last [`Fanout::digits`] are written.
+pub(crate) fn prefix(slot: usize) -> [u8; 3] {
+    let digit = |n: usize| b"0123456789ABCDEF"[n & 15];
+    [digit(slot >> 8), digit(slot >> 4), digit(slot)]
 }
 
 /// One used slot of a shard.

@@ -64,9 +64,15 @@ impl HashKind {
 
     /// Hashes `data` in one go.
     pub fn digest(self, data: &[u8]) -> [u8; 32] {
-        let mut hasher = Hasher::new(self);
-        hasher.update(data);
-        hasher.finish()
+        let mut out = [0; 32];
+        match self {
+            Self::Sha2_256 => out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, data).as_ref()),
+            Self::Blake2b256 => {
+                out.copy_from_slice(blake2b_simd::Params::new().hash_length(32).hash(data).as_bytes());
+            }
+            Self::Blake3 => out = *blake3::hash(data).as_bytes(),
+        }
+        out
     }
 }
 
@@ -76,7 +82,7 @@ pub struct Hasher(State);
 
 #[derive(Clone)]
 enum State {
-    Sha2(ring::digest::Context),
+    Sha2(Box<ring::digest::Context>),
     Blake2b(Box<blake2b_simd::State>),
     Blake3(Box<blake3::Hasher>),
 }
@@ -96,7 +102,7 @@ impl Hasher {
     /// Starts over no bytes.
     pub fn new(kind: HashKind) -> Self {
         Self(match kind {
-            HashKind::Sha2_256 => State::Sha2(ring::digest::Context::new(&ring::digest::SHA256)),
+            HashKind::Sha2_256 => State::Sha2(Box::new(ring::digest::Context::new(&ring::digest::SHA256))),
             HashKind::Blake2b256 => {
                 State::Blake2b(Box::new(blake2b_simd::Params::new().hash_length(32).to_state()))
             }

@@ -46,6 +46,7 @@ mod plan;
 mod profile;
 mod resolve;
 mod shard_edit;
+mod size;
 mod source;
 mod tree;
 mod unixfs;

@@ -22,7 +22,7 @@ pub const MAX_FILE_DEPTH: usize = 32;
 pub const MAX_FILE_NODE_BYTES: usize = 256 * 1024 * 1024;
 
 /// The most links, entries and shards together, that are read of one directory.
-pub const MAX_DIRECTORY_LINKS: usize = 1 << 21;
+pub const MAX_DIRECTORY_LINKS: usize = 1 << 20;
 
 /// The most CIDs that one [`crate::ReadError::Missing`] names; ask again once these are here.
 pub const MAX_MISSING: usize = 4096;

@@ -78,13 +78,24 @@ impl<'a> RawNode<'a> {
     }
 }
 
+/// Shows each link of a block without keeping any; for blocks that were checked when they came in.
+pub(crate) fn for_each_link<'a>(block: &'a [u8], mut show: impl FnMut(RawLink<'a>)) -> Result<(), Flaw> {
+    let mut fields = Fields(block);
+    while let Some((field, value)) = fields.next()? {
+        if let (2, Value::Bytes(link)) = (field, value) {
+            show(decode_link(link)?);
+        }
+    }
+    Ok(())
+}
+
 fn decode_link(link: &[u8]) -> Result<RawLink<'_>, Flaw> {
     let mut fields = Fields(link);
     let (mut cid, mut name, mut tsize) = (None, None, None);
     while let Some((field, value)) = fields.next()? {
         match (field, value) {
             (1, Value::Bytes(bytes)) if cid.is_none() && name.is_none() && tsize.is_none() => {
-                cid = Some(bytes)
+                cid = Some(bytes);
             }
             (2, Value::Bytes(bytes)) if name.is_none() && tsize.is_none() => name = Some(bytes),
             (3, Value::Varint(size)) if tsize.is_none() => tsize = Some(size),

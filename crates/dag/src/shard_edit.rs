@@ -6,17 +6,15 @@
 //! - Read first: `hamt.rs`.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 
 use cid::Cid;
 
 use crate::edit::{EditError, Output, fanout};
-use crate::flat::{estimate_of_empty, estimate_of_link, finish};
+use crate::flat::finish;
 use crate::hamt::{self, Fanout, Shard, ShardLink, bitfield};
-use crate::limits::MAX_DIRECTORY_LINKS;
 use crate::node::{CidRef, link_len, write_data, write_link};
 use crate::profile::Profile;
-use crate::source::{BlockSource, Entry, Missing, ReadError, load, require};
+use crate::source::{BlockSource, Entry, ReadError, require};
 use crate::unixfs;
 
 /// A change to one name.
@@ -74,29 +72,15 @@ pub(crate) struct ShardEditor<'e, 's> {
     fanout: Fanout,
     source: &'e dyn BlockSource,
     out: &'e mut Output<'s>,
-    tally: Tally,
-}
-
-/// What is known of the size that the directory would have as a flat one.
-struct Tally {
-    size: u64,
-    /// Shards that were not looked into.
-    unread: VecDeque<Cid>,
 }
 
 impl<'e, 's> ShardEditor<'e, 's> {
     pub(crate) fn new(profile: &'e Profile, source: &'e dyn BlockSource, out: &'e mut Output<'s>) -> Self {
-        let size = estimate_of_empty(profile.parameters().threshold.estimate);
-        let tally = Tally {
-            size,
-            unread: VecDeque::new(),
-        };
         Self {
             profile,
             fanout: fanout(profile),
             source,
             out,
-            tally,
         }
     }
 
@@ -226,7 +210,7 @@ impl<'e, 's> ShardEditor<'e, 's> {
         Ok(Outcome::Shard(self.encode(Some(&cid), &slots)?))
     }
 
-    /// Writes one shard and counts what it adds to the size of the directory.
+    /// Writes one shard.
     fn encode(&mut self, old: Option<&Cid>, slots: &[(usize, Slot<'_, '_>)]) -> Result<Entry, EditError> {
         let digits = self.fanout.digits();
         let links = slots.iter().map(|(_, slot)| {
@@ -238,77 +222,15 @@ impl<'e, 's> ShardEditor<'e, 's> {
         let mut below = 0u64;
         for (number, slot) in slots {
             let (cid, name, tsize) = slot.parts();
-            let prefix = self.fanout.prefix(*number);
+            let prefix = hamt::prefix(*number);
             write_link(&mut node, cid, &prefix[3 - digits..], name, tsize);
             below = below.saturating_add(tsize);
-            self.count(old, slot)?;
         }
         let bits = bitfield(slots.iter().map(|(number, _)| *number));
         write_data(&mut node, &unixfs::encode_shard(&bits, self.fanout.slots()));
         let (entry, block) = finish(self.profile, node, below);
         self.out.put_unless(old, block)?;
         Ok(entry)
-    }
-
-    fn count(&mut self, shard: Option<&Cid>, slot: &Slot<'_, '_>) -> Result<(), EditError> {
-        let threshold = self.profile.parameters().threshold;
-        if threshold.is_over(self.tally.size) {
-            return Ok(());
-        }
-        let (cid, name, tsize) = slot.parts();
-        match slot {
-            Slot::Kept(link) if link.name.is_empty() => {
-                let child = link
-                    .link
-                    .parse_cid()
-                    .map_err(|flaw| flaw.at(&shard.copied().unwrap_or_default()))?;
-                self.tally.unread.push_back(child);
-            }
-            Slot::Shard(_) => {} // counted when it was written
-            Slot::Kept(_) | Slot::Value(_) => {
-                self.tally.size += estimate_of_link(threshold.estimate, name.len(), cid.len(), tsize);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the directory is large enough to be a HAMT; reads unchanged shards only until that is known.
-    pub(crate) fn is_over_threshold(&mut self) -> Result<bool, EditError> {
-        let threshold = self.profile.parameters().threshold;
-        let mut links = 0;
-        while !threshold.is_over(self.tally.size) {
-            let Some(cid) = self.tally.unread.pop_front() else {
-                return Ok(false);
-            };
-            let Some(block) = load(self.source, &cid)? else {
-                return Err(self.missing(&cid)?.into());
-            };
-            let shard = Shard::decode_below(&block, self.fanout).map_err(|flaw| flaw.at(&cid))?;
-            links += shard.links.len();
-            if links > MAX_DIRECTORY_LINKS {
-                return Err(ReadError::TooLarge {
-                    cid,
-                    what: "directory of too many links",
-                }
-                .into());
-            }
-            for link in &shard.links {
-                self.count(Some(&cid), &Slot::Kept(*link))?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Names this and every other unread shard that is not here.
-    fn missing(&self, first: &Cid) -> Result<ReadError, ReadError> {
-        let mut missing = Missing::default();
-        missing.add(first);
-        for cid in &self.tally.unread {
-            if load(self.source, cid)?.is_none() && missing.add(cid) {
-                break;
-            }
-        }
-        Ok(missing.check().err().unwrap_or(ReadError::Missing(vec![*first])))
     }
 }
 

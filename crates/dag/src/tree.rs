@@ -107,6 +107,13 @@ impl Plan {
     }
 }
 
+/// What becomes of one name.
+enum Fate {
+    Unchanged,
+    /// This entry, or none.
+    Becomes(Option<Entry>),
+}
+
 struct Edit<'e> {
     profile: &'e Profile,
     source: &'e dyn BlockSource,
@@ -130,7 +137,7 @@ impl Edit<'_> {
                 path.push(b'/');
             }
             path.extend_from_slice(name);
-            if let Some(entry) = self.child(base, name, child, path)? {
+            if let Fate::Becomes(entry) = self.child(base, name, child, path)? {
                 entries.insert(name.clone(), entry);
             }
             path.truncate(length);
@@ -138,29 +145,29 @@ impl Edit<'_> {
         Ok(entries)
     }
 
-    /// What becomes of one name: `None` nothing changes, `Some(None)` it goes.
     fn child(
         &mut self,
         base: Option<&Cid>,
         name: &[u8],
         plan: &Plan,
         path: &mut Vec<u8>,
-    ) -> Result<Option<Option<Entry>>, EditError> {
+    ) -> Result<Fate, EditError> {
         match plan.own {
             Some(Change::Set(_)) if plan.adds_below => Err(EditError::Conflict { path: path.clone() }),
-            Some(Change::Set(entry)) => Ok(Some(Some(entry))),
-            Some(Change::Remove) => self.directory(None, plan, path).map(Some),
+            Some(Change::Set(entry)) => Ok(Fate::Becomes(Some(entry))),
+            Some(Change::Remove) => self.directory(None, plan, path).map(Fate::Becomes),
             Some(Change::EmptyDir) => {
                 let old = self
                     .existing(base, name)?
                     .filter(|(_, is_directory)| *is_directory);
-                self.directory(old.map(|(entry, _)| entry), plan, path).map(Some)
+                self.directory(old.map(|(entry, _)| entry), plan, path)
+                    .map(Fate::Becomes)
             }
             None => match self.existing(base, name)? {
-                Some((entry, true)) => self.directory(Some(entry), plan, path).map(Some),
+                Some((entry, true)) => self.directory(Some(entry), plan, path).map(Fate::Becomes),
                 Some((_, false)) if plan.adds_below => Err(EditError::NotADirectory { path: path.clone() }),
-                None if plan.adds_below => self.directory(None, plan, path).map(Some),
-                Some((_, false)) | None => Ok(None),
+                None if plan.adds_below => self.directory(None, plan, path).map(Fate::Becomes),
+                Some((_, false)) | None => Ok(Fate::Unchanged),
             },
         }
     }

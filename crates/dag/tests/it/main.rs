@@ -1,5 +1,10 @@
 //! Integration tests of pacstore-dag: golden vectors, properties, hostile nodes.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that unwraps nothing fails, as it should"
+)]
+
 mod car;
 mod cids;
 mod edits;

@@ -11,14 +11,21 @@ use crate::support::{Blocks, custom};
 const P: &Profile = &Profile::UNIXFS_V1_2025;
 
 fn some_entry(content: u8) -> Entry {
-    Entry { cid: dag::raw_cid(HashKind::Sha2_256, &[content]), tsize: 1 }
+    Entry {
+        cid: dag::raw_cid(HashKind::Sha2_256, &[content]),
+        tsize: 1,
+    }
 }
 
 fn set(path: &str, content: u8) -> (Vec<u8>, Change) {
     (path.into(), Change::Set(some_entry(content)))
 }
 
-fn tree(root: Option<&Entry>, blocks: &mut Blocks, changes: Vec<(Vec<u8>, Change)>) -> Result<Entry, EditError> {
+fn tree(
+    root: Option<&Entry>,
+    blocks: &mut Blocks,
+    changes: Vec<(Vec<u8>, Change)>,
+) -> Result<Entry, EditError> {
     let mut new = Blocks::new();
     let edit = dag::edit_tree(P, root.map(|root| &root.cid), changes, blocks, &mut new)?;
     blocks.append(&mut new);
@@ -46,9 +53,19 @@ fn paths(root: &Entry, blocks: &Blocks) -> Vec<String> {
 #[test]
 fn directories_come_with_their_first_entry_and_go_with_their_last() {
     let mut blocks = Blocks::new();
-    let root = tree(None, &mut blocks, vec![set("a/b/c", 1), set("a/d", 2), set("e", 3)]).unwrap();
+    let root = tree(
+        None,
+        &mut blocks,
+        vec![set("a/b/c", 1), set("a/d", 2), set("e", 3)],
+    )
+    .unwrap();
     assert_eq!(paths(&root, &blocks), ["/a/", "/a/b/", "/a/b/c", "/a/d", "/e"]);
-    let root = tree(Some(&root), &mut blocks, vec![(b"a/b/c".to_vec(), Change::Remove)]).unwrap();
+    let root = tree(
+        Some(&root),
+        &mut blocks,
+        vec![(b"a/b/c".to_vec(), Change::Remove)],
+    )
+    .unwrap();
     assert_eq!(paths(&root, &blocks), ["/a/", "/a/d", "/e"]);
     let gone = vec![(b"a/d".to_vec(), Change::Remove), (b"e".to_vec(), Change::Remove)];
     let root = tree(Some(&root), &mut blocks, gone).unwrap();
@@ -65,7 +82,12 @@ fn a_directory_set_as_empty_stays_when_its_last_entry_goes() {
     let root = tree(Some(&root), &mut blocks, changes).unwrap();
     assert_eq!(paths(&root, &blocks), ["/a/", "/a/b/", "/x/", "/x/y/"]);
     // One that was empty before is not touched by a removal of what it never had.
-    let root = tree(Some(&root), &mut blocks, vec![(b"x/y/z".to_vec(), Change::Remove)]).unwrap();
+    let root = tree(
+        Some(&root),
+        &mut blocks,
+        vec![(b"x/y/z".to_vec(), Change::Remove)],
+    )
+    .unwrap();
     assert_eq!(paths(&root, &blocks), ["/a/", "/a/b/", "/x/", "/x/y/"]);
 }
 
@@ -74,7 +96,10 @@ fn a_file_turns_into_a_directory_and_back_in_one_edit() {
     let mut blocks = Blocks::new();
     let root = tree(None, &mut blocks, vec![set("a", 1)]).unwrap();
     let refused = tree(Some(&root), &mut blocks, vec![set("a/b", 2)]);
-    assert!(matches!(refused, Err(EditError::NotADirectory { ref path }) if path == b"a"), "{refused:?}");
+    assert!(
+        matches!(refused, Err(EditError::NotADirectory { ref path }) if path == b"a"),
+        "{refused:?}"
+    );
     let changes = vec![set("a/b", 2), (b"a".to_vec(), Change::Remove)];
     let root = tree(Some(&root), &mut blocks, changes).unwrap();
     assert_eq!(paths(&root, &blocks), ["/a/", "/a/b"]);
@@ -82,7 +107,10 @@ fn a_file_turns_into_a_directory_and_back_in_one_edit() {
     let root = tree(Some(&root), &mut blocks, changes).unwrap();
     assert_eq!(paths(&root, &blocks), ["/a"]);
     let conflict = tree(Some(&root), &mut blocks, vec![set("q", 1), set("q/b", 2)]);
-    assert!(matches!(conflict, Err(EditError::Conflict { ref path }) if path == b"q"), "{conflict:?}");
+    assert!(
+        matches!(conflict, Err(EditError::Conflict { ref path }) if path == b"q"),
+        "{conflict:?}"
+    );
 }
 
 #[test]
@@ -91,7 +119,10 @@ fn untouched_directories_are_neither_read_nor_written() {
     let changes: Vec<_> = (0..50).map(|i| set(&format!("d{i}/f"), i)).collect();
     let root = tree(None, &mut blocks, changes).unwrap();
     let seven = dag::resolve(&root.cid, &[b"d7"], &blocks).unwrap().cid;
-    let mut few = Blocks::from([(root.cid, blocks[&root.cid].clone()), (seven, blocks[&seven].clone())]);
+    let mut few = Blocks::from([
+        (root.cid, blocks[&root.cid].clone()),
+        (seven, blocks[&seven].clone()),
+    ]);
     let edit = dag::edit_tree(P, Some(&root.cid), [set("d7/f", 99)], &few, &mut blocks).unwrap();
     assert_eq!(edit.new_nodes, 2);
     few.clear();
@@ -103,7 +134,10 @@ fn untouched_directories_are_neither_read_nor_written() {
 fn bad_paths_are_refused() {
     for path in ["", "/a", "a/", "a//b", "a/../b", "./a", "a\0"] {
         let result = tree(None, &mut Blocks::new(), vec![set(path, 1)]);
-        assert!(matches!(result, Err(EditError::Name { .. })), "{path:?}: {result:?}");
+        assert!(
+            matches!(result, Err(EditError::Name { .. })),
+            "{path:?}: {result:?}"
+        );
     }
     let deepest = vec!["d"; dag::MAX_TREE_DEPTH].join("/");
     tree(None, &mut Blocks::new(), vec![set(&deepest, 1)]).unwrap();

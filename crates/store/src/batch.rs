@@ -21,8 +21,9 @@ use crate::gc::Reservation;
 use crate::index::Tables;
 use crate::intake::Intake;
 use crate::keys::{self, BlockKey, RefKey};
+use crate::leaves::Shape;
 use crate::nodes::{self, Put};
-use crate::record::{ByOrigin, Facts, FileInfo, FileRecord, Place, Shape, absolute};
+use crate::record::{ByOrigin, Facts, FileInfo, FileRecord, Place, absolute};
 use crate::refs;
 use crate::store::{Store, check_label, node_row, staged_key};
 
@@ -291,7 +292,9 @@ impl Batch {
             }
             Ok(doubles)
         });
-        known.iter().for_each(|known| self.store.0.unmark_busy(known.id));
+        for known in &known {
+            self.store.0.unmark_busy(known.id);
+        }
         let doubles = match doubles {
             Ok(doubles) => doubles,
             Err(error) => {

@@ -16,7 +16,9 @@ use ring::digest::{SHA256, digest};
 
 use crate::disk::{Disk, sync_dir};
 use crate::keys::CidVersion;
-use crate::record::{Layout, Leaves, Origin, Row, Shape, put_bytes, put_varint};
+use crate::leaves::{Leaves, Shape};
+use crate::record::{Layout, Origin};
+use crate::row::{Row, put_bytes, put_varint};
 
 const MAGIC: &[u8] = b"pacstore partial 1\n";
 const CLAIMED: u8 = 0x10;
@@ -71,7 +73,7 @@ impl Bitmap {
     pub(crate) fn create(disk: &Disk, id: u64, shape: &Shape) -> io::Result<Self> {
         let mut bytes = header(shape);
         let start = bytes.len() as u64;
-        bytes.resize(bytes.len() + shape.leaves.leaves.len(), 0);
+        bytes.resize(bytes.len() + shape.leaves.list.len(), 0);
         let path = disk.bitmap(id);
         let new = path.with_extension("new");
         disk.hook.before("write bitmap")?;
@@ -90,7 +92,7 @@ impl Bitmap {
         let bytes = fs::read(&path)?;
         let bad = || io::Error::new(io::ErrorKind::InvalidData, "damaged bitmap");
         let (shape, states) = read_header(&bytes).ok_or_else(bad)?;
-        if states.len() != shape.leaves.leaves.len() {
+        if states.len() != shape.leaves.list.len() {
             return Err(bad());
         }
         let start = (bytes.len() - states.len()) as u64;

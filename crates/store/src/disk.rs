@@ -97,7 +97,7 @@ impl Disk {
         if !known {
             self.hook.before("make folder")?;
             fs::create_dir_all(self.folder(number))?;
-            sync_dir(&self.dir.join("files"))?;
+            sync_dir(self.dir.join("files"))?;
             self.folders
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -13,8 +13,9 @@ use redb::{ReadTransaction, ReadableTable};
 use crate::error::IndexError;
 use crate::index::{BLOCKS, FILES, LEAVES, ROOTS, SHA256, TWINS, Tables};
 use crate::keys::{self, BlockKey, RAW, RefKey};
+use crate::leaves::{Leaves, Shape};
 use crate::nodes::{self, Put};
-use crate::record::{FileRecord, Leaves, Place};
+use crate::record::{FileRecord, Place};
 use crate::refs;
 
 /// Where a raw block is: a range of a file.
@@ -50,7 +51,8 @@ impl At {
     }
 }
 
-fn twin_key(key: &BlockKey, id: u64) -> [u8; 41] {
+/// The row of `key` in the table of second places.
+pub(crate) fn twin_key(key: &BlockKey, id: u64) -> [u8; 41] {
     let mut twin = [0; 41];
     twin[..33].copy_from_slice(key);
     twin[33..].copy_from_slice(&id.to_be_bytes());
@@ -245,7 +247,7 @@ pub(crate) fn add_layout(
     t: &mut Tables<'_>,
     id: u64,
     mut record: FileRecord,
-    shape: &crate::record::Shape,
+    shape: &Shape,
     nodes: &[(BlockKey, Bytes)],
 ) -> Result<(), IndexError> {
     let number = record.layouts.len() as u32;
@@ -284,7 +286,7 @@ pub(crate) fn remove(t: &mut Tables<'_>, id: u64) -> Result<Option<FileRecord>, 
             t.roots.remove(&layout.root)?;
         }
         if let Some(leaves) = t.leaves(id, number)? {
-            let mut blocks: Vec<_> = leaves.leaves.iter().filter(|leaf| leaf.is_raw()).collect();
+            let mut blocks: Vec<_> = leaves.list.iter().filter(|leaf| leaf.is_raw()).collect();
             blocks.sort_unstable_by_key(|leaf| leaf.key);
             for leaf in blocks {
                 remove_block(t, &keys::block_of(&leaf.key), id)?;
@@ -379,7 +381,7 @@ fn unfree(t: &mut Tables<'_>, id: u64, record: &FileRecord) -> Result<(), IndexE
 }
 
 fn collect_blocks(id: u64, leaves: &Leaves, blocks: &mut Vec<(BlockKey, At)>) {
-    for leaf in leaves.leaves.iter().filter(|leaf| leaf.is_raw()) {
+    for leaf in leaves.list.iter().filter(|leaf| leaf.is_raw()) {
         blocks.push((
             keys::block_of(&leaf.key),
             At {

@@ -24,7 +24,7 @@ use crate::steps::Hook;
 
 /// File id -> [`crate::record::FileRecord`].
 pub(crate) const FILES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("files");
-/// (File id, number of the layout) -> [`crate::record::Leaves`]; none for a file of one raw leaf.
+/// (File id, number of the layout) -> [`crate::leaves::Leaves`]; none for a file of one raw leaf.
 pub(crate) const LEAVES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("leaves");
 /// Root -> file id, for roots that are not a raw block over the whole file.
 pub(crate) const ROOTS: TableDefinition<'_, &[u8; 34], u64> = TableDefinition::new("roots");

@@ -40,6 +40,8 @@
 
 mod batch;
 mod bitmap;
+mod body;
+mod derived;
 mod disk;
 mod error;
 mod files;
@@ -49,12 +51,14 @@ mod group;
 mod index;
 mod intake;
 mod keys;
+mod leaves;
 mod nodes;
 mod partial;
 mod partials;
 mod read;
 mod record;
 mod refs;
+mod row;
 mod steps;
 mod store;
 

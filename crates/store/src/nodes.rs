@@ -38,7 +38,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut row = Vec::with_capacity(HEADER + self.data.len());
         row.extend_from_slice(&self.owned.to_le_bytes());
         row.extend_from_slice(&self.seq.to_le_bytes());

@@ -4,7 +4,7 @@
 //! - Invariant: gc takes only those that nobody has a handle to.
 //! - Not here: their bytes and bitmaps (`crate::partial`, `crate::bitmap`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,11 +12,12 @@ use pacstore_dag as dag;
 use tracing::{info, warn};
 
 use crate::bitmap::Bitmap;
+use crate::body::Body;
 use crate::error::{OpenError, WriteError};
 use crate::files::Lookup;
 use crate::keys::{self, BlockKey, RefKey};
-use crate::partial::{Body, Partial};
-use crate::record::Shape;
+use crate::leaves::Shape;
+use crate::partial::Partial;
 use crate::store::{Inner, Store, node_row};
 
 /// Sums over the partial files.
@@ -47,7 +48,7 @@ struct Registry {
 impl Registry {
     fn add(&mut self, body: Arc<Body>) {
         let root = body.shape.layout.root;
-        for (number, leaf) in body.shape.leaves.leaves.iter().enumerate() {
+        for (number, leaf) in body.shape.leaves.list.iter().enumerate() {
             if leaf.is_raw() {
                 self.leaves
                     .entry(keys::block_of(&leaf.key))
@@ -62,7 +63,7 @@ impl Registry {
 
     fn remove(&mut self, root: &RefKey) -> Option<Arc<Body>> {
         let body = self.by_root.remove(root)?;
-        for leaf in &body.shape.leaves.leaves {
+        for leaf in &body.shape.leaves.list {
             let key = keys::block_of(&leaf.key);
             if self.leaves.get(&key).is_some_and(|(other, _)| other == root) {
                 self.leaves.remove(&key);
@@ -93,6 +94,11 @@ impl Partials {
         self.lock().by_root.values().any(|body| body.id == id)
     }
 
+    /// The files of all partial ones.
+    pub(crate) fn ids(&self) -> HashSet<u64> {
+        self.lock().by_root.values().map(|body| body.id).collect()
+    }
+
     /// Those that nobody has open, least recently used first.
     pub(crate) fn idle(&self) -> Vec<Idle> {
         let registry = self.lock();
@@ -120,7 +126,7 @@ impl Partials {
     pub(crate) fn block_len(&self, key: &BlockKey) -> Option<u64> {
         let (body, number) = self.find_leaf(key)?;
         body.has(number)
-            .then(|| u64::from(body.shape.leaves.leaves[number].len))
+            .then(|| u64::from(body.shape.leaves.list[number].len))
     }
 
     /// Appends a finished leaf; `false`, and `out` as it was, if there is none.

@@ -237,8 +237,8 @@ impl Store {
                 .leaves(id, number)?
                 .ok_or_else(|| IndexError::malformed("file without leaves"))?;
             let bad = || IndexError::malformed("CID of a leaf");
-            let mut leaves = Vec::with_capacity(rows.leaves.len());
-            for leaf in &rows.leaves {
+            let mut leaves = Vec::with_capacity(rows.list.len());
+            for leaf in &rows.list {
                 let cid = rows.cid(leaf).ok_or_else(bad)?;
                 leaves.push(dag::Leaf {
                     cid,
@@ -415,7 +415,7 @@ impl Inner {
         if record.place.facts() == Some(&facts) {
             return Ok(Some(file));
         }
-        let same = meta.is_file() && facts.len == record.len && self.has_digest(&file, &record, &path)?;
+        let same = meta.is_file() && facts.len == record.len && has_digest(&file, &record, &path)?;
         let after = file
             .metadata()
             .map_err(|error| ReadError::File(path.clone(), error))?;
@@ -431,14 +431,6 @@ impl Inner {
         };
         self.index.write(|t| files::set_place(t, id, place))?;
         Ok(Some(file))
-    }
-
-    fn has_digest(&self, file: &File, record: &FileRecord, path: &Path) -> Result<bool, ReadError> {
-        let Some(sha256) = record.sha256 else {
-            return Ok(false);
-        };
-        let found = sha256_of(file).map_err(|error| ReadError::File(path.to_owned(), error))?;
-        Ok(found == sha256)
     }
 
     /// Takes a file whose bytes are not right out of the index, if it still is the one that was looked at.
@@ -462,6 +454,14 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn has_digest(file: &File, record: &FileRecord, path: &Path) -> Result<bool, ReadError> {
+    let Some(sha256) = record.sha256 else {
+        return Ok(false);
+    };
+    let found = sha256_of(file).map_err(|error| ReadError::File(path.to_owned(), error))?;
+    Ok(found == sha256)
 }
 
 /// Opens without waiting: somebody may have put a pipe where the file was.

@@ -12,10 +12,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use cid::Cid;
-use pacstore_dag as dag;
 
-use crate::error::{IndexError, WriteError};
-use crate::keys::{self, BlockKey, CidVersion, RAW, RefKey, TAG_SHA2_256};
+use crate::error::IndexError;
+use crate::keys::{self, CidVersion, RefKey, TAG_SHA2_256};
+use crate::row::{Row, put_bytes, put_varint};
 
 /// Where this node first got bytes of a file from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -187,6 +187,18 @@ const PLACE_MASK: u8 = 0b0000_0011;
 const HAS_SHA256: u8 = 0b0000_0100;
 const SHA256_IS_ROOT: u8 = 0b0000_1000;
 
+impl Row<'_> {
+    fn facts(&mut self) -> Option<Facts> {
+        let len = self.varint()?;
+        let mtime_ns = i128::from_le_bytes(self.array()?);
+        Some(Facts {
+            len,
+            mtime_ns,
+            inode: self.varint()?,
+        })
+    }
+}
+
 impl FileRecord {
     pub(crate) fn info(&self, id: u64, root: Cid) -> FileInfo {
         FileInfo {
@@ -319,244 +331,9 @@ impl FileRecord {
     }
 }
 
-/// The leaves of one layout, and the nodes over them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Leaves {
-    /// Version of the leaves that are dag-pb; raw ones always have version 1.
-    pub(crate) version: CidVersion,
-    /// Offset, length and key of each, in file order.
-    pub(crate) leaves: Vec<LeafAt>,
-    /// Keys of the nodes, children before parents.
-    pub(crate) nodes: Vec<BlockKey>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LeafAt {
-    pub(crate) key: RefKey,
-    pub(crate) offset: u64,
-    pub(crate) len: u32,
-}
-
-impl LeafAt {
-    /// True if the leaf's block is a range of the file itself.
-    pub(crate) fn is_raw(&self) -> bool {
-        keys::codec_of(&self.key) == RAW
-    }
-}
-
-const FIXED: u8 = 0b010;
-const MIXED: u8 = 0b100;
-
-impl Leaves {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let first = self.leaves.first().map_or([0; 34], |leaf| leaf.key);
-        let chunk = self.leaves.first().map_or(0, |leaf| leaf.len);
-        let (last, rest) = self
-            .leaves
-            .split_last()
-            .map_or((None, &[][..]), |(last, rest)| (Some(last), rest));
-        let fixed = rest.iter().all(|leaf| leaf.len == chunk) && last.is_none_or(|leaf| leaf.len <= chunk);
-        let kind = |key: &RefKey| (key[0], keys::codec_of(key));
-        let mixed = self.leaves.iter().any(|leaf| kind(&leaf.key) != kind(&first));
-        let mut out = Vec::with_capacity(32 * (self.leaves.len() + self.nodes.len()) + 64);
-        let version = u8::from(self.version == CidVersion::V0);
-        out.push(version | if fixed { FIXED } else { 0 } | if mixed { MIXED } else { 0 });
-        out.extend_from_slice(&[first[0], keys::codec_of(&first)]);
-        put_varint(&mut out, self.leaves.len() as u64);
-        put_varint(&mut out, u64::from(chunk));
-        put_varint(&mut out, u64::from(last.map_or(0, |leaf| leaf.len)));
-        for leaf in &self.leaves {
-            out.extend_from_slice(&leaf.key[1..33]);
-            if mixed {
-                out.extend_from_slice(&[leaf.key[0], keys::codec_of(&leaf.key)]);
-            }
-            if !fixed {
-                put_varint(&mut out, u64::from(leaf.len));
-            }
-        }
-        put_varint(&mut out, self.nodes.len() as u64);
-        self.nodes.iter().for_each(|key| out.extend_from_slice(key));
-        out
-    }
-
-    pub(crate) fn decode(row: &[u8]) -> Result<Self, IndexError> {
-        Self::read(&mut Row(row)).ok_or_else(|| IndexError::malformed("row of leaves"))
-    }
-
-    fn read(row: &mut Row<'_>) -> Option<Self> {
-        let [flags, tag, codec] = row.array()?;
-        let version = if flags & 1 == 0 {
-            CidVersion::V1
-        } else {
-            CidVersion::V0
-        };
-        let count = row.varint()?;
-        let (chunk, last) = (row.varint()?, row.varint()?);
-        let mut leaves = Vec::new();
-        let mut offset = 0u64;
-        for i in 0..count {
-            let mut key = [tag; 34];
-            key[1..33].copy_from_slice(&row.array::<32>()?);
-            key[33] = codec;
-            if flags & MIXED != 0 {
-                [key[0], key[33]] = row.array()?;
-            }
-            let len = match flags & FIXED {
-                0 => row.varint()?,
-                _ if i + 1 == count => last,
-                _ => chunk,
-            };
-            leaves.push(LeafAt {
-                key,
-                offset,
-                len: u32::try_from(len).ok()?,
-            });
-            offset = offset.checked_add(len)?;
-        }
-        let count = row.varint()?;
-        let mut nodes = Vec::new();
-        for _ in 0..count {
-            nodes.push(row.array()?);
-        }
-        row.0.is_empty().then_some(Self {
-            version,
-            leaves,
-            nodes,
-        })
-    }
-
-    /// The CID of a leaf.
-    pub(crate) fn cid(&self, leaf: &LeafAt) -> Option<Cid> {
-        let version = if leaf.is_raw() {
-            CidVersion::V1
-        } else {
-            self.version
-        };
-        keys::cid_of(&leaf.key, version)
-    }
-}
-
-/// What the index needs to know of a file's DAG, checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Shape {
-    pub(crate) layout: Layout,
-    pub(crate) leaves: Leaves,
-    pub(crate) len: u64,
-}
-
-impl Shape {
-    /// Checks that the leaves cover the file and takes what the index keeps.
-    pub(crate) fn of(file: &dag::FileDag) -> Result<Self, WriteError> {
-        let bad = |what| WriteError::Layout {
-            root: file.root,
-            what,
-        };
-        let root = keys::ref_key(&file.root).ok_or(WriteError::Unsupported(file.root))?;
-        let first = file.leaves.first().ok_or_else(|| bad("no leaves"))?;
-        let first_key = keys::ref_key(&first.cid).ok_or(WriteError::Unsupported(first.cid))?;
-        let mut leaves = Vec::with_capacity(file.leaves.len());
-        let mut version = CidVersion::V1;
-        let mut offset = 0u64;
-        for leaf in &file.leaves {
-            let key = keys::ref_key(&leaf.cid).ok_or(WriteError::Unsupported(leaf.cid))?;
-            if leaf.offset != offset {
-                return Err(bad("the leaves do not touch"));
-            }
-            if keys::version_of(&leaf.cid) == CidVersion::V0 {
-                version = CidVersion::V0;
-            }
-            let len = u32::try_from(leaf.len).map_err(|_| bad("a leaf is too large"))?;
-            leaves.push(LeafAt { key, offset, len });
-            offset = offset
-                .checked_add(leaf.len)
-                .ok_or_else(|| bad("the leaves are too long"))?;
-        }
-        if offset != file.len {
-            return Err(bad("the leaves do not cover the file"));
-        }
-        let single = keys::codec_of(&root) == RAW && file.leaves.len() == 1 && root == first_key;
-        let mut nodes = Vec::with_capacity(file.nodes.len());
-        for node in &file.nodes {
-            nodes.push(keys::block_key(&node.cid).ok_or(WriteError::Unsupported(node.cid))?);
-        }
-        if !single && !nodes.contains(&keys::block_of(&root)) {
-            return Err(bad("the root node is missing"));
-        }
-        let leaves = Leaves {
-            version,
-            leaves,
-            nodes,
-        };
-        let layout = Layout {
-            root,
-            version: keys::version_of(&file.root),
-            tsize: file.tsize,
-            single,
-        };
-        Ok(Self {
-            layout,
-            leaves,
-            len: file.len,
-        })
-    }
-}
-
 /// The path as it is kept: absolute, not resolved.
 pub(crate) fn absolute(path: &Path) -> std::io::Result<PathBuf> {
     std::path::absolute(path)
-}
-
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-/// Reads a row from its front; `None` where it is cut short.
-pub(crate) struct Row<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Row<'a> {
-    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*head)
-    }
-
-    pub(crate) fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let [byte] = self.array()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(self.varint()?).ok()?;
-        let (head, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    fn facts(&mut self) -> Option<Facts> {
-        let len = self.varint()?;
-        let mtime_ns = i128::from_le_bytes(self.array()?);
-        Some(Facts {
-            len,
-            mtime_ns,
-            inode: self.varint()?,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -609,27 +386,5 @@ mod tests {
         for cut in 0..row.len() {
             assert!(FileRecord::decode(&row[..cut]).is_err(), "cut at {cut}");
         }
-    }
-
-    #[test]
-    fn leaves_of_one_length_take_32_bytes_each() {
-        let leaf = |i: u64, len| LeafAt {
-            key: [3; 34],
-            offset: i * 100,
-            len,
-        };
-        let fixed = Leaves {
-            version: CidVersion::V1,
-            leaves: (0..50).map(|i| leaf(i, if i == 49 { 7 } else { 100 })).collect(),
-            nodes: vec![[1; 33]],
-        };
-        let row = fixed.encode();
-        assert!(row.len() < 50 * 32 + 33 + 16, "{} bytes", row.len());
-        assert_eq!(Leaves::decode(&row).unwrap(), fixed);
-        let mut odd = fixed.clone();
-        odd.leaves.truncate(3);
-        odd.leaves[2].len = 101;
-        odd.leaves[1].key = [4; 34];
-        assert_eq!(Leaves::decode(&odd.encode()).unwrap(), odd);
     }
 }

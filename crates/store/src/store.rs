@@ -105,6 +105,8 @@ pub(crate) struct Inner {
     pub(crate) max_size: u64,
     pub(crate) max_free_nodes: u64,
     pub(crate) next_id: AtomicU64,
+    /// The first id that this process gave out.
+    pub(crate) opened_at_id: u64,
     pub(crate) taker: Taker,
     pub(crate) admission: Mutex<()>,
     /// Bytes promised to writers that have not written them yet.
@@ -143,8 +145,9 @@ impl Store {
         let clean = disk.take_clean_mark();
         let index = Index::open(&disk.index(), tuning.cache_bytes, &hook)?;
         let default_nodes = (options.max_size / 64).clamp(64 * MIB, 1024 * MIB);
-        let inner = Inner {
+        let mut inner = Inner {
             next_id: AtomicU64::new(index.counters().next_id),
+            opened_at_id: 0,
             index,
             clock: options.clock,
             max_size: options.max_size,
@@ -158,7 +161,7 @@ impl Store {
             recheck: Mutex::default(),
             partials: Partials::default(),
             group: Group::default(),
-            unclean: AtomicBool::new(false),
+            unclean: AtomicBool::new(!clean),
             disk,
         };
         inner.load_partials()?;
@@ -167,10 +170,10 @@ impl Store {
             if swept > 0 {
                 info!(files = swept, "removed files that were never finished");
             }
+            inner.unclean.store(false, Ordering::Relaxed);
         }
-        inner
-            .disk
-            .remove_empty_folders(inner.next_id.load(Ordering::Relaxed));
+        inner.opened_at_id = inner.next_id.load(Ordering::Relaxed);
+        inner.disk.remove_empty_folders(inner.opened_at_id);
         Ok(Self(Arc::new(inner)))
     }
 
@@ -429,15 +432,16 @@ impl Inner {
         let mut stray = Vec::new();
         let mut highest = 0;
         let mut listed = Ok(());
+        let partials = self.partials.ids();
         self.index.read(|txn| {
             let table = txn.open_table(FILES)?;
             listed = self.disk.list_files(|id, path| match id {
                 None => {
-                    warn!(path = %path.display(), "a file that the store did not make lies in its folder")
+                    warn!(path = %path.display(), "a file that the store did not make lies in its folder");
                 }
                 Some(id) => {
                     highest = highest.max(id + 1);
-                    if !self.partials.contains(id) && !matches!(table.get(id), Ok(Some(_)) | Err(_)) {
+                    if !partials.contains(&id) && !matches!(table.get(id), Ok(Some(_)) | Err(_)) {
                         stray.push(id);
                     }
                 }

@@ -9,6 +9,18 @@
 //! - Not here: which file is wanted and whether its bytes are right (`import`, `node`
 //!   check against the database or a CID), formats of databases (`pacman`).
 //! - Read first: [`Http`], then [`Rsync`].
+//!
+//! ```
+//! use pacstore_upstream::{Url, parse_listing, url_of};
+//!
+//! let folder = Url::parse("https://mirror.example/core/os/x86_64/")?;
+//! let page = br#"<a href="../">../</a> <a href="vim-2%3A9.1-1-x86_64.pkg.tar.zst">vim</a>"#;
+//! let entries = parse_listing(page, &folder);
+//! assert_eq!(entries[0].name, b"vim-2:9.1-1-x86_64.pkg.tar.zst");
+//! let file = url_of(&folder, &entries[0].name)?;
+//! assert_eq!(file.path(), "/core/os/x86_64/vim-2:9.1-1-x86_64.pkg.tar.zst");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod address;
 mod dns;

@@ -181,11 +181,12 @@ async fn each_bad_answer_has_its_own_error() -> TestResult {
         mirror.fault("f", fault.clone());
         let mut get = Get::new(&url);
         get.max_len = Some(1_000_000);
-        get.deadline = Some(Duration::from_secs(2));
-        let http = if matches!(fault, Fault::Drip(_)) {
-            &slow
-        } else {
-            &http
+        let seconds = if matches!(fault, Fault::NoAnswer) { 1 } else { 30 };
+        get.deadline = Some(Duration::from_secs(seconds));
+        let http = match fault {
+            Fault::Drip(_) => &slow,
+            Fault::StallAfterHeader | Fault::StallAt(_) => &stalls,
+            _ => &http,
         };
         let error = body(http, &get).await.expect_err("it is a fault");
         assert!(wanted(&error), "{fault:?}: {error:?}");

@@ -3,4 +3,5 @@
 mod fetch;
 mod http;
 mod listing;
+mod mirror;
 mod rsync;

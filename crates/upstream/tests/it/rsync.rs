@@ -411,6 +411,16 @@ fn gone(file: &Path) -> std::io::Result<bool> {
     Ok(!pids.split_whitespace().any(alive))
 }
 
+/// SIGKILL was sent; the kernel needs its moment.
+async fn until_gone(file: &Path) -> TestResult {
+    let done = async {
+        while !gone(file).unwrap_or(false) {
+            tokio::task::yield_now().await;
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(10), done).await?)
+}
+
 /// Until the script has written its line, within the test's own patience.
 async fn written(file: &Path) {
     while !fs::read_to_string(file).is_ok_and(|text| text.ends_with('\n')) {
@@ -433,7 +443,7 @@ async fn a_child_that_hangs_is_ended_with_all_it_started() -> TestResult {
 
     let silent = with(&program, Duration::from_secs(1));
     assert!(matches!(silent.transfer(&spec).await, Err(RsyncError::Silent(_))));
-    assert!(gone(&pids)?);
+    until_gone(&pids).await?;
 
     let patient = with(&program, Duration::from_secs(100));
     fs::remove_file(&pids)?;
@@ -442,7 +452,7 @@ async fn a_child_that_hangs_is_ended_with_all_it_started() -> TestResult {
         patient.transfer(&spec).await,
         Err(RsyncError::Deadline(_))
     ));
-    assert!(gone(&pids)?);
+    until_gone(&pids).await?;
 
     fs::remove_file(&pids)?;
     spec.deadline = Duration::from_secs(100);
@@ -454,7 +464,7 @@ async fn a_child_that_hangs_is_ended_with_all_it_started() -> TestResult {
     };
     let (result, ()) = tokio::join!(patient.transfer(&spec), stopped);
     assert!(matches!(result, Err(RsyncError::Stopped)));
-    assert!(gone(&pids)?);
+    until_gone(&pids).await?;
 
     spec.stop = CancellationToken::new();
     fs::remove_file(&pids)?;
@@ -462,12 +472,6 @@ async fn a_child_that_hangs_is_ended_with_all_it_started() -> TestResult {
         _ = patient.transfer(&spec) => return Err("it hangs, so it does not end".into()),
         () = written(&pids) => {}
     }
-    // SIGKILL was sent; wait (bounded) until the kernel has done it.
-    let done = async {
-        while !gone(&pids).unwrap_or(false) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), done).await?;
+    until_gone(&pids).await?;
     Ok(())
 }

@@ -156,8 +156,8 @@ pub(crate) const REFRESH_EVERY: Duration = Duration::from_mins(10);
 /// Back-off between dials of a configured or bootstrap peer.
 pub(crate) const REDIAL_BASE: Duration = Duration::from_millis(500);
 pub(crate) const REDIAL_MAX: Duration = Duration::from_mins(1);
-/// Peers that multicast DNS may make us dial within one minute.
-pub(crate) const MDNS_DIALS: u32 = 64;
+/// Peers that multicast DNS may make us keep connected.
+pub(crate) const MDNS_PEERS: usize = 64;
 /// Values that one peer may put into our part of the DHT within one minute.
 pub(crate) const PUTS_PER_MINUTE: u32 = 120;
 /// Peers that may be banned at the same time; the oldest ban goes first.

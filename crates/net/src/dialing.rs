@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::address::{is_lan, peer_of, without_peer};
 use crate::behaviour::Behaviour;
 use crate::command::Target;
-use crate::config::{DIAL_DEADLINE, MAX_PENDING, MDNS_DIALS, REDIAL_BASE, REDIAL_MAX};
+use crate::config::{DIAL_DEADLINE, MAX_ADDRESSES, MAX_PENDING, MDNS_PEERS, REDIAL_BASE, REDIAL_MAX};
 use crate::error::DialError;
 use crate::peers::Peers;
 
@@ -37,6 +37,8 @@ pub(crate) enum Role {
     Configured,
     /// Bootstrap: while we know hardly anybody.
     Bootstrap,
+    /// Multicast DNS: while it is heard of.
+    Discovered,
 }
 
 struct Kept {
@@ -79,8 +81,6 @@ struct Waiter {
 pub(crate) struct Dialer {
     kept: Vec<Kept>,
     waiters: Vec<Waiter>,
-    mdns_window: Instant,
-    mdns_dials: u32,
 }
 
 impl Dialer {
@@ -90,8 +90,6 @@ impl Dialer {
         let mut dialer = Self {
             kept: Vec::new(),
             waiters: Vec::new(),
-            mdns_window: now,
-            mdns_dials: 0,
         };
         dialer.keep(peers, Role::Configured, now);
         dialer.keep(bootstrap, Role::Bootstrap, now);
@@ -247,25 +245,41 @@ impl Dialer {
         self.waiters.push(waiter);
     }
 
-    /// Trap 9: libp2p's multicast DNS only discovers; dialling is ours. A flood of invented peers
-    /// makes us dial a bounded number of them.
-    pub(crate) fn discovered(
-        &mut self,
-        swarm: &mut Swarm<Behaviour>,
-        peer: PeerId,
-        addresses: Vec<Multiaddr>,
-    ) {
-        if self.mdns_window.elapsed() >= Duration::from_mins(1) {
-            self.mdns_window = Instant::now();
-            self.mdns_dials = 0;
+    /// Trap 9: libp2p's multicast DNS only discovers; dialling is ours. It also tells of each peer only
+    /// once, so the peer is kept until it expires: it may restart at the same address. A flood of
+    /// invented peers makes us dial a bounded number of them. `true` if this peer is news.
+    pub(crate) fn discovered(&mut self, peer: PeerId, address: Multiaddr) -> bool {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.is(&peer)) {
+            let room = kept.role == Role::Discovered && kept.addresses.len() < MAX_ADDRESSES;
+            if room && !kept.addresses.contains(&address) {
+                kept.addresses.push(address);
+            }
+            return false;
         }
-        if swarm.is_connected(&peer) || self.mdns_dials >= MDNS_DIALS {
-            return;
+        let discovered = self.kept.iter().filter(|kept| kept.role == Role::Discovered);
+        if discovered.count() >= MDNS_PEERS {
+            return false;
         }
-        self.mdns_dials += 1;
-        if let Err(error) = swarm.dial(to_peer(peer, addresses)) {
-            debug!(%peer, error = &error as &dyn std::error::Error, "a discovered peer is not dialled");
+        self.kept.push(Kept {
+            role: Role::Discovered,
+            peer: Some(peer),
+            met: None,
+            addresses: vec![address],
+            backoff: Backoff::new(REDIAL_BASE, REDIAL_MAX),
+            next: Instant::now(),
+            dialing: None,
+        });
+        true
+    }
+
+    /// Takes in that multicast DNS has not heard of a peer at this address for long.
+    pub(crate) fn expired(&mut self, peer: &PeerId, address: &Multiaddr) {
+        let discovered = |kept: &Kept| kept.role == Role::Discovered && kept.is(peer);
+        for kept in self.kept.iter_mut().filter(|kept| discovered(kept)) {
+            kept.addresses.retain(|known| known != address);
         }
+        self.kept
+            .retain(|kept| !(discovered(kept) && kept.addresses.is_empty()));
     }
 
     /// Dials kept peers whose time has come, and lets go of waiters that nobody waits with.
@@ -275,7 +289,7 @@ impl Dialer {
         self.waiters
             .retain(|waiter| !waiter.reply.is_closed() && now < waiter.until);
         for kept in &mut self.kept {
-            let wanted = kept.role == Role::Configured || lonely;
+            let wanted = kept.role != Role::Bootstrap || lonely;
             let connected = [kept.peer, kept.met]
                 .iter()
                 .flatten()
@@ -314,4 +328,57 @@ fn to_peer(peer: PeerId, mut addresses: Vec<Multiaddr>) -> DialOpts {
             .build();
     }
     options.addresses(addresses).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
+    }
+
+    #[test]
+    fn discovered_peers_are_kept_until_they_expire_and_never_too_many() {
+        let mut dialer = Dialer::new(PeerId::random(), &[], &[]);
+        let peer = PeerId::random();
+        assert!(dialer.discovered(peer, address(1)));
+        assert!(!dialer.discovered(peer, address(2)));
+        dialer.expired(&peer, &address(1));
+        assert_eq!(dialer.kept[0].addresses, [address(2)]);
+        dialer.expired(&peer, &address(2));
+        assert!(dialer.kept.is_empty());
+        let taken = (0..1000)
+            .filter(|_| dialer.discovered(PeerId::random(), address(1)))
+            .count();
+        assert_eq!(taken, MDNS_PEERS);
+        for port in 0..1000 {
+            dialer.discovered(dialer.kept[0].peer.unwrap(), address(port));
+        }
+        assert_eq!(dialer.kept[0].addresses.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn several_addresses_of_one_peer_are_one_dial_and_we_never_dial_ourselves() {
+        let (local, peer) = (PeerId::random(), PeerId::random());
+        let to = |peer, port| address(port).with(Protocol::P2p(peer));
+        let dialer = Dialer::new(
+            local,
+            &[to(peer, 1), to(peer, 2), to(local, 3), address(4)],
+            &[to(peer, 5)],
+        );
+        let kept: Vec<_> = dialer
+            .kept
+            .iter()
+            .map(|kept| (kept.role, kept.peer, kept.addresses.len()))
+            .collect();
+        assert_eq!(
+            kept,
+            [
+                (Role::Configured, Some(peer), 2),
+                (Role::Configured, None, 1),
+                (Role::Bootstrap, Some(peer), 1)
+            ]
+        );
+    }
 }

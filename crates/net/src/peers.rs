@@ -26,7 +26,8 @@ pub struct PeerInfo {
     pub id: PeerId,
     /// The remote address of one of its connections; a LAN one where there is one.
     pub address: Multiaddr,
-    /// Whether that address is loopback, private or link-local.
+    /// Whether that address is loopback, private or link-local. A peer dialled by a DNS name is not
+    /// taken for one, whatever the name stands for: the transport does not tell.
     pub lan: bool,
     /// What it calls itself, printable and short; empty until it told.
     pub agent: String,

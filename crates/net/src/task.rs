@@ -21,8 +21,7 @@ use crate::address::{Scope, ip_of, is_loopback, without_peer};
 use crate::behaviour::{Behaviour, BehaviourEvent, LAN_KAD, PUBLIC_KAD};
 use crate::command::Command;
 use crate::config::{
-    CLOSE_DEADLINE, DhtMode, MAX_ADDRESSES, MAX_BANS, MAX_PENDING, MAX_PROVIDED, MISSED_PINGS, REFRESH_EVERY,
-    TRIM_EVERY,
+    CLOSE_DEADLINE, DhtMode, MAX_ADDRESSES, MAX_BANS, MAX_PROVIDED, MISSED_PINGS, REFRESH_EVERY, TRIM_EVERY,
 };
 use crate::dht::{Dht, Find};
 use crate::dialing::Dialer;
@@ -301,27 +300,25 @@ impl Task {
                 self.tell(NetEvent::Misbehaved(peer));
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+                for (peer, address) in gone {
+                    self.dialer.expired(&peer, &without_peer(address));
+                }
+            }
             _ => {}
         }
     }
 
     fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
-        let mut peers: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
-        // Multicast is of this network: nobody sends us out into another one by it.
-        for (peer, address) in found
-            .into_iter()
-            .filter(|(_, address)| Scope::Lan.admits(address))
-        {
-            let known = peers.entry(peer).or_default();
-            if known.len() < MAX_ADDRESSES {
-                known.push(without_peer(address));
+        for (peer, address) in found {
+            // Multicast is of this network: nobody sends us out into another one by it.
+            if !Scope::Lan.admits(&address) {
+                continue;
             }
-        }
-        for (peer, addresses) in peers.into_iter().take(MAX_PENDING as usize) {
-            if let Some(address) = addresses.first().cloned() {
+            let address = without_peer(address);
+            if self.dialer.discovered(peer, address.clone()) {
                 self.tell(NetEvent::Discovered { peer, address });
             }
-            self.dialer.discovered(&mut self.swarm, peer, addresses);
         }
     }
 

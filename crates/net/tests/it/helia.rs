@@ -3,7 +3,7 @@
 //! Runs where `PACSTORE_HELIA` names a directory with the Helia peer and its installed modules
 //! (`npm ci`, then `client.mjs`, `server.mjs`); else it is skipped with a word.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::support::{DEADLINE, Memory, Node, TestResult, config, record, start, start_with};
 
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn helia() -> Option<PathBuf> {
     let place = std::env::var_os("PACSTORE_HELIA").map(PathBuf::from);
     let place = place.filter(|place| place.join("node_modules").is_dir());
@@ -25,7 +26,7 @@ fn helia() -> Option<PathBuf> {
     place
 }
 
-fn script(place: &PathBuf, name: &str, arguments: &[&str]) -> Command {
+fn script(place: &Path, name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("node");
     command
         .current_dir(place)
@@ -39,7 +40,7 @@ fn script(place: &PathBuf, name: &str, arguments: &[&str]) -> Command {
 }
 
 /// What the Helia client prints, once it has ended well.
-async fn client(place: &PathBuf, arguments: &[&str]) -> String {
+async fn client(place: &Path, arguments: &[&str]) -> String {
     let running = script(place, "client.mjs", arguments).output();
     let output = tokio::time::timeout(DEADLINE, running)
         .await
@@ -57,7 +58,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(place: &PathBuf, arguments: &[&str]) -> Self {
+    fn start(place: &Path, arguments: &[&str]) -> Self {
         let mut child = script(place, "server.mjs", arguments).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { lines, _child: child }
@@ -174,5 +175,35 @@ async fn we_find_a_record_and_a_provider_that_helia_put() -> TestResult {
             .iter()
             .all(|address: &Multiaddr| pacstore_net::is_lan(address))
     );
+    Ok(())
+}
+
+/// Each record of the vectors, good and bad, is put by Helia into our part of the DHT and asked back.
+#[tokio::test]
+async fn what_helia_finds_invalid_is_not_kept_by_us_and_the_rest_is() -> TestResult {
+    let Some(place) = helia() else { return Ok(()) };
+    let vectors = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../../shared/vectors/ipns-vectors.json"
+    );
+    if !Path::new(vectors).is_file() {
+        eprintln!("skipped: the IPNS vectors are not there");
+        assert_ne!(std::env::var("PACSTORE_REQUIRE").as_deref(), Ok("all"));
+        return Ok(());
+    }
+    let node = start(config());
+    let address = address_of(&node).await;
+    let running = script(&place, "dhtput.mjs", &[&address, vectors]).output();
+    let output = tokio::time::timeout(DEADLINE, running).await??;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (mut good, mut bad) = (0, 0);
+    for line in text.lines() {
+        let kept = line.contains("\"get\":\"returns this record\"");
+        let valid = line.contains("\"helia\":true");
+        assert_eq!(kept, valid, "{line}");
+        good += usize::from(valid);
+        bad += usize::from(!valid);
+    }
+    assert!(good > 0 && bad > 0, "{text}");
     Ok(())
 }

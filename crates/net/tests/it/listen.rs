@@ -94,3 +94,41 @@ async fn every_interface_means_all_addresses_with_the_port_that_was_bound() -> T
     assert!(bound.iter().all(|address| port_of(address) != 0), "{bound:?}");
     Ok(())
 }
+
+/// The default configuration: one port number for TCP and QUIC, IPv4 and IPv6. The four are no
+/// conflict of each other.
+#[tokio::test]
+async fn one_port_number_serves_both_protocols_and_both_families() -> TestResult {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("skipped: IPv6 is not there");
+        assert_ne!(std::env::var("PACSTORE_REQUIRE").as_deref(), Ok("all"));
+        return Ok(());
+    }
+    // Below the range that the system hands out, so that no other test is given it.
+    let first = 20_000 + u16::try_from(std::process::id() % 5_000)?;
+    let free =
+        |port: &u16| TcpListener::bind(("::", *port)).is_ok() && UdpSocket::bind(("::", *port)).is_ok();
+    let port = (first..first + 5_000).find(free).ok_or("no free port")?;
+    let mut config = config();
+    config.listen.clear();
+    for host in ["/ip4/0.0.0.0", "/ip6/::"] {
+        config.listen.push(format!("{host}/tcp/{port}").parse()?);
+        config.listen.push(format!("{host}/udp/{port}/quic-v1").parse()?);
+    }
+    let bound = start(config).net.listen_addresses().await;
+    assert!(bound.iter().all(|address| port_of(address) == port), "{bound:?}");
+    for wanted in [
+        "/ip4/127.0.0.1/tcp/",
+        "/ip4/127.0.0.1/udp/",
+        "/ip6/::1/tcp/",
+        "/ip6/::1/udp/",
+    ] {
+        assert!(
+            bound
+                .iter()
+                .any(|address| address.to_string().starts_with(wanted)),
+            "{wanted}: {bound:?}"
+        );
+    }
+    Ok(())
+}

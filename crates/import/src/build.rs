@@ -1,0 +1,158 @@
+//! From what was taken to the tree: rows, their difference to the last tree, directory nodes, and the commit.
+//!
+//! The order makes any crash harmless: the new tree is held under a second label before the manifest knows of it, and
+//! the old one is let go of only after.
+//!
+//! - Invariant: the tree that the manifest names is held by the store, with all its files.
+//! - Not here: which rows (`crate::round`).
+//! - Read first: `crate::tree`.
+
+use std::sync::Arc;
+
+use cid::Cid;
+use pacstore_dag::{Block, Profile, edit_tree};
+use pacstore_store::Store;
+
+use crate::error::IntakeError;
+use crate::manifest::{Manifest, Update};
+use crate::state::State;
+use crate::tree::{Difference, Regions, Row, difference};
+
+/// Nodes of one transaction, in bytes.
+const NODE_BATCH: usize = 16 << 20;
+
+/// The labels under which the store holds a mirror's trees.
+#[derive(Debug, Clone)]
+pub(crate) struct Labels {
+    /// The tree that the manifest names.
+    pub(crate) staged: String,
+    /// One that it will name.
+    pub(crate) next: String,
+    /// Files that no tree holds yet.
+    pub(crate) pending: String,
+}
+
+impl Labels {
+    pub(crate) fn new(mirror: &str) -> Self {
+        let label = |what: &str| format!("import/{mirror}/{what}");
+        Self { staged: label("staged"), next: label("next"), pending: label("pending") }
+    }
+}
+
+/// What a build needs.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(crate) profile: Profile,
+    pub(crate) store: Store,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) labels: Labels,
+}
+
+/// A tree that was built.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) tree: Cid,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    pub(crate) new: u64,
+    pub(crate) removed: u64,
+}
+
+/// What became of a build.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Built(Built),
+    /// So many files are not in the store any more.
+    Lost(usize),
+}
+
+impl Build {
+    /// Brings store and manifest together after a crash; says whether the manifest is of any use.
+    pub(crate) fn recover(&self, state: Option<&State>) -> Result<bool, IntakeError> {
+        let held = self.store.retained()?;
+        let of = |label: &str| held.iter().find(|(l, _)| l == label).map(|(_, tree)| *tree);
+        let (staged, next) = (of(&self.labels.staged), of(&self.labels.next));
+        let tree = state.and_then(State::tree);
+        let useful = tree.is_some() && (tree == staged || tree == next);
+        if let Some(tree) = tree.filter(|_| useful && tree != staged) {
+            self.store.retain(&self.labels.staged, &tree)?;
+        }
+        if next.is_some() {
+            self.store.release(&self.labels.next)?;
+        }
+        Ok(useful)
+    }
+
+    /// Builds the next tree out of `rows` and of those rows of the last one that stay, and commits everything.
+    ///
+    /// `state` comes with the tree of the round before, or none.
+    pub(crate) fn run(
+        &self,
+        rows: &[(Box<[u8]>, Row)],
+        regions: &Regions,
+        stays: impl Fn(Option<usize>) -> bool,
+        old: Option<&State>,
+        finish: impl FnOnce(&Cid, &Difference) -> (State, Vec<Box<[u8]>>),
+    ) -> Result<Outcome, IntakeError> {
+        let mut difference = difference(rows, regions, stays, |each| self.manifest.rows(each))?;
+        let lost = self.lost(&difference)?;
+        if 0 < lost {
+            return Ok(Outcome::Lost(lost));
+        }
+        let base = old.and_then(State::tree);
+        let changes = std::mem::take(&mut difference.changes);
+        let tree = match base {
+            Some(base) if changes.is_empty() => base,
+            _ => {
+                let mut nodes: Vec<Block> = Vec::new();
+                let edit = edit_tree(&self.profile, base.as_ref(), changes, &self.store, &mut nodes)?;
+                self.put(&nodes)?;
+                edit.root.cid
+            }
+        };
+        let moved = base != Some(tree);
+        if moved {
+            self.store.retain(&self.labels.next, &tree)?;
+        }
+        // Between the first look and the hold gc may have been there.
+        let lost = self.lost(&difference)?;
+        if 0 < lost {
+            return Ok(Outcome::Lost(lost));
+        }
+        let Difference { files, bytes, new, removed, .. } = difference;
+        let (state, forget) = finish(&tree, &difference);
+        let update = Update { facts: Vec::new(), forget, rows: difference.rows, state: Some(state) };
+        self.manifest.commit(&update)?;
+        if moved {
+            self.store.retain(&self.labels.staged, &tree)?;
+            self.store.release(&self.labels.next)?;
+        }
+        Ok(Outcome::Built(Built { tree, files, bytes, new, removed }))
+    }
+
+    fn lost(&self, difference: &Difference) -> Result<usize, IntakeError> {
+        let mut lost = 0;
+        for (_, row) in &difference.rows {
+            if let Some(Row::File(facts)) = row {
+                lost += usize::from(self.store.file(&facts.root)?.is_none());
+            }
+        }
+        Ok(lost)
+    }
+
+    fn put(&self, nodes: &[Block]) -> Result<(), IntakeError> {
+        let mut rest = nodes;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|node| {
+                let first = bytes == 0;
+                bytes += node.data.len();
+                first || bytes <= NODE_BATCH
+            });
+            let (batch, after) = rest.split_at(fits.count());
+            self.store.put_nodes(batch)?;
+            rest = after;
+        }
+        Ok(())
+    }
+}

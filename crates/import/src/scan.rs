@@ -1,0 +1,444 @@
+//! Walks a directory and says what lies in it, without ever leaving it.
+//!
+//! Links are followed as the tree wants them (it stores what they point at), but only within the root: each part
+//! of a path is opened by itself and without following links, so that nobody who can write into the directory can
+//! make us read a file outside of it, not even by swapping a folder for a link at the right moment.
+//!
+//! - Invariant: every file opened here lies below the root.
+//! - Invariant: a name that vanishes while we walk is left out; the next look notices.
+//! - Not here: reading bytes (`crate::intake`), what is taken (`crate::select`).
+//! - Read first: design.md, "Tree"; openat(2).
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, open, openat, readlinkat, statat};
+use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
+
+use crate::globs::Globs;
+use crate::names;
+use crate::view::{Item, NoFile, Place, Stamp, View};
+
+/// Links in a row that are followed; Linux's own limit.
+const MAX_LINKS: usize = 40;
+/// Folders in folders.
+const MAX_DEPTH: usize = 128;
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// Why a directory could not be walked.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The disk, or a missing root.
+    #[error("cannot read `{}`", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// More names than the limit.
+    #[error("`{}` has more than {limit} names", .path.display())]
+    TooMany {
+        /// Which directory.
+        path: PathBuf,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The node is stopping.
+    #[error("stopped while reading `{}`", .0.display())]
+    Stopped(PathBuf),
+}
+
+/// An open directory that nothing leaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Root {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+/// Which names a walk takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter {
+    /// Names that are not there for us.
+    pub(crate) exclude: Globs,
+    /// Whether hidden names count.
+    pub(crate) hidden: bool,
+    /// At most so many names.
+    pub(crate) limit: usize,
+}
+
+impl Root {
+    /// Opens a directory; links on the way to it are followed.
+    pub(crate) fn open(path: &Path) -> Result<Self, ScanError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fail = |e: Errno| ScanError::Read(path.to_owned(), e.into());
+        let path = path.canonicalize().map_err(|e| ScanError::Read(path.to_owned(), e))?;
+        let fd = open(&path, flags, Mode::empty()).map_err(fail)?;
+        Ok(Self { fd: Arc::new(fd), path })
+    }
+
+    /// The path of a name below it, for those who can only take paths.
+    pub(crate) fn absolute(&self, path: &[u8]) -> PathBuf {
+        self.path.join(std::ffi::OsStr::from_bytes(path))
+    }
+
+    /// Opens a regular file; no part of `path` may be a link.
+    pub(crate) fn open_file(&self, path: &[u8]) -> io::Result<(File, Stamp)> {
+        let (folder, name) = names::split(path);
+        let folder = self.open_folder(folder)?;
+        let at = folder.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd);
+        let fd = openat(at, name, READ, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("no regular file"));
+        }
+        Ok((File::from(fd), stamp(&stat)))
+    }
+
+    /// `None` is the root itself.
+    fn open_folder(&self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+        let mut at: Option<OwnedFd> = None;
+        for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            let next = openat(at.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd), part, FOLDER, Mode::empty())?;
+            at = Some(next);
+        }
+        Ok(at)
+    }
+
+    /// Says everything that lies below.
+    pub(crate) fn scan(&self, filter: &Filter, stop: &CancellationToken) -> Result<View, ScanError> {
+        let mut walk = Walk { root: self, filter, stop, view: View::default(), count: 0, above: Vec::new() };
+        let top = openat(self.fd.as_fd(), c".", FOLDER, Mode::empty());
+        let top = top.map_err(|e| ScanError::Read(self.path.clone(), e.into()))?;
+        walk.folder(top, &mut Vec::new(), &mut Vec::new(), 0)?;
+        walk.view.sort();
+        Ok(walk.view)
+    }
+
+    /// Follows the link `target` that lies in `folder` (a path without links).
+    fn resolve(&self, folder: &[u8], target: &[u8]) -> Result<(Vec<u8>, Stat), NoFile> {
+        let mut here: Vec<Vec<u8>> = parts(folder).collect();
+        let mut todo: Vec<Vec<u8>> = Vec::new();
+        self.turn(target, &mut here, &mut todo)?;
+        let mut links = 1;
+        let mut last = None;
+        while let Some(part) = todo.pop() {
+            if part == b".." {
+                here.pop().ok_or(NoFile::Leaves)?;
+                last = None;
+                continue;
+            }
+            here.push(part);
+            let path = here.join(&b'/');
+            let stat = match statat(self.fd.as_fd(), c_path(&path)?.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::ACCESS) => return Err(NoFile::Denied),
+                Err(_) => return Err(NoFile::Dangling),
+            };
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+                links += 1;
+                if MAX_LINKS < links {
+                    return Err(NoFile::Loop);
+                }
+                let target = readlinkat(self.fd.as_fd(), c_path(&path)?.as_c_str(), Vec::new());
+                let target = target.map_err(|_| NoFile::Dangling)?;
+                here.pop();
+                self.turn(target.as_bytes(), &mut here, &mut todo)?;
+                last = None;
+            } else {
+                last = Some(stat);
+            }
+        }
+        let path = here.join(&b'/');
+        match last {
+            Some(stat) => Ok((path, stat)),
+            None if path.is_empty() => fstat(self.fd.as_fd()).map(|stat| (path, stat)).map_err(|_| NoFile::Dangling),
+            None => match statat(self.fd.as_fd(), c_path(&path)?.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Ok((path, stat)),
+                Err(_) => Err(NoFile::Dangling),
+            },
+        }
+    }
+
+    /// Puts the parts of a link's target before what is still to be walked.
+    fn turn(&self, target: &[u8], here: &mut Vec<Vec<u8>>, todo: &mut Vec<Vec<u8>>) -> Result<(), NoFile> {
+        let target = if target.first() == Some(&b'/') {
+            let root = self.path.as_os_str().as_bytes();
+            let below = target.strip_prefix(root).filter(|rest| matches!(rest.first(), None | Some(b'/')));
+            here.clear();
+            below.ok_or(NoFile::Leaves)?
+        } else {
+            target
+        };
+        if 4096 < todo.len() + target.len() {
+            return Err(NoFile::Loop);
+        }
+        let new: Vec<_> = parts(target).filter(|part| part != b".").collect();
+        todo.extend(new.into_iter().rev());
+        Ok(())
+    }
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec)
+}
+
+fn c_path(path: &[u8]) -> Result<CString, NoFile> {
+    CString::new(path).map_err(|_| NoFile::Dangling)
+}
+
+fn stamp(stat: &Stat) -> Stamp {
+    Stamp::Disk {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        size: u64::try_from(stat.st_size).unwrap_or_default(),
+        seconds: stat.st_mtime,
+        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+    }
+}
+
+struct Walk<'a> {
+    root: &'a Root,
+    filter: &'a Filter,
+    stop: &'a CancellationToken,
+    view: View,
+    count: usize,
+    /// The folders that we stand in, by device and inode: a link to one of them leads for ever.
+    above: Vec<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    /// `path` is where the names stand in the view, `real` where the folder lies without links.
+    fn folder(&mut self, fd: OwnedFd, path: &mut Vec<u8>, real: &mut Vec<u8>, depth: usize) -> Result<(), ScanError> {
+        let fail = |e: Errno| ScanError::Read(self.root.absolute(path), e.into());
+        if self.stop.is_cancelled() {
+            return Err(ScanError::Stopped(self.root.path.clone()));
+        }
+        let stat = fstat(&fd).map_err(fail)?;
+        let mut entries = Dir::read_from(&fd).map_err(fail)?;
+        self.above.push((stat.st_dev, stat.st_ino));
+        let mut seen = HashSet::new();
+        while let Some(entry) = entries.read() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(Errno::NOENT) => break,
+                Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
+            };
+            let name = entry.file_name();
+            let bytes = name.to_bytes();
+            if bytes == b"." || bytes == b".." || (!self.filter.hidden && names::is_hidden(bytes)) {
+                continue;
+            }
+            // A folder that changes while it is read may give a name twice.
+            if entry.file_type() == FileType::Directory && !seen.insert(name.to_owned()) {
+                continue;
+            }
+            self.count += 1;
+            if self.filter.limit < self.count {
+                return Err(ScanError::TooMany { path: self.root.path.clone(), limit: self.filter.limit });
+            }
+            let (path_len, real_len) = (path.len(), real.len());
+            for buffer in [&mut *path, &mut *real] {
+                if !buffer.is_empty() {
+                    buffer.push(b'/');
+                }
+                buffer.extend_from_slice(bytes);
+            }
+            self.name(&fd, name, path, real, depth)?;
+            path.truncate(path_len);
+            real.truncate(real_len);
+        }
+        self.above.pop();
+        Ok(())
+    }
+
+    fn name(
+        &mut self,
+        folder: &OwnedFd,
+        name: &CStr,
+        path: &mut Vec<u8>,
+        real: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), ScanError> {
+        let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
+        };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let target = readlinkat(folder, name, Vec::new());
+            let target = match target {
+                Ok(target) => target,
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
+                Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
+            };
+            let (above, _) = names::split(real);
+            return match self.root.resolve(above, target.as_bytes()) {
+                Ok((mut target, stat)) => self.take(folder, None, &stat, path, &mut target, depth),
+                Err(why) => {
+                    self.nothing(path, why);
+                    Ok(())
+                }
+            };
+        }
+        self.take(folder, Some(name), &stat, path, real, depth)
+    }
+
+    /// Takes what lies at `real`; `name` is its name in `folder` where no link led to it.
+    fn take(
+        &mut self,
+        folder: &OwnedFd,
+        name: Option<&CStr>,
+        stat: &Stat,
+        path: &mut Vec<u8>,
+        real: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), ScanError> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                if !self.filter.exclude.takes_file(path) {
+                    let place = if path == real { Place::Here } else { Place::At(real.as_slice().into()) };
+                    self.view.files.push((path.as_slice().into(), Item::File { stamp: stamp(stat), place }));
+                }
+                Ok(())
+            }
+            FileType::Directory => {
+                if self.filter.exclude.takes_folder(path) {
+                    return Ok(());
+                }
+                if MAX_DEPTH <= depth || self.above.contains(&(stat.st_dev, stat.st_ino)) {
+                    self.nothing(path, NoFile::Loop);
+                    return Ok(());
+                }
+                let opened = match name {
+                    Some(name) => openat(folder, name, FOLDER, Mode::empty()).map_err(io::Error::from),
+                    None => self.root.open_folder(real).and_then(|fd| match fd {
+                        Some(fd) => Ok(fd),
+                        None => Ok(openat(self.root.fd.as_fd(), c".", FOLDER, Mode::empty())?),
+                    }),
+                };
+                match opened {
+                    Ok(fd) => {
+                        self.view.folders.push(path.as_slice().into());
+                        self.folder(fd, path, real, depth + 1)
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                        self.nothing(path, NoFile::Denied);
+                        Ok(())
+                    }
+                    Err(e) => Err(ScanError::Read(self.root.absolute(path), e)),
+                }
+            }
+            _ => {
+                self.nothing(path, NoFile::Special);
+                Ok(())
+            }
+        }
+    }
+
+    fn nothing(&mut self, path: &[u8], why: NoFile) {
+        if !self.filter.exclude.takes_file(path) {
+            self.view.files.push((path.into(), Item::None(why)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn scan(dir: &Path, exclude: &[&str], hidden: bool) -> View {
+        let exclude = Globs::new(&exclude.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>()).unwrap();
+        let filter = Filter { exclude, hidden, limit: 1000 };
+        Root::open(dir).unwrap().scan(&filter, &CancellationToken::new()).unwrap()
+    }
+
+    fn show(view: &View) -> Vec<String> {
+        let files = view.files.iter().map(|(path, item)| match item {
+            Item::File { place: Place::At(real), .. } => format!("{} -> {}", names::show(path), names::show(real)),
+            Item::File { .. } => names::show(path),
+            Item::None(why) => format!("{}: {why}", names::show(path)),
+        });
+        files.chain(view.folders.iter().map(|path| format!("{}/", names::show(path)))).collect()
+    }
+
+    #[test]
+    fn links_are_followed_within_the_root_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs_err::create_dir_all(root.join("pool")).unwrap();
+        fs_err::create_dir_all(root.join("core")).unwrap();
+        fs_err::write(root.join("pool/a"), b"1").unwrap();
+        fs_err::write(dir.path().join("secret"), b"1").unwrap();
+        let link = |target: &Path, name: &str| symlink(target, root.join("core").join(name)).unwrap();
+        link(Path::new("../pool/a"), "a");
+        link(Path::new("a"), "b");
+        link(&root.canonicalize().unwrap().join("pool/a"), "c");
+        link(Path::new("../../secret"), "d");
+        link(Path::new("/etc/passwd"), "e");
+        link(Path::new("../pool/none"), "f");
+        link(Path::new("g"), "g");
+        link(Path::new("../pool"), "h");
+        link(Path::new(".."), "i");
+        link(Path::new("../../root/pool/a"), "j");
+        assert_eq!(
+            show(&scan(&root, &["/pool"], false)),
+            [
+                "core/a -> pool/a",
+                "core/b -> pool/a",
+                "core/c -> pool/a",
+                "core/d: a link that leaves the root",
+                "core/e: a link that leaves the root",
+                "core/f: a link that leads nowhere",
+                "core/g: a link that leads back to itself",
+                "core/h/a -> pool/a",
+                "core/i: a link that leads back to itself",
+                "core/j: a link that leaves the root",
+                "core/",
+                "core/h/",
+            ]
+        );
+    }
+
+    #[test]
+    fn hidden_and_excluded_names_are_left_out_and_odd_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a b", "new\nline", "-x", "WARNING: y", ".h", "~t", "z.lck"] {
+            fs_err::write(dir.path().join(name), b"").unwrap();
+        }
+        let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+        fs_err::write(odd, b"").unwrap();
+        fs_err::create_dir(dir.path().join("empty")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let all = show(&scan(dir.path(), &["*.lck"], false));
+        let want = ["-x", "WARNING: y", "a b", "new\\nline", "pipe: no regular file", "\\xff\\xfe", "empty/"];
+        assert_eq!(all, want);
+        assert_eq!(scan(dir.path(), &[], true).files.len(), 9);
+    }
+
+    #[test]
+    fn a_file_behind_a_link_is_not_opened_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("real")).unwrap();
+        fs_err::write(dir.path().join("real/a"), b"1").unwrap();
+        symlink("real", dir.path().join("link")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert!(root.open_file(b"real/a").is_ok());
+        assert!(root.open_file(b"link/a").is_err());
+        assert!(root.open_file(b"real").is_err());
+    }
+}

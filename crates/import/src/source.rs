@@ -1,0 +1,189 @@
+//! How one source is read: looked at, and asked for files.
+//!
+//! A directory is read in place. An rsync module is copied into a tree of our own, which then is read in place: the
+//! child replaces files by rename, so they may be hard-linked into the store. A web mirror is `crate::web`.
+//!
+//! - Invariant: looking twice without a change in the source gives equal views.
+//! - Not here: what is done with a view (`crate::round`).
+//! - Read first: [`Transport`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pacstore_runtime::{Pool, Tasks};
+use pacstore_store::Origin;
+use pacstore_upstream::{Deletion, Rsync, Rule, TransferSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::SourceError;
+use crate::intake::Taking;
+use crate::progress::{Progress, Step};
+use crate::scan::{Filter, Root};
+use crate::view::View;
+use crate::web::Web;
+
+/// A file that a database names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// Its path in the upstream.
+    pub(crate) path: Vec<u8>,
+    /// What the database says of it; nothing for a signature.
+    pub(crate) expected: Option<(Option<u64>, Option<[u8; 32]>)>,
+}
+
+/// One source, open.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    /// A directory of this machine.
+    Directory(Directory),
+    /// An rsync module and our copy of it.
+    Rsync(Box<Module>),
+    /// A web mirror.
+    Web(Box<Web>),
+}
+
+impl Transport {
+    /// What the source has now.
+    pub(crate) async fn look(&mut self) -> Result<View, SourceError> {
+        match self {
+            Self::Directory(directory) => directory.look().await,
+            Self::Rsync(module) => module.look().await,
+            Self::Web(web) => web.look().await,
+        }
+    }
+
+    /// Adds `wants` to the view, where they are not in it from the start.
+    pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+        match self {
+            Self::Directory(_) | Self::Rsync(_) => Ok(()),
+            Self::Web(web) => web.fetch(view, wants).await,
+        }
+    }
+
+    /// The directory that the files of a view lie in.
+    pub(crate) fn root(&self) -> Option<Root> {
+        match self {
+            Self::Directory(directory) => Some(directory.root.clone()),
+            Self::Rsync(module) => module.root.clone(),
+            Self::Web(_) => None,
+        }
+    }
+
+    /// How files come from it into the store.
+    pub(crate) fn taking(&self) -> (Taking, Origin) {
+        match self {
+            Self::Directory(directory) => (directory.taking, Origin::Disk),
+            Self::Rsync(_) => (Taking::Link, Origin::Upstream),
+            Self::Web(_) => (Taking::Copy, Origin::Upstream),
+        }
+    }
+
+    /// Puts away what turned out wrong, so that the next look brings it anew.
+    pub(crate) async fn distrust(&self, paths: Vec<Vec<u8>>) -> Result<(), SourceError> {
+        let Self::Rsync(module) = self else { return Ok(()) };
+        let Some(root) = module.root.clone() else { return Ok(()) };
+        module
+            .tasks
+            .blocking(Pool::Disk, move || {
+                for path in paths {
+                    // A file that is gone already is just as good.
+                    let _ = fs_err::remove_file(root.absolute(&path));
+                }
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// A directory of this machine.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    root: Root,
+    filter: Filter,
+    taking: Taking,
+    tasks: Tasks,
+    progress: Progress,
+}
+
+impl Directory {
+    pub(crate) async fn open(
+        path: &Path,
+        filter: Filter,
+        taking: Taking,
+        tasks: &Tasks,
+        progress: &Progress,
+    ) -> Result<Self, SourceError> {
+        let path = path.to_owned();
+        let root = tasks.blocking(Pool::Disk, move || Root::open(&path)).await??;
+        Ok(Self { root, filter, taking, tasks: tasks.clone(), progress: progress.clone() })
+    }
+
+    async fn look(&self) -> Result<View, SourceError> {
+        self.progress.begin(Step::Looking, 0, 0);
+        scan(&self.tasks, self.root.clone(), self.filter.clone()).await
+    }
+}
+
+/// Walks in the disk pool; ends when the caller does.
+async fn scan(tasks: &Tasks, root: Root, filter: Filter) -> Result<View, SourceError> {
+    let stop = tasks.stop().child_token();
+    let _guard = stop.clone().drop_guard();
+    Ok(tasks.blocking(Pool::Disk, move || root.scan(&filter, &stop)).await??)
+}
+
+/// An rsync module and the tree that it is copied to.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) rsync: Rsync,
+    pub(crate) source: String,
+    /// The tree.
+    pub(crate) staged: PathBuf,
+    /// For the child's own files.
+    pub(crate) scratch: PathBuf,
+    pub(crate) exclude: Vec<String>,
+    pub(crate) filter: Filter,
+    pub(crate) deadline: Duration,
+    pub(crate) tasks: Tasks,
+    pub(crate) progress: Progress,
+    pub(crate) root: Option<Root>,
+    /// How often it was looked at in this round.
+    pub(crate) looks: u32,
+}
+
+impl Module {
+    async fn look(&mut self) -> Result<View, SourceError> {
+        self.progress.begin(Step::Looking, 0, 0);
+        let first = !self.staged.exists();
+        // Packages first and databases last, where the transfer is long, or the last look was overtaken.
+        if first || 1 < self.looks {
+            self.transfer(true).await?;
+        }
+        self.transfer(false).await?;
+        self.looks += 1;
+        let staged = self.staged.clone();
+        let root = self.tasks.blocking(Pool::Disk, move || Root::open(&staged)).await??;
+        self.root = Some(root.clone());
+        scan(&self.tasks, root, self.filter.clone()).await
+    }
+
+    async fn transfer(&self, packages_only: bool) -> Result<(), SourceError> {
+        let mut spec = TransferSpec::new(&self.source, &self.staged, &self.scratch);
+        if packages_only {
+            let databases = ["*.db", "*.db.*", "*.files", "*.files.*"];
+            spec.rules.extend(databases.map(Rule::exclude));
+        } else {
+            spec.delete = Some(Deletion { excluded: true, despite_errors: true, at_most: None });
+        }
+        if !self.filter.hidden {
+            spec.rules.extend([".*", "~*"].map(Rule::exclude));
+        }
+        // What rsync would read in another way is left to the scan.
+        let same = self.exclude.iter().filter(|pattern| !pattern.contains(['{', '}']));
+        spec.rules.extend(same.map(|pattern| Rule::exclude(pattern.as_bytes())));
+        spec.deadline = self.deadline;
+        let stop: CancellationToken = self.tasks.stop().child_token();
+        spec.stop = stop;
+        self.rsync.transfer(&spec).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! What a source has at one moment: every name, and how to tell whether its bytes changed.
+//!
+//! A view costs no reading of files. Two equal views of a source mean (but for what
+//! [`Stamp::is_settled`] says) that all files still have the bytes they had.
+//!
+//! - Invariant: files and folders are sorted by path and unique.
+//! - Not here: how a view comes about (`crate::scan`, `crate::web`), which of its names are taken (`crate::select`).
+//! - Read first: design.md, "Tree".
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use ring::digest::{Context, SHA256};
+
+use crate::facts::FileFacts;
+use crate::spec::to_array;
+
+/// By what a file is known to be unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stamp {
+    /// A file on disk.
+    Disk {
+        dev: u64,
+        ino: u64,
+        size: u64,
+        seconds: i64,
+        nanos: u32,
+    },
+    /// A file that an HTTP server sent.
+    Web {
+        /// Which server, as a digest of its URL.
+        server: u64,
+        size: u64,
+        /// `Last-Modified`, seconds since 1970.
+        modified: Option<i64>,
+        etag: Option<Box<str>>,
+    },
+}
+
+/// How old a file must be, so that a change within the clock's grain cannot hide.
+const GRAIN: Duration = Duration::from_secs(2);
+
+impl Stamp {
+    /// The size that the source says, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Disk { size, .. } | Self::Web { size, .. } => *size,
+        }
+    }
+
+    /// When the upstream last changed it, whole seconds since 1970.
+    pub(crate) fn seconds(&self) -> Option<i64> {
+        match self {
+            Self::Disk { seconds, .. } => Some(*seconds),
+            Self::Web { modified, .. } => *modified,
+        }
+    }
+
+    /// Whether a later write must show in the stamp: not if the file was written at about `now`.
+    ///
+    /// The same rule as git's for its index: file times have the grain of a clock tick, so a file that is written
+    /// twice within one may keep its time and size.
+    pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = match self {
+            Self::Disk { seconds, nanos, .. } => (*seconds, *nanos),
+            Self::Web { etag: Some(_), .. } => return true,
+            // HTTP's own times have whole seconds.
+            Self::Web { modified, .. } => (modified.unwrap_or_default(), 999_999_999),
+        };
+        let Ok(seconds) = u64::try_from(seconds) else { return true };
+        let written = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
+        written.and_then(|written| written.checked_add(GRAIN)).is_some_and(|settled| settled < now)
+    }
+
+    /// A compact form for the manifest and for digests.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Disk { dev, ino, size, seconds, nanos } => {
+                out.push(0);
+                for number in [dev, ino, size] {
+                    out.extend_from_slice(&number.to_be_bytes());
+                }
+                out.extend_from_slice(&seconds.to_be_bytes());
+                out.extend_from_slice(&nanos.to_be_bytes());
+            }
+            Self::Web { server, size, modified, etag } => {
+                let etag = etag.as_deref().unwrap_or_default().as_bytes();
+                let etag = etag.get(..etag.len().min(1024)).unwrap_or_default();
+                out.push(1);
+                out.extend_from_slice(&server.to_be_bytes());
+                out.extend_from_slice(&size.to_be_bytes());
+                out.extend_from_slice(&modified.unwrap_or(i64::MIN).to_be_bytes());
+                out.extend_from_slice(&(etag.len() as u16).to_be_bytes());
+                out.extend_from_slice(etag);
+            }
+        }
+    }
+
+    /// Reads what [`Stamp::encode`] wrote, and gives what stands behind it.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (kind, bytes) = bytes.split_first()?;
+        let (a, bytes) = bytes.split_first_chunk::<8>()?;
+        let (b, bytes) = bytes.split_first_chunk::<8>()?;
+        let (c, bytes) = bytes.split_first_chunk::<8>()?;
+        match kind {
+            0 => {
+                let (seconds, bytes) = bytes.split_first_chunk::<8>()?;
+                let (nanos, bytes) = bytes.split_first_chunk::<4>()?;
+                let stamp = Self::Disk {
+                    dev: u64::from_be_bytes(*a),
+                    ino: u64::from_be_bytes(*b),
+                    size: u64::from_be_bytes(*c),
+                    seconds: i64::from_be_bytes(*seconds),
+                    nanos: u32::from_be_bytes(*nanos),
+                };
+                Some((stamp, bytes))
+            }
+            1 => {
+                let (len, bytes) = bytes.split_first_chunk::<2>()?;
+                let (etag, bytes) = bytes.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+                let etag = std::str::from_utf8(etag).ok()?;
+                let modified = i64::from_be_bytes(*c);
+                let stamp = Self::Web {
+                    server: u64::from_be_bytes(*a),
+                    size: u64::from_be_bytes(*b),
+                    modified: (modified != i64::MIN).then_some(modified),
+                    etag: (!etag.is_empty()).then(|| etag.into()),
+                };
+                Some((stamp, bytes))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where a file's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Below the source's root, at its own path.
+    Here,
+    /// Below the source's root, at this path, to which links led.
+    At(Box<[u8]>),
+    /// In a file of our own that nobody else writes, which may be moved away.
+    Fetched(PathBuf),
+    /// In the store already.
+    Known(Box<FileFacts>),
+}
+
+/// Why a name has no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum NoFile {
+    /// A link to something that is not there.
+    #[error("a link that leads nowhere")]
+    Dangling,
+    /// A link to something outside of the source's root.
+    #[error("a link that leaves the root")]
+    Leaves,
+    /// A link to a folder above itself, or too many links in a row.
+    #[error("a link that leads back to itself")]
+    Loop,
+    /// A device, a pipe, a socket.
+    #[error("no regular file")]
+    Special,
+    /// We may not read it.
+    #[error("not readable for us")]
+    Denied,
+    /// The source names it but does not have it.
+    #[error("not there")]
+    Absent,
+    /// The source has it, but does not send all of it.
+    #[error("not sent whole by the source")]
+    Cut,
+    /// The source sends more than the database says.
+    #[error("longer than the database says")]
+    Longer,
+}
+
+/// One name of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Item {
+    File { stamp: Stamp, place: Place },
+    None(NoFile),
+}
+
+/// All names of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Sorted by path.
+    pub(crate) files: Vec<(Box<[u8]>, Item)>,
+    /// Sorted; the root is not among them.
+    pub(crate) folders: Vec<Box<[u8]>>,
+}
+
+impl View {
+    /// Brings both lists into order.
+    pub(crate) fn sort(&mut self) {
+        self.files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        self.files.dedup_by(|b, a| a.0 == b.0);
+        self.folders.sort_unstable();
+        self.folders.dedup();
+    }
+
+    /// The item of a path, if it is a name here.
+    pub(crate) fn get(&self, path: &[u8]) -> Option<&Item> {
+        let at = self.position(path)?;
+        self.files.get(at).map(|(_, item)| item)
+    }
+
+    /// Where in `files` a path stands.
+    pub(crate) fn position(&self, path: &[u8]) -> Option<usize> {
+        self.files.binary_search_by(|(name, _)| (**name).cmp(path)).ok()
+    }
+
+    /// Where in `files` the names below `folder` stand.
+    pub(crate) fn below(&self, folder: &[u8]) -> std::ops::Range<usize> {
+        if folder.is_empty() {
+            return 0..self.files.len();
+        }
+        let prefix = [folder, b"/"].concat();
+        let start = self.files.partition_point(|(name, _)| **name < *prefix);
+        let rest = self.files.get(start..).unwrap_or_default();
+        start..start + rest.partition_point(|(name, _)| name.starts_with(&prefix))
+    }
+}
+
+/// Digests names and stamps, to tell whether anything moved.
+#[derive(Clone)]
+pub(crate) struct Mark {
+    context: Context,
+    buffer: Vec<u8>,
+    settled: bool,
+    now: SystemTime,
+}
+
+impl Mark {
+    /// `now` decides which stamps are settled.
+    pub(crate) fn new(now: SystemTime) -> Self {
+        Self { context: Context::new(&SHA256), buffer: Vec::new(), settled: true, now }
+    }
+
+    /// Takes in a file.
+    pub(crate) fn file(&mut self, path: &[u8], item: &Item) {
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&(path.len() as u32).to_be_bytes());
+        self.buffer.extend_from_slice(path);
+        match item {
+            Item::File { stamp, .. } => {
+                stamp.encode(&mut self.buffer);
+                self.settled &= stamp.is_settled(self.now);
+            }
+            Item::None(why) => self.buffer.extend_from_slice(&[2, *why as u8]),
+        }
+        self.context.update(&self.buffer);
+    }
+
+    /// Takes in a folder.
+    pub(crate) fn folder(&mut self, path: &[u8]) {
+        self.context.update(&(path.len() as u32).to_be_bytes());
+        self.context.update(path);
+        self.context.update(&[3]);
+    }
+
+    /// The digest, and whether every stamp in it is settled.
+    pub(crate) fn finish(self) -> ([u8; 32], bool) {
+        (to_array(self.context.finish().as_ref()), self.settled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_survive_their_compact_form() {
+        let disk = Stamp::Disk { dev: 1, ino: 2, size: 3, seconds: -4, nanos: 5 };
+        let web = Stamp::Web { server: 9, size: 1, modified: None, etag: Some("\"x\"".into()) };
+        for stamp in [disk, web] {
+            let mut bytes = Vec::new();
+            stamp.encode(&mut bytes);
+            bytes.push(77);
+            assert_eq!(Stamp::decode(&bytes), Some((stamp, &[77][..])));
+            assert_eq!(Stamp::decode(&bytes[..10]), None);
+        }
+    }
+
+    #[test]
+    fn a_file_written_just_now_is_not_settled() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let at = |seconds| Stamp::Disk { dev: 0, ino: 0, size: 0, seconds, nanos: 0 };
+        assert!(at(990).is_settled(now));
+        assert!(!at(999).is_settled(now));
+        assert!(!at(2000).is_settled(now), "nor is one from the future");
+    }
+
+    #[test]
+    fn the_names_below_a_folder_are_found() {
+        let item = || Item::None(NoFile::Absent);
+        let mut view = View::default();
+        for name in ["a", "a/x", "a/y/z", "a-b", "b/x"] {
+            view.files.push((name.as_bytes().into(), item()));
+        }
+        view.sort();
+        let names: Vec<_> = view.files[view.below(b"a")].iter().map(|(n, _)| n.to_vec()).collect();
+        assert_eq!(names, [b"a/x".to_vec(), b"a/y/z".to_vec()]);
+        assert_eq!(view.below(b"").len(), 5);
+    }
+}

@@ -1,0 +1,430 @@
+//! A web mirror as a source: its databases, and what they name.
+//!
+//! Only what a database names is asked for, and only what is not in the store already. Databases and signatures are
+//! asked for conditionally each time, because nothing else says whether they changed.
+//!
+//! - Invariant: at most `requests` requests are under way, each with a deadline and a bound on its length.
+//! - Invariant: a file that cannot be had is a missing file, not a failed mirror, unless the mirror as a whole is away.
+//! - Not here: whether the bytes are right (`crate::repos`), the requests themselves (crate `upstream`).
+//! - Read first: design.md, "Tree".
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use pacstore_dag::{self as dag, Profile};
+use pacstore_pacman as pacman;
+use pacstore_runtime::{Pool, Tasks};
+use pacstore_store::Store;
+use pacstore_upstream::{Fetch, FetchError, Get, Http, HttpError, Url, parse_listing, url_of};
+use ring::digest::{SHA256, digest};
+
+use crate::error::SourceError;
+use crate::facts::FileFacts;
+use crate::globs::Globs;
+use crate::layout::{ARCHLINUX, Layout};
+use crate::manifest::Manifest;
+use crate::names;
+use crate::progress::{Progress, Step};
+use crate::repos::Repo;
+use crate::source::Want;
+use crate::spec::{Limits, Wanted};
+use crate::view::{Item, NoFile, Place, Stamp, View};
+
+/// The longest database, and the longest file that a database gives no size of.
+const MAX_FILE: u64 = 4 << 30;
+/// The longest signature.
+const MAX_SIGNATURE: u64 = 1 << 20;
+/// The longest listing.
+const MAX_LISTING: u64 = 64 << 20;
+/// Listings that are read while looking for repositories.
+const MAX_LISTINGS: usize = 2000;
+const MAX_DEPTH: usize = 8;
+/// Tries for one file.
+const TRIES: u32 = 3;
+/// Files of one pass that may fail before the mirror is given up.
+const MAX_FAILED: usize = 16;
+
+/// A web mirror, open.
+#[derive(Debug)]
+pub(crate) struct Web {
+    pub(crate) http: Http,
+    pub(crate) root: Url,
+    pub(crate) layout: Layout,
+    pub(crate) wanted: Option<Vec<Wanted>>,
+    pub(crate) exclude: Globs,
+    pub(crate) also: Globs,
+    pub(crate) hidden: bool,
+    pub(crate) limits: Limits,
+    pub(crate) profile: Profile,
+    pub(crate) store: Store,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) tasks: Tasks,
+    pub(crate) progress: Progress,
+    /// Where files wait for the store.
+    pub(crate) folder: PathBuf,
+    pub(crate) now: SystemTime,
+    /// What was found by listings in this round.
+    pub(crate) found: Option<(Vec<Repo>, Vec<Vec<u8>>)>,
+}
+
+/// What one request gave.
+enum Got {
+    Item(Item),
+    Absent,
+}
+
+impl Web {
+    /// The databases and their signatures, and what `also` takes.
+    pub(crate) async fn look(&mut self) -> Result<View, SourceError> {
+        self.progress.begin(Step::Looking, 0, 0);
+        let (repos, also) = self.repositories().await?;
+        let want = |path| Want { path, expected: None };
+        let main = |repo: &Repo| repo.path(&format!("{}.db", repo.name));
+        let mut view = View::default();
+        self.get_all(&mut view, repos.iter().map(|repo| want(main(repo))).chain(also.into_iter().map(want)).collect()).await?;
+        let mut more = Vec::new();
+        for repo in &repos {
+            let Some(Item::File { stamp, place }) = view.get(&main(repo)) else { continue };
+            // Twins are rare and come with their database; signatures may come late.
+            let quiet = matches!(place, Place::Known(_)) && self.is_old(stamp);
+            for name in pacman::database_names(&repo.name) {
+                let path = repo.path(&name);
+                let usual = pacman::DbFileName::parse(&name).is_some_and(|name| name.ending.is_empty());
+                if path != main(repo) && (usual || !quiet || self.is_remembered(&path).await?) {
+                    more.push(want(path));
+                }
+            }
+        }
+        self.get_all(&mut view, more).await?;
+        for repo in &repos {
+            let main = main(repo);
+            if self.wanted.is_some() && view.get(&main).is_none() {
+                view.files.push((main.into(), Item::None(NoFile::Absent)));
+                view.sort();
+            }
+        }
+        Ok(view)
+    }
+
+    /// Adds what the databases name.
+    pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+        let known: BTreeSet<Vec<u8>> = view.files.iter().map(|(path, _)| path.to_vec()).collect();
+        let wants: Vec<Want> = wants.into_iter().filter(|want| !known.contains(&want.path)).collect();
+        let bytes = wants.iter().filter_map(|want| want.expected.and_then(|(len, _)| len)).sum();
+        self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
+        self.get_all(view, wants).await
+    }
+
+    async fn get_all(&self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+        let mut wants: Vec<Want> = wants.into_iter().filter(|want| self.is_ours(&want.path)).collect();
+        wants.sort_by(|a, b| a.path.cmp(&b.path));
+        wants.dedup_by(|b, a| a.path == b.path);
+        let this = &*self;
+        let mut got = stream::iter(wants)
+            .map(|want| async move {
+                let got = this.get(&want).await?;
+                this.progress.file(|| names::show(&want.path));
+                this.progress.bytes(want.expected.and_then(|(len, _)| len).unwrap_or_default());
+                Ok::<_, SourceError>((want.path, got))
+            })
+            .buffer_unordered(self.limits.requests.max(1));
+        let mut failed = 0;
+        while let Some((path, got)) = got.try_next().await? {
+            if let Got::Item(item) = got {
+                failed += usize::from(item == Item::None(NoFile::Cut));
+                if MAX_FAILED < failed {
+                    let url = self.url(&path).map_or_else(|| self.root.to_string(), |url| url.to_string());
+                    return Err(HttpError::ShortBody { url, expected: None, got: 0, source: None }.into());
+                }
+                view.files.push((path.into(), item));
+            }
+        }
+        view.sort();
+        Ok(())
+    }
+
+    /// Whether a file has lain there for an hour.
+    fn is_old(&self, stamp: &Stamp) -> bool {
+        let written = stamp.seconds().and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+        let age = written.and_then(|w| self.now.duration_since(UNIX_EPOCH).ok()?.checked_sub(w));
+        age.is_some_and(|age| Duration::from_secs(3600) < age)
+    }
+
+    async fn is_remembered(&self, path: &[u8]) -> Result<bool, SourceError> {
+        Ok(self.remembered(&Want { path: path.to_vec(), expected: None }).await?.is_some())
+    }
+
+    fn is_ours(&self, path: &[u8]) -> bool {
+        (self.hidden || !names::has_hidden_part(path)) && !self.exclude.covers_file(path)
+    }
+
+    fn url(&self, path: &[u8]) -> Option<Url> {
+        url_of(&self.root, path).ok()
+    }
+
+    fn server(&self) -> u64 {
+        let digest = digest(&SHA256, self.root.as_str().as_bytes());
+        digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+
+    /// One file: from the store if it is there, else over the wire.
+    async fn get(&self, want: &Want) -> Result<Got, SourceError> {
+        let remembered = self.remembered(want).await?;
+        if let Some((stamp, facts)) = &remembered
+            && let Some((len, Some(sha256))) = want.expected
+            && facts.sha256 == Some(sha256)
+            && len.is_none_or(|len| len == facts.len)
+        {
+            return Ok(Got::Item(Item::File { stamp: stamp.clone(), place: Place::Known(Box::new(facts.clone())) }));
+        }
+        if let Some((len, Some(sha256))) = want.expected
+            && let Some(facts) = self.in_store(len, sha256).await?
+        {
+            let stamp = Stamp::Web {
+                server: self.server(),
+                size: facts.len,
+                modified: None,
+                etag: Some(hex(&sha256).into()),
+            };
+            return Ok(Got::Item(Item::File { stamp, place: Place::Known(Box::new(facts)) }));
+        }
+        self.download(want, remembered).await
+    }
+
+    /// What is known of a path from this server, if the store still has the file.
+    async fn remembered(&self, want: &Want) -> Result<Option<(Stamp, FileFacts)>, SourceError> {
+        let (manifest, store, path, server) =
+            (Arc::clone(&self.manifest), self.store.clone(), want.path.clone(), self.server());
+        let work = move || -> Result<_, SourceError> {
+            let Some((stamp, facts)) = manifest.remembered(&path)? else { return Ok(None) };
+            let same = matches!(&stamp, Stamp::Web { server: known, .. } if *known == server);
+            let here = same && store.file(&facts.root)?.is_some();
+            Ok(here.then_some((stamp, facts)))
+        };
+        self.tasks.blocking(Pool::Disk, work).await?
+    }
+
+    /// A file of this digest that the store has under our profile.
+    async fn in_store(&self, len: Option<u64>, sha256: [u8; 32]) -> Result<Option<FileFacts>, SourceError> {
+        let (store, profile) = (self.store.clone(), self.profile);
+        let work = move || -> Result<_, SourceError> {
+            let Some(info) = store.file_by_sha256(&sha256)? else { return Ok(None) };
+            if len.is_some_and(|len| len != info.len) {
+                return Ok(None);
+            }
+            let Some(known) = store.dag_of(&info.root)? else { return Ok(None) };
+            let leaves = known.leaves.iter().map(|leaf| (leaf.cid, leaf.len)).collect();
+            // Only a layout of our profile has the root that others will compute.
+            let Ok(ours) = dag::from_leaves(&profile, leaves) else { return Ok(None) };
+            let same = ours.root == known.root;
+            Ok(same.then(|| FileFacts { root: ours.root, tsize: ours.tsize, len: ours.len, sha256: Some(sha256) }))
+        };
+        self.tasks.blocking(Pool::Disk, work).await?
+    }
+
+    async fn download(&self, want: &Want, remembered: Option<(Stamp, FileFacts)>) -> Result<Got, SourceError> {
+        let Some(url) = self.url(&want.path) else { return Ok(Got::Absent) };
+        let named = want.expected.is_some();
+        let none = |why| Ok(Got::Item(Item::None(why)));
+        let dest = self.folder.join(self.file_name(want));
+        if let Some((Some(len), Some(sha256))) = want.expected
+            && self.is_whole(dest.clone(), len).await?
+        {
+            // Of a round that was cut short; the digest is checked like any other's.
+            let etag = Some(hex(&sha256).into());
+            let stamp = Stamp::Web { server: self.server(), size: len, modified: None, etag };
+            return Ok(Got::Item(Item::File { stamp, place: Place::Fetched(dest) }));
+        }
+        let mut fetch = Fetch::new(&url, &dest);
+        let expected_len = want.expected.and_then(|(len, _)| len);
+        let longest = if want.path.ends_with(b".sig") { MAX_SIGNATURE } else { MAX_FILE };
+        fetch.max_len = Some(expected_len.unwrap_or(longest));
+        fetch.deadline = if named { Some(self.limits.source) } else { Some(self.limits.small) };
+        if let Some((Stamp::Web { modified, etag, .. }, _)) = &remembered
+            && !named
+        {
+            fetch.if_none_match = etag.as_deref().filter(|etag| etag.contains('"')).map(str::to_owned);
+            if fetch.if_none_match.is_none() {
+                fetch.if_modified_since = modified.and_then(|s| u64::try_from(s).ok()).map(|s| UNIX_EPOCH + Duration::from_secs(s));
+            }
+        }
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let error = match self.http.fetch_to_file(&self.tasks, &fetch).await {
+                Ok(fetched) => {
+                    let modified = fetched.last_modified.map(seconds);
+                    let etag = match (fetched.etag, modified) {
+                        (Some(etag), _) => Some(etag.into()),
+                        (None, Some(_)) => None,
+                        (None, None) => Some(hex(&fetched.sha256).into()),
+                    };
+                    let stamp = Stamp::Web { server: self.server(), size: fetched.len, modified, etag };
+                    return Ok(Got::Item(Item::File { stamp, place: Place::Fetched(dest) }));
+                }
+                Err(error) => error,
+            };
+            let FetchError::Http(http) = &error else { return Err(error.into()) };
+            match http {
+                HttpError::NotModified { .. } => {
+                    if let Some((stamp, facts)) = remembered {
+                        return Ok(Got::Item(Item::File { stamp, place: Place::Known(Box::new(facts)) }));
+                    }
+                    return none(NoFile::Cut);
+                }
+                HttpError::Status { code: 404 | 410, .. } if named => return none(NoFile::Absent),
+                HttpError::Status { code: 404 | 410, .. } => return Ok(Got::Absent),
+                HttpError::Status { code: 401 | 403, .. } if named => return none(NoFile::Denied),
+                // Many servers say 403 for what is not there.
+                HttpError::Status { code: 401 | 403, .. } => return Ok(Got::Absent),
+                HttpError::TooLong { .. } => return none(NoFile::Longer),
+                HttpError::Connect { .. } | HttpError::Busy { .. } if TRIES <= tried => return Err(error.into()),
+                _ if http.is_transient() && tried < TRIES => {}
+                _ if http.is_transient() && named => return none(NoFile::Cut),
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Names of the waiting files: no name of the mirror's becomes one of ours.
+    fn file_name(&self, want: &Want) -> String {
+        let mut key = self.root.as_str().as_bytes().to_vec();
+        key.push(0);
+        key.extend_from_slice(&want.path);
+        if let Some((_, Some(sha256))) = want.expected {
+            key.extend_from_slice(&sha256);
+        }
+        hex(digest(&SHA256, &key).as_ref())
+    }
+
+    async fn is_whole(&self, path: PathBuf, len: u64) -> Result<bool, SourceError> {
+        let work = move || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == len);
+        Ok(self.tasks.blocking(Pool::Disk, work).await?)
+    }
+
+    /// The repositories, and the paths that `also` takes.
+    async fn repositories(&mut self) -> Result<(Vec<Repo>, Vec<Vec<u8>>), SourceError> {
+        if let Some(found) = &self.found {
+            return Ok(found.clone());
+        }
+        let mut repos: Vec<Repo> = match &self.wanted {
+            Some(wanted) => wanted.iter().map(|w| Repo { folder: w.folder.clone(), name: w.name.clone() }).collect(),
+            None => self.find_repositories().await?,
+        };
+        repos.sort();
+        repos.dedup();
+        let also = self.find_also().await?;
+        self.found = Some((repos.clone(), also.clone()));
+        Ok((repos, also))
+    }
+
+    async fn find_repositories(&self) -> Result<Vec<Repo>, SourceError> {
+        if self.layout == Layout::Archlinux {
+            let top = self.listing(b"").await?.ok_or_else(|| SourceError::NoListing(self.root.to_string()))?;
+            let folders = top.into_iter().filter(|(_, is_folder)| *is_folder).map(|(name, _)| name);
+            let repos = folders.filter_map(|name| {
+                let folder = [&*name, ARCHLINUX].concat();
+                String::from_utf8(name).ok().map(|name| Repo { folder, name })
+            });
+            return Ok(repos.collect());
+        }
+        let mut repos = Vec::new();
+        let files = self.crawl(Vec::new(), |path| {
+            let (folder, name) = names::split(path);
+            if let Some(name) = names::repository_of(name) {
+                repos.push(Repo { folder: folder.to_vec(), name: name.to_owned() });
+            }
+            false
+        });
+        if files.await?.is_none() {
+            return Err(SourceError::NoListing(self.root.to_string()));
+        }
+        Ok(repos)
+    }
+
+    async fn find_also(&self) -> Result<Vec<Vec<u8>>, SourceError> {
+        let mut all = Vec::new();
+        if self.also.is_empty() {
+            return Ok(all);
+        }
+        for start in self.also.starts() {
+            all.extend(self.crawl(start.clone(), |path| self.also.covers_file(path)).await?.unwrap_or_default());
+        }
+        Ok(all)
+    }
+
+    /// Walks the listings below a folder and gives the files that `take` takes; nothing if there is no listing.
+    async fn crawl(
+        &self,
+        start: Vec<u8>,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Option<Vec<Vec<u8>>>, SourceError> {
+        let mut todo = VecDeque::from([(start, 0)]);
+        let mut files = Vec::new();
+        let mut listings = 0;
+        while let Some((folder, depth)) = todo.pop_front() {
+            listings += 1;
+            if MAX_LISTINGS < listings {
+                break;
+            }
+            let Some(entries) = self.listing(&folder).await? else {
+                if depth == 0 {
+                    return Ok(None);
+                }
+                continue;
+            };
+            for (name, is_folder) in entries {
+                let path = names::join(&folder, &name);
+                if is_folder {
+                    if depth < MAX_DEPTH && !self.exclude.takes_folder(&path) {
+                        todo.push_back((path, depth + 1));
+                    }
+                } else if self.is_ours(&path) && take(&path) {
+                    files.push(path);
+                }
+            }
+        }
+        Ok(Some(files))
+    }
+
+    /// The visible names of a folder, and whether each is a folder; nothing if the server does not say.
+    async fn listing(&self, folder: &[u8]) -> Result<Option<Vec<(Vec<u8>, bool)>>, SourceError> {
+        let url = if folder.is_empty() {
+            self.root.clone()
+        } else {
+            let Some(url) = self.url(&[folder, b"/"].concat()) else { return Ok(None) };
+            url
+        };
+        let mut get = Get::new(&url);
+        get.max_len = Some(MAX_LISTING);
+        get.deadline = Some(self.limits.small);
+        let mut answer = match self.http.get(&get).await {
+            Ok(answer) => answer,
+            Err(HttpError::Status { code: 401 | 403 | 404 | 410, .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let html = answer.bytes().await?;
+        let base = answer.url.clone();
+        let entries = self.tasks.blocking(Pool::Hash, move || parse_listing(&html, &base)).await?;
+        let visible = entries.into_iter().filter(|e| self.hidden || !names::is_hidden(&e.name));
+        Ok(Some(visible.map(|e| (e.name, e.is_dir)).collect()))
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,12 @@
+//! What the importer does with real directories, HTTP servers and rsync daemons.
+//!
+//! - Not here: pure parts, whose tests stand beside them.
+
+mod changing;
+mod common;
+mod crash;
+mod incremental;
+mod layouts;
+mod sources;
+mod torn;
+mod trees;

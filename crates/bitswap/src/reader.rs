@@ -51,7 +51,7 @@ type Job = BoxFuture<'static, ()>;
 /// Room held by a message, and the note that the peer waits for us meanwhile.
 struct Room {
     _leases: Option<(ByteLease, ByteLease)>,
-    held: Held,
+    _held: Held,
 }
 
 /// Counts a message that has arrived and is not done with.
@@ -75,7 +75,7 @@ impl Drop for Held {
 /// Runs until the connection is gone and its streams are read to their end.
 pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>) {
     let stop = shared.stop.clone();
-    drop(stop.run_until_cancelled(read(shared, peer, link)).await);
+    let _: Option<()> = stop.run_until_cancelled(read(shared, peer, link)).await;
 }
 
 async fn read(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>) {
@@ -138,7 +138,7 @@ async fn messages(
         peer.partial.store(0, Ordering::Relaxed);
         let room = Room {
             _leases: leases,
-            held: Held::new(peer),
+            _held: Held::new(peer),
         };
         let (blocks, entries) = message(shared, peer, body)?;
         if !blocks.is_empty() {
@@ -260,10 +260,8 @@ fn deliver(shared: &Shared, peer: &Peer, blocks: Blocks) {
     let verdicts = shared.client().received(peer.id, hashed, Instant::now());
     for (verdict, len) in verdicts.into_iter().zip(lens) {
         match verdict {
-            Verdict::Wanted => {
-                Ledger::add(&peer.ledger.received, len);
-                Ledger::add(&peer.ledger.blocks_received, 1);
-            }
+            // Counted before its waiters heard of it.
+            Verdict::Wanted => {}
             Verdict::Late => Ledger::add(&peer.ledger.duplicates, 1),
             Verdict::Unwanted => {
                 Ledger::add(&peer.ledger.unwanted, 1);

@@ -128,7 +128,6 @@ impl Queue {
 pub(crate) struct Answer {
     pub(crate) buffer: Vec<u8>,
     pub(crate) start: usize,
-    pub(crate) blocks: u64,
     /// Bytes of blocks in it.
     pub(crate) bytes: u64,
 }
@@ -227,8 +226,50 @@ impl Message {
         Some(Answer {
             buffer,
             start,
-            blocks: self.blocks,
             bytes: self.bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn want(n: u32, kind: WantKind) -> Entry {
+        Entry {
+            cid: pacstore_dag::raw_cid(pacstore_dag::HashKind::Sha2_256, &n.to_be_bytes()),
+            priority: 0,
+            cancel: false,
+            kind,
+            send_dont_have: true,
+        }
+    }
+
+    /// However many wants come, a queue stays within its bounds, and cancels empty it.
+    #[test]
+    fn a_queue_stays_within_its_bounds() {
+        let mut queue = Queue::new(1024);
+        let taken = (0..100_000)
+            .filter(|n| queue.take(&want(*n, WantKind::Block)))
+            .count();
+        assert_eq!(taken, 1024 + MAX_REFUSED);
+        let haves = (0..100_000)
+            .filter(|n| queue.take(&want(*n, WantKind::Have)))
+            .count();
+        assert_eq!(haves, 1024);
+        assert_eq!(queue.len(), 2048 + MAX_REFUSED);
+        assert!(
+            queue.take(&want(5, WantKind::Block)),
+            "what is queued already takes no room"
+        );
+        for n in 0..1024 {
+            queue.take(&Entry {
+                cancel: true,
+                ..want(n, WantKind::Block)
+            });
+        }
+        assert!(!queue.has_blocks());
+        queue.clear();
+        assert!(queue.is_empty());
     }
 }

@@ -142,7 +142,7 @@ impl Shared {
     fn banned(&self, peer: PeerId, reason: BanReason) {
         tracing::warn!(%peer, ?reason, "peer is banned");
         // A full queue loses the event only: the ban list keeps it.
-        drop(self.events.try_send(Event::Banned { peer, reason }));
+        let _: Result<(), _> = self.events.try_send(Event::Banned { peer, reason });
     }
 
     pub(crate) fn is_local(&self, peer: &PeerId) -> bool {

@@ -7,6 +7,7 @@
 //! - Invariant: a peer that does not read holds at most one answer's credit, and loses its stream.
 //! - Not here: what is asked (`crate::client`), what an answer holds (`crate::server`).
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{AsyncWrite, AsyncWriteExt as _, FutureExt as _};
+use futures::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
 use libp2p::Stream;
 use pacstore_runtime::{Backoff, ByteLease, Pool};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -64,7 +65,8 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
         opening: None,
         building: None,
         writing: None,
-        ready: None,
+        ready: VecDeque::new(),
+        half_closed: false,
         spare: Vec::new(),
         failures: 0,
     };
@@ -83,7 +85,10 @@ struct Writer {
     opening: Task<Result<(Stream, Speaks), OpenError>>,
     building: Task<Option<Ready>>,
     writing: Task<Written>,
-    ready: Option<Ready>,
+    /// Built and not written; two only after a stream broke.
+    ready: VecDeque<Ready>,
+    /// The peer will say nothing on our stream, as it should: there is no use in listening.
+    half_closed: bool,
     /// Memory of the last answer, for the next.
     spare: Vec<u8>,
     failures: u32,
@@ -105,7 +110,7 @@ impl Writer {
         loop {
             self.build();
             let linger = self.write();
-            let idle = self.building.is_none() && self.writing.is_none() && self.ready.is_none();
+            let idle = self.building.is_none() && self.writing.is_none() && self.ready.is_empty();
             if idle {
                 self.spare = Vec::new();
             }
@@ -118,8 +123,9 @@ impl Writer {
             };
             tokio::select! {
                 opened = done(&mut self.opening) => self.opened(opened),
-                ready = done(&mut self.building) => self.ready = ready,
+                ready = done(&mut self.building) => self.ready.extend(ready),
                 written = done(&mut self.writing) => self.written(written),
+                broken = listen(&mut self.stream, self.half_closed) => self.heard(broken),
                 () = self.peer.wake.notified() => {}
                 () = later => {}
             }
@@ -128,7 +134,9 @@ impl Writer {
 
     /// Starts building the next answer, if the peer waits for one and none is ready.
     fn build(&mut self) {
-        if self.building.is_some() || self.ready.is_some() || self.stream.is_none() && self.writing.is_none()
+        if self.building.is_some()
+            || !self.ready.is_empty()
+            || self.stream.is_none() && self.writing.is_none()
         {
             // Without a stream there is no saying what the peer speaks; `write` opens one.
             return;
@@ -172,7 +180,7 @@ impl Writer {
         }
         let now = Instant::now();
         if self.stream.is_none() {
-            let waits = self.ready.is_some()
+            let waits = !self.ready.is_empty()
                 || !self.peer.queue().is_empty()
                 || self.shared.client().has_wants(&self.peer.id);
             if waits {
@@ -194,7 +202,7 @@ impl Writer {
                 (Some(out.finish()), None)
             }
         };
-        let answer = self.ready.take();
+        let answer = self.ready.pop_front();
         if wants.is_none() && answer.is_none() {
             return linger;
         }
@@ -226,6 +234,7 @@ impl Writer {
             Ok((stream, speaks)) => {
                 self.speaks = speaks;
                 self.stream = Some(stream);
+                self.half_closed = false;
                 self.shared.client().negotiated(self.peer.id, speaks);
             }
             Err(error) => {
@@ -256,13 +265,21 @@ impl Writer {
             Err(error) => {
                 debug!(peer = %self.peer.id, %error, "outbound stream broke");
                 self.shared.client().resend(&self.peer.id, Instant::now());
-                self.ready = match (written.answer, self.ready.take()) {
-                    // Both cannot be kept; the wants of the later one are few, and the peer asks again.
-                    (Some(first), _) => Some(first),
-                    (None, later) => later,
-                };
+                if let Some(first) = written.answer {
+                    self.ready.push_front(first);
+                }
                 self.failed();
             }
+        }
+    }
+
+    /// Our stream ended while nothing was written.
+    fn heard(&mut self, broken: bool) {
+        self.half_closed = true;
+        if broken {
+            debug!(peer = %self.peer.id, "peer closed our stream");
+            self.stream = None;
+            self.shared.client().resend(&self.peer.id, Instant::now());
         }
     }
 
@@ -275,9 +292,25 @@ impl Writer {
 
     /// The peer takes no answers: drop them with their credit. Wants of ours are told again.
     fn give_up(&mut self) {
-        self.ready = None;
+        self.ready.clear();
         self.building = None;
         self.peer.queue().clear();
+    }
+}
+
+/// Notices that the peer closed our stream: true if it takes no more, false if it only closed its side.
+async fn listen(stream: &mut Option<Stream>, half_closed: bool) -> bool {
+    let Some(stream) = stream.as_mut().filter(|_| !half_closed) else {
+        return pending().await;
+    };
+    let mut ignored = [0; 64];
+    loop {
+        match stream.read(&mut ignored).await {
+            // A reset looks like this with yamux; only a write tells.
+            Ok(0) => return stream.write(&[]).await.is_err(),
+            Ok(_) => {}
+            Err(_) => return true,
+        }
     }
 }
 

@@ -9,7 +9,10 @@
 //! - Not here: streams and hashing (`crate::reader`), writing (`crate::writer`).
 //! - Read first: `schedule.rs` (who is asked), `receive.rs` (answers), `tick.rs` (time).
 
+mod bans;
+mod moves;
 mod outbox;
+mod probe;
 mod receive;
 mod remote;
 mod schedule;
@@ -24,7 +27,10 @@ use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use bans::Ban;
+pub use bans::BanReason;
 pub(crate) use outbox::{Full, Next};
+use probe::Probe;
 pub(crate) use receive::Verdict;
 use remote::Remote;
 pub(crate) use tick::clockwork;
@@ -32,7 +38,6 @@ pub(crate) use tick::clockwork;
 use crate::config::Config;
 use crate::link::{Peer, Speaks};
 use crate::session::{GetError, Got, PeerStats};
-use crate::wire::WantKind;
 
 /// Blocks are told apart by multihash: peers answer so, whatever the codec.
 pub(crate) type Key = cid::multihash::Multihash<64>;
@@ -42,25 +47,6 @@ type Answer = oneshot::Sender<Result<Got, GetError>>;
 
 /// Finished wants that are remembered, so that a late second copy is not held against its sender.
 const RECENT: usize = 8192;
-/// Breaches after which a peer is banned.
-const STRIKES: u32 = 16;
-/// Bans kept.
-const MAX_BANS: usize = 1024;
-
-/// Why a peer is not asked any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BanReason {
-    /// It sent bytes that hash to nothing that it was asked for, while it was asked.
-    WrongBytes,
-    /// It broke the protocol too often: unasked blocks, oversized or malformed messages.
-    Misbehaved,
-}
-
-#[derive(Debug)]
-struct Ban {
-    until: Instant,
-    reason: BanReason,
-}
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -130,17 +116,6 @@ struct Waiter {
     id: u64,
     session: SessionId,
     answer: Answer,
-}
-
-/// Somebody waits to hear who has a block.
-#[derive(Debug)]
-struct Probe {
-    id: u64,
-    cid: Cid,
-    asked: Vec<PeerId>,
-    waiting: Vec<PeerId>,
-    have: Vec<PeerId>,
-    done: Option<oneshot::Sender<()>>,
 }
 
 /// A bounded set that forgets the oldest.
@@ -285,6 +260,8 @@ impl Client {
             drop(answer.send(Err(GetError::TooMany { limit: self.max_gets })));
             return None;
         }
+        // An expired ban must not answer for the clockwork, which slept.
+        self.bans.retain(|_, ban| ban.until > now);
         let id = self.number();
         let key = *cid.hash();
         self.gets += 1;
@@ -336,64 +313,6 @@ impl Client {
             .filter_map(|asked| self.peers.get(&asked.peer))
             .map(|remote| remote.peer.partial.load(std::sync::atomic::Ordering::Relaxed))
             .max()
-    }
-
-    // --- who has it ---
-
-    pub(crate) fn probe(
-        &mut self,
-        session: SessionId,
-        cid: Cid,
-        now: Instant,
-    ) -> (u64, oneshot::Receiver<()>) {
-        let (done, rx) = oneshot::channel();
-        let id = self.number();
-        let key = *cid.hash();
-        let mut probe = Probe {
-            id,
-            cid,
-            asked: Vec::new(),
-            waiting: Vec::new(),
-            have: Vec::new(),
-            done: Some(done),
-        };
-        for peer in self.session_peers(session) {
-            if self.usable(&peer)
-                && let Some(remote) = self.peers.get_mut(&peer)
-                && remote.presences
-                && remote.ask(cid, WantKind::Have, 0, now)
-            {
-                probe.asked.push(peer);
-                probe.waiting.push(peer);
-            }
-        }
-        probe.settle();
-        self.probes.entry(key).or_default().push(probe);
-        (id, rx)
-    }
-
-    /// Ends a probe: who said that it has the block.
-    pub(crate) fn end_probe(&mut self, key: &Key, id: u64, now: Instant) -> Vec<PeerId> {
-        let Some(probes) = self.probes.get_mut(key) else {
-            return Vec::new();
-        };
-        let Some(at) = probes.iter().position(|probe| probe.id == id) else {
-            return Vec::new();
-        };
-        let probe = probes.swap_remove(at);
-        let others = !probes.is_empty();
-        if !others {
-            self.probes.remove(key);
-        }
-        let want = self.wants.get(probe.cid.hash());
-        for peer in &probe.waiting {
-            let needed = others || want.is_some_and(|w| w.asked_from(peer) || w.probed.contains(peer));
-            if !needed && let Some(remote) = self.peers.get_mut(peer) {
-                remote.cancel(key, now);
-            }
-        }
-        self.recent.insert(*key);
-        probe.have
     }
 
     // --- peers ---
@@ -492,228 +411,6 @@ impl Client {
             remote.resend(now);
         }
     }
-
-    // --- bans ---
-
-    pub(crate) fn strike(&mut self, peer: PeerId, now: Instant) {
-        if let Some(remote) = self.peers.get_mut(&peer) {
-            remote.strikes += 1;
-            if remote.strikes >= STRIKES {
-                remote.strikes = 0;
-                self.ban(peer, BanReason::Misbehaved, now);
-            }
-        }
-    }
-
-    fn ban(&mut self, peer: PeerId, reason: BanReason, now: Instant) {
-        self.bans.retain(|_, ban| ban.until > now);
-        if self.bans.len() < MAX_BANS || self.bans.contains_key(&peer) {
-            let until = now + self.ban;
-            self.bans.insert(peer, Ban { until, reason });
-        }
-        self.new_bans.push((peer, reason));
-        for session in self.sessions.values_mut() {
-            if let Some(member) = session.peers.get_mut(&peer) {
-                member.failures += 1;
-            }
-        }
-        self.release_all(peer, now);
-        self.judge_all(now);
-        self.schedule(now);
-    }
-
-    pub(crate) fn take_new_bans(&mut self) -> Vec<(PeerId, BanReason)> {
-        std::mem::take(&mut self.new_bans)
-    }
-
-    pub(crate) fn bans(&self, now: Instant) -> impl Iterator<Item = (PeerId, BanReason, Duration)> {
-        let active = self.bans.iter().filter(move |(_, ban)| ban.until > now);
-        active.map(move |(peer, ban)| (*peer, ban.reason, ban.until - now))
-    }
-
-    pub(crate) fn unban(&mut self, peer: &PeerId, now: Instant) {
-        self.bans.remove(peer);
-        self.schedule(now);
-    }
-
-    // --- moving wants ---
-
-    fn usable(&self, peer: &PeerId) -> bool {
-        !self.bans.contains_key(peer)
-            && self
-                .peers
-                .get(peer)
-                .is_some_and(|remote| remote.speaks != Some(false))
-    }
-
-    fn keys_asked_from(&self, peer: PeerId) -> Vec<Key> {
-        let asked = self.wants.iter().filter(|(_, want)| want.asked_from(&peer));
-        asked.map(|(key, _)| *key).collect()
-    }
-
-    /// Puts a want into the queue of the first session that waits for it.
-    fn enqueue(&mut self, key: &Key) {
-        let Some(want) = self.wants.get_mut(key) else {
-            return;
-        };
-        if want.queued.is_some() {
-            return;
-        }
-        let sessions = &mut self.sessions;
-        let home = want
-            .waiters
-            .iter()
-            .map(|w| w.session)
-            .find(|id| sessions.contains_key(id));
-        if let Some(session) = home.and_then(|id| sessions.get_mut(&id)) {
-            session.pending.insert(want.seq, *key);
-            want.queued = home;
-        }
-    }
-
-    fn dequeue(&mut self, key: &Key) {
-        if let Some(want) = self.wants.get_mut(key)
-            && let Some(session) = want.queued.take()
-            && let Some(session) = self.sessions.get_mut(&session)
-        {
-            session.pending.remove(&want.seq);
-        }
-    }
-
-    /// Takes a want from a peer that was asked for it; nobody else asked: it waits again.
-    fn release(&mut self, key: &Key, peer: PeerId, now: Instant) {
-        let Some(want) = self.wants.get_mut(key) else {
-            return;
-        };
-        let before = want.asked.len();
-        want.asked.retain(|asked| asked.peer != peer);
-        let released = want.asked.len() < before;
-        let alone = want.asked.is_empty();
-        if let Some(remote) = self.peers.get_mut(&peer) {
-            if released {
-                remote.fewer();
-            }
-            remote.cancel(key, now);
-        }
-        if released {
-            self.recent.insert(*key);
-        }
-        if alone {
-            self.enqueue(key);
-        }
-    }
-
-    fn release_all(&mut self, peer: PeerId, now: Instant) {
-        for key in self.keys_asked_from(peer) {
-            self.release(&key, peer, now);
-        }
-        for want in self.wants.values_mut() {
-            want.have.retain(|p| *p != peer);
-            want.probed.retain(|p| *p != peer);
-        }
-        for member in self.sessions.values_mut().filter_map(|s| s.peers.get_mut(&peer)) {
-            member.probes = 0;
-            member.proven = false;
-        }
-    }
-
-    /// Gives up on a want for those waiters whose every peer has said no.
-    fn judge(&mut self, key: &Key, now: Instant) {
-        let Some(want) = self.wants.get(key) else { return };
-        let cid = want.cid;
-        let mut failed = Vec::new();
-        for waiter in &want.waiters {
-            let Some(session) = self.sessions.get(&waiter.session) else {
-                continue;
-            };
-            let no = |peer: &PeerId| {
-                want.missing.contains(peer)
-                    || self.bans.contains_key(peer)
-                    || self
-                        .peers
-                        .get(peer)
-                        .is_some_and(|remote| remote.speaks == Some(false))
-            };
-            if session.peers.is_empty() || !session.peers.keys().all(no) {
-                continue;
-            }
-            let wrong = session.peers.keys().find(|peer| {
-                let reason = self.bans.get(*peer).map(|ban| ban.reason);
-                reason == Some(BanReason::WrongBytes) && !want.missing.contains(peer)
-            });
-            let error = match wrong {
-                Some(peer) => GetError::WrongBytes { cid, peer: *peer },
-                None => GetError::NotFound { cid },
-            };
-            failed.push((waiter.id, error));
-        }
-        for (waiter, error) in failed {
-            self.fail(key, waiter, Some(error), now);
-        }
-    }
-
-    fn judge_all(&mut self, now: Instant) {
-        let keys: Vec<_> = self.wants.keys().copied().collect();
-        for key in keys {
-            self.judge(&key, now);
-        }
-    }
-
-    /// Ends one waiter, with an error to tell if it still listens; the last takes the want with it.
-    fn fail(&mut self, key: &Key, waiter: u64, error: Option<GetError>, now: Instant) {
-        let Some(want) = self.wants.get_mut(key) else {
-            return;
-        };
-        let Some(at) = want.waiters.iter().position(|w| w.id == waiter) else {
-            return;
-        };
-        let waiter = want.waiters.swap_remove(at);
-        self.gets -= 1;
-        if let Some(error) = error {
-            drop(waiter.answer.send(Err(error)));
-        }
-        if want.waiters.is_empty() {
-            self.dequeue(key);
-            self.drop_want(key, None, now);
-        } else if want.queued == Some(waiter.session) {
-            self.dequeue(key);
-            self.enqueue(key);
-        }
-    }
-
-    /// Removes a want; whoever was told of it, save `from`, is told that it is over.
-    fn drop_want(&mut self, key: &Key, from: Option<PeerId>, now: Instant) -> Option<Want> {
-        let want = self.wants.remove(key)?;
-        let mut told = false;
-        for asked in &want.asked {
-            told = true;
-            if let Some(remote) = self.peers.get_mut(&asked.peer) {
-                remote.fewer();
-                if from != Some(asked.peer) {
-                    remote.cancel(key, now);
-                }
-            }
-        }
-        for peer in &want.probed {
-            told = true;
-            if from != Some(*peer)
-                && !self.probes.contains_key(key)
-                && let Some(remote) = self.peers.get_mut(peer)
-            {
-                remote.cancel(key, now);
-            }
-            for id in want.sessions() {
-                let session = self.sessions.get_mut(&id);
-                if let Some(member) = session.and_then(|s| s.peers.get_mut(peer)) {
-                    member.probes = member.probes.saturating_sub(1);
-                }
-            }
-        }
-        if told || from.is_some() {
-            self.recent.insert(*key);
-        }
-        Some(want)
-    }
 }
 
 impl Want {
@@ -727,25 +424,5 @@ impl Want {
         all.sort_unstable();
         all.dedup();
         all
-    }
-}
-
-impl Probe {
-    fn answer(&mut self, peer: &PeerId, have: bool) {
-        if let Some(at) = self.waiting.iter().position(|p| p == peer) {
-            self.waiting.swap_remove(at);
-            if have {
-                self.have.push(*peer);
-            }
-            self.settle();
-        }
-    }
-
-    fn settle(&mut self) {
-        if self.waiting.is_empty()
-            && let Some(done) = self.done.take()
-        {
-            drop(done.send(()));
-        }
     }
 }

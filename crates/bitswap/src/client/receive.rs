@@ -8,6 +8,7 @@ use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::{BanReason, Client, Key};
+use crate::ledger::Ledger;
 use crate::session::Got;
 
 /// DONT_HAVEs in a row after which a peer is asked HAVE first again.
@@ -35,10 +36,9 @@ impl Client {
     ) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(blocks.len());
         for (key, data) in blocks {
-            let len = data.len();
             let verdict = key.map_or(Verdict::Unwanted, |key| self.block(from, key, data, now));
             if verdict == Verdict::Unwanted {
-                self.unwanted(from, len, now);
+                self.unwanted(from, now);
             }
             verdicts.push(verdict);
         }
@@ -73,6 +73,8 @@ impl Client {
         };
         if let Some(remote) = self.peers.get_mut(&from) {
             remote.took(len);
+            Ledger::add(&remote.peer.ledger.received, len as u64);
+            Ledger::add(&remote.peer.ledger.blocks_received, 1);
         }
         for id in want.sessions() {
             let session = self.sessions.get_mut(&id);
@@ -93,7 +95,7 @@ impl Client {
 
     /// A block that nobody asked for. From a peer that owes us blocks it is taken for a wrong answer
     /// to one of them: Bitswap names a block by its bytes alone, so wrong bytes look just like this.
-    fn unwanted(&mut self, from: PeerId, _len: usize, now: Instant) {
+    fn unwanted(&mut self, from: PeerId, now: Instant) {
         if self.expects(&from) {
             self.ban(from, BanReason::WrongBytes, now);
         } else {

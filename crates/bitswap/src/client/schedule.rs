@@ -41,11 +41,12 @@ impl Client {
     /// Asks for as much as fits into the peers' windows, sessions in turn.
     pub(crate) fn schedule(&mut self, now: Instant) {
         let mut slots = HashMap::new();
-        let mut queues: Vec<(SessionId, Vec<Key>)> = Vec::new();
-        for (id, session) in &self.sessions {
-            if session.pending.is_empty() {
-                continue;
-            }
+        let waiting = || {
+            self.sessions
+                .values()
+                .filter(|session| !session.pending.is_empty())
+        };
+        for session in waiting() {
             for peer in session.peers.keys() {
                 if !slots.contains_key(peer)
                     && let Some(slot) = self.slot(peer)
@@ -53,14 +54,19 @@ impl Client {
                     slots.insert(*peer, slot);
                 }
             }
-            queues.push((*id, session.pending.values().take(LOOK).copied().collect()));
         }
+        if slots.values().all(|slot| slot.room == 0) {
+            return;
+        }
+        let queues: Vec<Vec<Key>> = waiting()
+            .map(|s| s.pending.values().take(LOOK).copied().collect())
+            .collect();
         for turn in 0..LOOK {
             if slots.values().all(|slot| slot.room == 0) {
                 return;
             }
             let mut more = false;
-            for (_, queue) in &queues {
+            for queue in &queues {
                 if let Some(key) = queue.get(turn) {
                     more = true;
                     self.place(key, &mut slots, now);

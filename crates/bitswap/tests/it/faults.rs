@@ -1,0 +1,389 @@
+//! What broken, dead and hostile peers do, and what comes of it: nothing wrong, and in bounded memory.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
+use pacstore_bitswap::wire::Field;
+use pacstore_bitswap::{BanReason, Event, GetError, SessionOptions};
+use pacstore_dag::{HashKind, raw_cid};
+use tokio::time::Instant;
+
+use crate::node::{Node, bytes, soon, until};
+use crate::raw::{Raw, block_message, message, receive, receive_wants, send};
+
+/// A client, a peer under the test's control that it is connected to, and that peer's session options.
+async fn pair() -> (Node, Raw) {
+    let (client, raw) = (Node::start().await, Raw::start().await);
+    client.host.connect(&raw.host).await;
+    (client, raw)
+}
+
+/// A peer that takes a want and says nothing loses it to another within seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_peer_loses_its_wants_to_another() {
+    let (client, raw) = pair().await;
+    let seed = Node::start().await;
+    let cid = seed.blocks.put(bytes(1, 300_000));
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let started = Instant::now();
+    let get = session.get(cid);
+    let meanwhile = async {
+        let mut stream = raw.accept().await;
+        assert_eq!(receive_wants(&mut stream, 1).await, [cid]);
+        client.connect(&seed).await;
+        session.add_peer(seed.id());
+        // The want is withdrawn when it moves.
+        loop {
+            let fields = receive(&mut stream).await;
+            if fields
+                .iter()
+                .any(|f| matches!(f, Field::Entry(e) if e.cancel && e.cid == cid))
+            {
+                return;
+            }
+        }
+    };
+    let (got, ()) = soon("the block", async { tokio::join!(get, meanwhile) }).await;
+    assert_eq!(got.unwrap().from, seed.id());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "took {:?}",
+        started.elapsed()
+    );
+}
+
+/// With nobody else to ask, silence ends a get when its patience does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_peer_alone_ends_a_get_with_patience() {
+    let (client, raw) = pair().await;
+    let cid = raw_cid(HashKind::Sha2_256, b"x");
+    let options = SessionOptions::with_peers([raw.host.id]).patience(Duration::from_secs(1));
+    let session = client.bitswap.session(options);
+    assert_eq!(
+        soon("an answer", session.get(cid)).await,
+        Err(GetError::Stalled { cid })
+    );
+    assert!(session.stats()[0].failures > 0);
+}
+
+/// A block that trickles in, slower than the stall limit as a whole but never silent, is not taken away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_but_steady_peer_keeps_its_want() {
+    let (client, raw) = pair().await;
+    let data = bytes(1, 100_000);
+    let cid = raw_cid(HashKind::Sha2_256, &data);
+    let session = client
+        .bitswap
+        .session(SessionOptions::with_peers([raw.host.id]).patience(Duration::from_secs(2)));
+    let meanwhile = async {
+        let mut wants = raw.accept().await;
+        receive_wants(&mut wants, 1).await;
+        let mut stream = raw.open().await;
+        let mut pace = tokio::time::interval(Duration::from_millis(400));
+        for piece in block_message(&cid, &data).chunks(10_000) {
+            pace.tick().await;
+            send(&mut stream, piece).await;
+            if piece.len() == 10_000 {
+                until("progress", || client.bitswap.progress(&cid).is_none_or(|n| n > 0)).await;
+            }
+            assert!(!session.stats()[0].stalled);
+        }
+        stream
+    };
+    let (got, _stream) = soon("the block", async { tokio::join!(session.get(cid), meanwhile) }).await;
+    assert_eq!(got.unwrap().data, data);
+}
+
+/// Wrong bytes never arrive; their sender is banned and reported; the block comes from another.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_ban_their_sender() {
+    let (client, raw) = pair().await;
+    let seed = Node::start().await;
+    let data = bytes(1, 50_000);
+    let cid = seed.blocks.put(data.clone());
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let lie = async {
+        let mut wants = raw.accept().await;
+        receive_wants(&mut wants, 1).await;
+        client.connect(&seed).await;
+        session.add_peer(seed.id());
+        let mut stream = raw.open().await;
+        send(&mut stream, &block_message(&cid, &bytes(2, 50_000))).await;
+        stream
+    };
+    let (got, _stream) = soon("the block", async { tokio::join!(session.get(cid), lie) }).await;
+    assert_eq!(got.unwrap().data, data);
+    until("the ban", || {
+        client.bitswap.banned().iter().any(|ban| ban.peer == raw.host.id)
+    })
+    .await;
+    assert_eq!(client.bitswap.banned()[0].reason, BanReason::WrongBytes);
+    let event = Event::Banned {
+        peer: raw.host.id,
+        reason: BanReason::WrongBytes,
+    };
+    until("the event", || client.events.lock().unwrap().contains(&event)).await;
+    assert_eq!(client.bitswap.ledger(&raw.host.id).unwanted, 1);
+    // A banned peer alone is as good as none, and says why.
+    let alone = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let other = raw_cid(HashKind::Sha2_256, b"other");
+    let error = GetError::WrongBytes {
+        cid: other,
+        peer: raw.host.id,
+    };
+    assert_eq!(soon("an answer", alone.get(other)).await, Err(error));
+    client.bitswap.unban(&raw.host.id);
+    assert_eq!(client.bitswap.banned(), []);
+}
+
+/// Blocks that nobody asked for go nowhere and are counted; too many ban their sender.
+#[tokio::test(flavor = "multi_thread")]
+async fn unwanted_blocks_are_ignored_and_counted() {
+    let (client, raw) = pair().await;
+    let mut stream = raw.open().await;
+    for n in 0..20 {
+        let data = bytes(n, 1000);
+        send(
+            &mut stream,
+            &block_message(&raw_cid(HashKind::Sha2_256, &data), &data),
+        )
+        .await;
+    }
+    until("the count", || client.bitswap.ledger(&raw.host.id).unwanted == 20).await;
+    assert_eq!(client.bitswap.ledger(&raw.host.id).received, 0);
+    assert_eq!(client.bitswap.banned()[0].reason, BanReason::Misbehaved);
+}
+
+/// An oversized message costs its stream and a strike, not the connection, and is never read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oversized_message_costs_its_stream() {
+    let (client, raw) = pair().await;
+    let mut stream = raw.open().await;
+    // 4 MiB + 1 as a varint.
+    send(&mut stream, &[0x81, 0x80, 0x80, 0x02]).await;
+    until("the strike", || client.bitswap.ledger(&raw.host.id).strikes == 1).await;
+    let end = soon("the reset", async { stream.read(&mut [0]).await }).await;
+    assert!(end.is_err() || end.is_ok_and(|n| n == 0));
+    let data = bytes(1, 10_000);
+    let cid = raw_cid(HashKind::Sha2_256, &data);
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let answer = async {
+        let mut wants = raw.accept().await;
+        receive_wants(&mut wants, 1).await;
+        let mut stream = raw.open().await;
+        send(&mut stream, &block_message(&cid, &data)).await;
+        (wants, stream)
+    };
+    let (got, _streams) = soon("the block", async { tokio::join!(session.get(cid), answer) }).await;
+    assert_eq!(got.unwrap().data, data);
+}
+
+/// Bytes that are no message cost their stream and a strike.
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_costs_its_stream() {
+    let (client, raw) = pair().await;
+    for nonsense in [
+        &[5, 0x0a, 0xff, 1, 2, 3][..],
+        &[2, 0x0b, 0],
+        &[0xff; 10],
+        &[4, 0x1a, 2, 0x12, 0],
+    ] {
+        let before = client.bitswap.ledger(&raw.host.id).strikes;
+        let mut stream = raw.open().await;
+        send(&mut stream, nonsense).await;
+        until("the strike", || {
+            client.bitswap.ledger(&raw.host.id).strikes == before + 1
+        })
+        .await;
+    }
+}
+
+/// The connection dies in the middle of a block; after reconnecting it comes whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_want_survives_a_connection_that_dies_mid_block() {
+    let (client, raw) = pair().await;
+    let data = bytes(1, 1_000_000);
+    let cid = raw_cid(HashKind::Sha2_256, &data);
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let twice = async {
+        let mut wants = raw.accept().await;
+        receive_wants(&mut wants, 1).await;
+        let mut stream = raw.open().await;
+        let whole = block_message(&cid, &data);
+        send(&mut stream, &whole[..whole.len() / 2]).await;
+        until("progress", || {
+            client.bitswap.progress(&cid).is_some_and(|n| n > 1000)
+        })
+        .await;
+        raw.host.disconnect(&client.host).await;
+        drop((wants, stream));
+        raw.host.connect(&client.host).await;
+        let mut wants = raw.accept().await;
+        assert_eq!(receive_wants(&mut wants, 1).await, [cid]);
+        let mut stream = raw.open().await;
+        send(&mut stream, &whole).await;
+        (wants, stream)
+    };
+    let (got, _streams) = soon("the block", async { tokio::join!(session.get(cid), twice) }).await;
+    assert_eq!(got.unwrap().data, data);
+    until("memory given back", || client.bitswap.held() == (0, 0)).await;
+}
+
+/// Our stream is reset: everything unanswered is told again on a new one, as a full wantlist.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_stream_has_its_wants_told_again() {
+    let (client, raw) = pair().await;
+    let blocks: Vec<_> = (0..6).map(|n| bytes(n, 2000)).collect();
+    let cids: Vec<_> = blocks
+        .iter()
+        .map(|data| raw_cid(HashKind::Sha2_256, data))
+        .collect();
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let answer = async {
+        let mut wants = raw.accept().await;
+        assert_eq!(receive_wants(&mut wants, 6).await.len(), 6);
+        let mut stream = raw.open().await;
+        send(&mut stream, &block_message(&cids[0], &blocks[0])).await;
+        until("the first block", || {
+            client.bitswap.ledger(&raw.host.id).blocks_received == 1
+        })
+        .await;
+        drop(wants);
+        let mut wants = raw.accept().await;
+        let again = receive(&mut wants).await;
+        assert_eq!(again[0], Field::Full);
+        assert_eq!(
+            again.len(),
+            6,
+            "five wants and the word that it is full: {again:?}"
+        );
+        for (cid, data) in cids.iter().zip(&blocks).skip(1) {
+            send(&mut stream, &block_message(cid, data)).await;
+        }
+        (wants, stream)
+    };
+    let all = try_join_all(cids.iter().map(|cid| session.get(*cid)));
+    let (got, _streams) = soon("all blocks", async { tokio::join!(all, answer) }).await;
+    assert_eq!(got.unwrap().len(), 6);
+}
+
+/// A get that is dropped withdraws its want, and a block that was already under way does no harm.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_get_withdraws_its_want() {
+    let (client, raw) = pair().await;
+    let data = bytes(1, 2000);
+    let cid = raw_cid(HashKind::Sha2_256, &data);
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let mut get = Box::pin(session.get(cid));
+    assert!((&mut get).now_or_never().is_none());
+    let mut wants = raw.accept().await;
+    assert_eq!(receive_wants(&mut wants, 1).await, [cid]);
+    drop(get);
+    let fields = receive(&mut wants).await;
+    assert!(
+        matches!(&fields[..], [Field::Entry(entry)] if entry.cancel && entry.cid == cid),
+        "{fields:?}"
+    );
+    let mut stream = raw.open().await;
+    send(&mut stream, &block_message(&cid, &data)).await;
+    until("the late block", || {
+        client.bitswap.ledger(&raw.host.id).duplicates == 1
+    })
+    .await;
+    assert_eq!(client.bitswap.ledger(&raw.host.id).strikes, 0);
+}
+
+/// A peer that opens a stream for each block, all at once as Kubo may, loses none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_streams_loses_no_block() {
+    let (client, raw) = pair().await;
+    let blocks: Vec<Bytes> = (0..400).map(|n| bytes(n, 40_000)).collect();
+    let cids: Vec<_> = blocks
+        .iter()
+        .map(|data| raw_cid(HashKind::Sha2_256, data))
+        .collect();
+    let (cids, blocks) = (&cids, &blocks);
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let answer = async {
+        let mut wants = raw.accept().await;
+        let mut streams = Vec::new();
+        let mut served = 0;
+        while served < blocks.len() {
+            let asked = receive_wants(&mut wants, 1).await;
+            for cid in asked {
+                let at = cids.iter().position(|known| *known == cid).unwrap();
+                let mut stream = raw.open().await;
+                streams.push(async move {
+                    send(&mut stream, &block_message(&cids[at], &blocks[at])).await;
+                    stream.close().await.unwrap();
+                });
+                served += 1;
+            }
+            if streams.len() >= 8 || served == blocks.len() {
+                futures::future::join_all(streams.drain(..)).await;
+            }
+        }
+        wants
+    };
+    let all = try_join_all(cids.iter().map(|cid| session.get(*cid)));
+    let (got, _wants) = soon("all blocks", async { tokio::join!(all, answer) }).await;
+    for (got, data) in got.unwrap().iter().zip(blocks) {
+        assert_eq!(got.data, *data);
+    }
+    assert_eq!(client.bitswap.ledger(&raw.host.id).strikes, 0);
+}
+
+/// A hundred streams that stop in the middle hold up neither other streams nor much memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_stop_in_the_middle_hold_bounded_memory() {
+    let (client, raw) = pair().await;
+    let mut stuck = Vec::new();
+    for _ in 0..40 {
+        let mut stream = raw.open().await;
+        // A message of 4 MiB begins, and that is all.
+        send(&mut stream, &[0x80, 0x80, 0x80, 0x02, 0x1a]).await;
+        stuck.push(stream);
+    }
+    until("the streams", || client.bitswap.held().0 > 0).await;
+    assert!(
+        client.bitswap.held().0 <= 12 * 1024 * 1024,
+        "{:?}",
+        client.bitswap.held()
+    );
+    // Another peer is not held up.
+    let seed = Node::start().await;
+    client.connect(&seed).await;
+    let cid = seed.blocks.put(bytes(1, 2 << 20));
+    let session = client.bitswap.session(SessionOptions::with_peers([seed.id()]));
+    assert_eq!(
+        soon("the block", session.get(cid)).await.unwrap().data.len(),
+        2 << 20
+    );
+}
+
+/// The format of 1.0.0 is understood: blocks without prefix, named by CID version 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_in_the_oldest_format_are_understood() {
+    let (client, raw) = pair().await;
+    let data = bytes(1, 5000);
+    let cid = cid::Cid::new_v0(*raw_cid(HashKind::Sha2_256, &data).hash()).unwrap();
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let answer = async {
+        let mut wants = raw.accept().await;
+        assert_eq!(receive_wants(&mut wants, 1).await, [cid]);
+        let mut stream = raw.open().await;
+        let old = message(|out| {
+            let put = |to: &mut Vec<u8>| {
+                to.extend_from_slice(&data);
+                true
+            };
+            assert!(out.old_block(data.len() as u64, put));
+        });
+        send(&mut stream, &old).await;
+        (wants, stream)
+    };
+    let (got, _streams) = soon("the block", async { tokio::join!(session.get(cid), answer) }).await;
+    assert_eq!(got.unwrap().data, data);
+}

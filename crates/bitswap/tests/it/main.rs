@@ -1,0 +1,9 @@
+//! Bitswap between real swarms on 127.0.0.1, and against peers that break every rule.
+
+mod exchange;
+mod faults;
+mod node;
+mod raw;
+mod serving;
+mod streams;
+mod vectors;

@@ -12,7 +12,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::time::Instant;
 
-use crate::address::is_lan;
+use crate::address::{is_lan, without_peer};
 use crate::config::{GRACE, HIGH_WATER, LOW_WATER};
 use crate::fetch;
 
@@ -24,7 +24,7 @@ const MAX_AGENT: usize = 64;
 pub struct PeerInfo {
     /// Who it is.
     pub id: PeerId,
-    /// The remote address of one of its connections; a LAN one where there is one.
+    /// The remote address of one of its connections, without `/p2p/ID`; a LAN one where there is one.
     pub address: Multiaddr,
     /// Whether that address is loopback, private or link-local. A peer dialled by a DNS name is not
     /// taken for one, whatever the name stands for: the transport does not tell.
@@ -110,7 +110,7 @@ impl Peers {
         configured: bool,
         now: SystemTime,
     ) -> Option<PeerInfo> {
-        let remote = endpoint.get_remote_address().clone();
+        let remote = without_peer(endpoint.get_remote_address().clone());
         let fresh = !self.table.contains_key(&peer);
         let entry = self.table.entry(peer).or_insert_with(|| Peer {
             connections: HashMap::new(),

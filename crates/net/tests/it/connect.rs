@@ -14,6 +14,7 @@ async fn connects_over(listen: &str) -> String {
     join(&mut here, &mut there).await;
     let info = here.net.peer(&there.net.peer_id()).expect("it is connected");
     assert!(info.lan, "loopback is of the LAN");
+    assert_eq!(pacstore_net::peer_of(&info.address), None, "{}", info.address);
     assert_eq!(info.agent, "pacstore/test");
     assert_eq!(
         (info.bitswap, info.fetch, info.configured),

@@ -49,14 +49,13 @@ pub(crate) fn buzhash_cut(data: &[u8]) -> usize {
     for &byte in &data[start..BUZHASH_MIN] {
         state = state.rotate_left(1) ^ TABLE[usize::from(byte)];
     }
-    let leaving = &data[start..n - WINDOW];
-    let entering = &data[BUZHASH_MIN..n];
-    for (i, (&out, &into)) in leaving.iter().zip(entering).enumerate() {
+    for cut in BUZHASH_MIN..n {
         if state & MASK == 0 {
-            return BUZHASH_MIN + i;
+            return cut;
         }
         // A byte leaves after 32 rotations by one, which turn a u32 once round: its own value.
-        state = state.rotate_left(1) ^ TABLE[usize::from(out)] ^ TABLE[usize::from(into)];
+        let (leaving, entering) = (data[cut - WINDOW], data[cut]);
+        state = state.rotate_left(1) ^ TABLE[usize::from(leaving)] ^ TABLE[usize::from(entering)];
     }
     n
 }

@@ -2,7 +2,7 @@
 //!
 //! - Invariant: in the answer the leaves touch and cover the file, and each inner node agrees with its children.
 //! - Not here: the bytes of raw leaves; whoever fetches one checks its CID and its length.
-//! - Read first: `docs` of [`FileDag`]; `limits.rs` for what a hostile DAG can cost.
+//! - Read first: `file.rs` for [`FileDag`], `limits.rs` for what a hostile DAG can cost.
 
 use std::collections::HashSet;
 

@@ -19,6 +19,9 @@ pub struct Resolved {
     pub cid: Cid,
     /// What that is.
     pub kind: Kind,
+    /// Bytes of all blocks below, as the directory that links it says: for a raw block its length. Nothing
+    /// where the root itself is meant.
+    pub tsize: Option<u64>,
     /// The root and the CID of each segment that was followed; the last is `cid`.
     pub roots: Vec<Cid>,
     /// Segments not followed: those behind a symlink or into a block that is no UnixFS.
@@ -35,15 +38,20 @@ pub struct Resolved {
 /// block to fetch before calling again; [`ReadError::Malformed`], [`ReadError::TooDeep`] for hostile nodes.
 pub fn resolve(root: &Cid, path: &[&[u8]], source: &dyn BlockSource) -> Result<Resolved, ReadError> {
     let mut cid = *root;
+    let mut tsize = None;
     let mut roots = vec![cid];
     for (segment, name) in path.iter().enumerate() {
         let rest = || path[segment..].iter().map(|name| name.to_vec()).collect();
         match step(&cid, name, segment, source)? {
-            Step::Entry(entry) => cid = entry.cid,
+            Step::Entry(entry) => {
+                cid = entry.cid;
+                tsize = Some(entry.tsize);
+            }
             Step::End(kind) => {
                 return Ok(Resolved {
                     cid,
                     kind,
+                    tsize,
                     roots,
                     rest: rest(),
                 });
@@ -59,6 +67,7 @@ pub fn resolve(root: &Cid, path: &[&[u8]], source: &dyn BlockSource) -> Result<R
     Ok(Resolved {
         cid,
         kind,
+        tsize,
         roots,
         rest: Vec::new(),
     })

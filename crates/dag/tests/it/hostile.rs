@@ -1,14 +1,11 @@
 //! Nodes made to mislead: each ends in an error, at once and without much memory.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use cid::multihash::Multihash;
 use dag::{Cid, Entry, HashKind, Profile, ReadError};
 use pacstore_dag as dag;
-use proptest::prelude::*;
 
-use crate::support::{Blocks, build, custom, prng, store_file};
+use crate::support::Blocks;
 
 fn varint(out: &mut Vec<u8>, mut n: u64) {
     while n > 127 {
@@ -159,7 +156,7 @@ fn children_that_are_no_part_of_a_file_are_errors() {
 }
 
 /// A source that lies: whatever is asked, it gives the same node.
-struct Always(Bytes);
+pub(crate) struct Always(pub(crate) Bytes);
 
 impl dag::BlockSource for Always {
     fn get(&self, _: &Cid) -> Result<Option<Bytes>, dag::SourceError> {
@@ -520,100 +517,4 @@ fn bytes_in_inner_nodes_come_before_those_of_the_children() {
     assert_eq!(got, [(root, 0, 4), (raw(1), 4, 3)]);
     assert_eq!(&dag::leaf_data(&root, &blocks[&root]).unwrap()[..], b"head");
     assert_eq!(file.nodes.len(), 1);
-}
-
-/// Some honest DAGs to be damaged.
-fn honest() -> (Vec<Cid>, Blocks) {
-    let small = custom(|p| {
-        (p.chunker, p.width, p.raw_leaves) = (dag::Chunker::Fixed(100), 3, false);
-        p.threshold.bytes = 300;
-    });
-    let mut blocks = Blocks::new();
-    let file = store_file(&small, &prng(2500, "file"), &mut blocks);
-    let entries: BTreeMap<_, _> = (0..300)
-        .map(|i| (format!("name {i}").into_bytes(), file))
-        .collect();
-    let (hamt, mut shards) = build(&small, entries.clone());
-    let (flat, mut node) = build(&Profile::UNIXFS_V1_2025, entries.into_iter().take(4));
-    let (link, symlink) = dag::symlink(&small, b"target");
-    blocks.append(&mut shards);
-    blocks.append(&mut node);
-    blocks.insert(symlink.cid, symlink.data);
-    (vec![file.cid, hamt.cid, flat.cid, link.cid], blocks)
-}
-
-/// Gives every block, one of them damaged.
-struct Damaged<'b> {
-    blocks: &'b Blocks,
-    cid: Cid,
-    data: Bytes,
-}
-
-impl dag::BlockSource for Damaged<'_> {
-    fn get(&self, cid: &Cid) -> Result<Option<Bytes>, dag::SourceError> {
-        Ok(if *cid == self.cid {
-            Some(self.data.clone())
-        } else {
-            self.blocks.get(cid).cloned()
-        })
-    }
-}
-
-fn read_in_every_way(root: &Cid, source: &dyn dag::BlockSource) {
-    let _ = dag::describe(root, source).map(|file| dag::read_plan(&file, 0..u64::MAX).count());
-    let _ = dag::list(root, source);
-    let _ = dag::resolve(root, &[b"name 7"], source);
-    let change = (b"name 7".to_vec(), None);
-    let _ = dag::edit_directory(
-        &Profile::KUBO_CIDV1,
-        Some(root),
-        [change],
-        source,
-        &mut Blocks::new(),
-    );
-    let below = (b"name 7/x".to_vec(), dag::Change::Remove);
-    let _ = dag::edit_tree(
-        &Profile::KUBO_CIDV1,
-        Some(root),
-        [below],
-        source,
-        &mut Blocks::new(),
-    );
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn damaged_nodes_never_panic(
-        which in any::<prop::sample::Index>(),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        cut in any::<Option<prop::sample::Index>>(),
-    ) {
-        let (roots, blocks) = honest();
-        let (cid, data) = which.get(&blocks.iter().collect::<Vec<_>>()).to_owned();
-        let mut data = data.to_vec();
-        for (at, byte) in damage {
-            let at = at.index(data.len());
-            data[at] = byte;
-        }
-        if let Some(cut) = cut {
-            data.truncate(cut.index(data.len()));
-        }
-        let _ = dag::links(cid, &data);
-        let _ = dag::kind(cid, &data);
-        let source = Damaged { blocks: &blocks, cid: *cid, data: data.into() };
-        for root in roots {
-            read_in_every_way(&root, &source);
-        }
-    }
-
-    #[test]
-    fn random_bytes_never_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
-        let cid = dag::cid_of(dag::DAG_PB, HashKind::Sha2_256, &data);
-        let _ = dag::links(&cid, &data);
-        let _ = dag::kind(&cid, &data);
-        let _ = dag::car::Reader::new(&data[..]).map(Iterator::count);
-        read_in_every_way(&cid, &Always(data.into()));
-    }
 }

@@ -7,6 +7,7 @@
 
 mod car;
 mod cids;
+mod damage;
 mod edits;
 mod files;
 mod golden;

@@ -70,7 +70,7 @@ impl Default for Config {
         Self {
             stall: Duration::from_secs(1),
             ban: Duration::from_mins(10),
-            stream_stall: Duration::from_secs(30),
+            stream_stall: Duration::from_secs(10),
             readers: 64,
             receive_bytes: 48 * 1024 * 1024,
             receive_bytes_per_peer: 12 * 1024 * 1024,

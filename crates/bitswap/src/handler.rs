@@ -110,6 +110,26 @@ impl Handler {
                 .spawn(format!("bitswap reader {}", self.peer.id), task);
         }
     }
+
+    /// Identify told what the peer speaks.
+    fn protocols(&self, change: ProtocolsChange<'_>) {
+        match change {
+            ProtocolsChange::Added(mut added) => {
+                let bitswap = added.any(|name| speaks(name).is_some());
+                if bitswap {
+                    self.shared.client().speaks(self.peer.id, true);
+                    self.shared.clockwork.notify_one();
+                    self.peer.wake.notify_one();
+                }
+            }
+            ProtocolsChange::Removed(mut removed) => {
+                let newest = removed.any(|name| speaks(name) == Some(Speaks::V12));
+                if newest {
+                    self.shared.client().unsupported(self.peer.id, Instant::now());
+                }
+            }
+        }
+    }
 }
 
 impl Drop for Handler {
@@ -152,7 +172,7 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), ()>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
-                self.inbound(protocol)
+                self.inbound(protocol);
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
                 self.opening = false;
@@ -168,18 +188,7 @@ impl ConnectionHandler for Handler {
                     _ => OpenError::Failed,
                 }));
             }
-            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(mut added)) => {
-                if added.any(|name| speaks(name).is_some()) {
-                    self.shared.client().speaks(self.peer.id, true);
-                    self.shared.clockwork.notify_one();
-                    self.peer.wake.notify_one();
-                }
-            }
-            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Removed(mut removed)) => {
-                if removed.any(|name| speaks(name) == Some(Speaks::V12)) {
-                    self.shared.client().unsupported(self.peer.id, Instant::now());
-                }
-            }
+            ConnectionEvent::RemoteProtocolsChange(change) => self.protocols(change),
             _ => {}
         }
     }

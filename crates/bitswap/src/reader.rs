@@ -34,6 +34,8 @@ use crate::wire::{Field, Fields, Prefix, WireError};
 const HASH_HERE: usize = 32 * 1024;
 /// Messages whose blocks wait for the pool.
 const JOBS: usize = 16;
+/// How much worse than another breach a message is that stops in the middle.
+const STALL_STRIKES: u32 = 4;
 /// What a message with wants costs, in entries, beside its entries.
 const MESSAGE_COST: usize = 10;
 
@@ -108,9 +110,14 @@ async fn read_stream(shared: &Arc<Shared>, peer: &Arc<Peer>, stream: Stream, job
             match error {
                 ReadError::Frame(FrameError::Io(_)) => {}
                 ReadError::Frame(FrameError::TooLong(_)) => shared.strike(peer, "oversized message"),
-                ReadError::Frame(FrameError::Stalled) => shared.strike(peer, "message stopped in the middle"),
+                ReadError::Frame(FrameError::Stalled) => {
+                    // It held room that others waited for.
+                    for _ in 0..STALL_STRIKES {
+                        shared.strike(peer, "message stopped in the middle");
+                    }
+                }
                 ReadError::Frame(FrameError::Length) | ReadError::Wire(_) => {
-                    shared.strike(peer, "malformed message")
+                    shared.strike(peer, "malformed message");
                 }
             }
         }

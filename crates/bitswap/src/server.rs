@@ -147,15 +147,15 @@ pub(crate) fn answer(peer: &Peer, blocks: &dyn Blocks, buffer: Vec<u8>, speaks: 
         let Some((_, cid, send_dont_have)) = peer.queue().haves.pop() else {
             break;
         };
-        match blocks.len(&cid, &peer.id).filter(|len| *len <= MAX_BLOCK) {
-            Some(len) if len <= SMALL_BLOCK => {
-                if !message.block(peer, blocks, &cid, len) && send_dont_have {
-                    message.presence(&cid, false);
-                }
-            }
-            Some(_) => message.presence(&cid, true),
-            None if send_dont_have => message.presence(&cid, false),
-            None => {}
+        let len = blocks.len(&cid, &peer.id).filter(|len| *len <= MAX_BLOCK);
+        let small = len.filter(|len| *len <= SMALL_BLOCK);
+        if small.is_some_and(|len| message.block(peer, blocks, &cid, len)) {
+            continue;
+        }
+        // A small block that could not be read is as good as missing.
+        let have = len.is_some() && small.is_none();
+        if have || send_dont_have {
+            message.presence(&cid, have);
         }
     }
     while message.presences < MAX_PRESENCES {

@@ -186,20 +186,13 @@ impl Session {
     /// in the order of the calls, as far as its window goes.
     ///
     /// Dropping the future withdraws the want. Two gets for one CID, also in two sessions, share one
-    /// want; its peers are then those of both.
+    /// want; its peers are then those of both. A CID that holds its own bytes is nobody's to ask:
+    /// see [`pacstore_dag::inline_data`].
     ///
     /// # Errors
     /// [`GetError`]; with a peer that answers DONT_HAVE at once, with silent or absent peers after
     /// [`SessionOptions::patience`].
     pub async fn get(&self, cid: Cid) -> Result<Got, GetError> {
-        if let Some(data) = pacstore_dag::inline_data(&cid) {
-            // The bytes are the CID; nobody needs to be asked, and no peer would answer.
-            let data = Bytes::copy_from_slice(data);
-            return Ok(Got {
-                data,
-                from: PeerId::random(),
-            });
-        }
         if HashKind::from_code(cid.hash().code()).is_none() || cid.hash().size() != 32 {
             return Err(GetError::Unsupported { cid });
         }

@@ -36,7 +36,7 @@ impl Client {
     ) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(blocks.len());
         for (key, data) in blocks {
-            let verdict = key.map_or(Verdict::Unwanted, |key| self.block(from, key, data, now));
+            let verdict = key.map_or(Verdict::Unwanted, |key| self.block(from, key, &data, now));
             if verdict == Verdict::Unwanted {
                 self.unwanted(from, now);
             }
@@ -52,7 +52,7 @@ impl Client {
         verdicts
     }
 
-    fn block(&mut self, from: PeerId, key: Key, data: Bytes, now: Instant) -> Verdict {
+    fn block(&mut self, from: PeerId, key: Key, data: &Bytes, now: Instant) -> Verdict {
         let len = data.len();
         let mut asked = false;
         if let Some(remote) = self.peers.get_mut(&from) {

@@ -97,16 +97,14 @@ pub(crate) fn swarm<B: NetworkBehaviour>(behaviour: B) -> Swarm<B> {
         .with_quic()
         .with_behaviour(|_| behaviour)
         .unwrap()
-        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
+        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_mins(1)))
         .build()
 }
 
 /// Waits with the deadline of all tests.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(DEADLINE, future).await {
-        Ok(out) => out,
-        Err(_) => panic!("{what} did not happen in {DEADLINE:?}"),
-    }
+    let out = timeout(DEADLINE, future).await;
+    out.unwrap_or_else(|_| panic!("{what} did not happen in {DEADLINE:?}"))
 }
 
 /// Waits until `check` holds, looking again every few milliseconds, with the deadline of all tests.
@@ -237,7 +235,7 @@ impl Node {
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let seen = Arc::clone(&events);
         let host = Host::start(swarm(behaviour), transport, tasks, move |event| {
-            seen.lock().unwrap().push(event)
+            seen.lock().unwrap().push(event);
         })
         .await;
         Self {

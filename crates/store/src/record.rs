@@ -343,7 +343,7 @@ mod tests {
     fn record(place: Place, sha256: Option<[u8; 32]>) -> FileRecord {
         let mut root = [9; 34];
         root[0] = TAG_SHA2_256;
-        root[33] = RAW;
+        root[33] = keys::RAW;
         let layout = Layout {
             root,
             version: CidVersion::V1,

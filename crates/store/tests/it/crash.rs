@@ -1,0 +1,326 @@
+//! Stopping after each step of each multi-step write, and a disk that is full at each step.
+//!
+//! A crash is simulated by failing every step from one on, and dropping the store: nothing more is written, as
+//! if the process had been killed there. Then the store is opened again and must be sound, hold all that was
+//! acknowledged, and no file besides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cid::Cid;
+use pacstore_dag::{Block, FileDag};
+use pacstore_store::{Intake, Origin, PartialError, Sha256, Store, WriteError};
+
+use crate::kit::{Home, Hook, TINY, TestResult, add, assert_sound, bytes, dag, put, read, tree};
+
+/// Three small files, one of several leaves, the tree over them.
+struct World {
+    files: Vec<(Vec<u8>, FileDag)>,
+    root: Cid,
+    nodes: Vec<Block>,
+}
+
+impl World {
+    fn new() -> Self {
+        let files: Vec<_> = [10usize, 900, 5500]
+            .iter()
+            .map(|len| {
+                let data = bytes(*len as u64, *len);
+                let dag = dag(&TINY, &data);
+                (data, dag)
+            })
+            .collect();
+        let (root, nodes) = tree(&[("a/x", &files[0].1), ("a/y", &files[1].1), ("b", &files[2].1)]);
+        Self { files, root, nodes }
+    }
+
+    fn import(&self, store: &Store, home: &Home) -> Result<(), WriteError> {
+        let mut batch = store.batch();
+        for (data, dag) in &self.files {
+            add(&mut batch, home, data, dag, Intake::Copy)?;
+        }
+        self.nodes.iter().try_for_each(|node| batch.put_node(node))?;
+        batch.commit()
+    }
+
+    fn is_whole(&self, store: &Store) -> bool {
+        self.files
+            .iter()
+            .all(|(data, dag)| read(store, &dag.root).as_ref() == Some(data))
+            && self
+                .nodes
+                .iter()
+                .all(|node| store.node(&node.cid).unwrap().is_some())
+    }
+
+    fn is_absent(&self, store: &Store) -> bool {
+        self.files
+            .iter()
+            .all(|(_, dag)| store.file(&dag.root).unwrap().is_none())
+    }
+}
+
+/// Runs `write` over a store that `prepare` made, stopping at step 0, 1, 2... until it is not stopped any more.
+/// `check` sees the store after a restart, and whether `write` had returned `Ok`.
+fn stop_at_each_step<E: std::fmt::Debug>(
+    prepare: impl Fn(&Store, &Home),
+    write: impl Fn(&Store, &Home) -> Result<(), E>,
+    check: impl Fn(&Store, bool),
+) -> TestResult {
+    let mut stopped = 0;
+    for at in 0.. {
+        let home = Home::new(100_000);
+        prepare(&home.open(), &home);
+        let hook = Hook::crash_at(at);
+        let mut acknowledged = false;
+        if let Ok(store) = home.open_hooked(&hook) {
+            acknowledged = write(&store, &home).is_ok();
+        }
+        let store = home.open();
+        assert_sound(&store, &home);
+        check(&store, acknowledged);
+        if !hook.has_fired() {
+            assert!(acknowledged, "nothing stopped it");
+            break;
+        }
+        stopped += 1;
+    }
+    assert!(stopped > 5, "only {stopped} steps were seen");
+    Ok(())
+}
+
+/// As [`stop_at_each_step`], but only one step fails, with a full disk, and the work is tried again.
+fn fill_the_disk_at_each_step<E: std::fmt::Debug>(
+    prepare: impl Fn(&Store, &Home),
+    write: impl Fn(&Store, &Home) -> Result<(), E>,
+    is_full: impl Fn(&E) -> bool,
+    check: impl Fn(&Store, bool),
+) -> TestResult {
+    for at in 0.. {
+        let home = Home::new(100_000);
+        prepare(&home.open(), &home);
+        let hook = Hook::full_at(at);
+        let Ok(store) = home.open_hooked(&hook) else {
+            continue;
+        };
+        if let Err(error) = write(&store, &home) {
+            assert!(is_full(&error), "step {at}: {error:?}");
+            assert!(hook.has_fired(), "step {at}: {error:?}");
+            write(&store, &home).map_err(|error| format!("step {at}, again: {error:?}"))?;
+        }
+        check(&store, true);
+        drop(store);
+        let store = home.open();
+        assert_sound(&store, &home);
+        check(&store, true);
+        if !hook.has_fired() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn is_full(error: &WriteError) -> bool {
+    matches!(error, WriteError::StorageFull(_))
+}
+
+fn nothing(_: &Store, _: &Home) {}
+
+#[test]
+fn a_batch_is_there_as_a_whole_or_not_at_all() -> TestResult {
+    let world = World::new();
+    let check = |store: &Store, acknowledged: bool| {
+        assert!(world.is_whole(store) || (!acknowledged && world.is_absent(store)));
+    };
+    stop_at_each_step(nothing, |store, home| world.import(store, home), check)?;
+    fill_the_disk_at_each_step(nothing, |store, home| world.import(store, home), is_full, check)
+}
+
+#[test]
+fn retaining_is_done_or_not_begun() -> TestResult {
+    let world = World::new();
+    let prepare = |store: &Store, home: &Home| world.import(store, home).unwrap();
+    let write = |store: &Store, _: &Home| store.retain("x", &world.root);
+    let check = |store: &Store, acknowledged: bool| {
+        let retained = !store.retained().unwrap().is_empty();
+        assert!(retained || !acknowledged);
+        store.gc(Some(0)).unwrap();
+        assert!(if retained {
+            world.is_whole(store)
+        } else {
+            world.is_absent(store)
+        });
+    };
+    stop_at_each_step(prepare, write, check)?;
+    fill_the_disk_at_each_step(prepare, write, is_full, check)
+}
+
+#[test]
+fn releasing_is_done_or_not_begun() -> TestResult {
+    let world = World::new();
+    let prepare = |store: &Store, home: &Home| {
+        world.import(store, home).unwrap();
+        store.retain("x", &world.root).unwrap();
+    };
+    let write = |store: &Store, _: &Home| store.release("x");
+    let check = |store: &Store, acknowledged: bool| {
+        let retained = !store.retained().unwrap().is_empty();
+        assert!(!(retained && acknowledged));
+        store.gc(Some(0)).unwrap();
+        assert!(if retained {
+            world.is_whole(store)
+        } else {
+            world.is_absent(store)
+        });
+    };
+    stop_at_each_step(prepare, write, check)?;
+    fill_the_disk_at_each_step(prepare, write, is_full, check)
+}
+
+#[test]
+fn gc_removes_a_file_from_index_and_disk_or_leaves_it_in_both() -> TestResult {
+    let world = World::new();
+    let prepare = |store: &Store, home: &Home| {
+        world.import(store, home).unwrap();
+        put(store, home, &bytes(77, 3000));
+        let partial = store.begin_partial(&dag(&TINY, &bytes(78, 3000))).unwrap();
+        partial
+            .write_leaf(0, &bytes(78, 3000)[..1000], Origin::Lan)
+            .unwrap();
+        store.retain("x", &world.root).unwrap();
+    };
+    let write = |store: &Store, _: &Home| store.gc(Some(0)).map(|_| ());
+    let check = |store: &Store, acknowledged: bool| {
+        assert!(world.is_whole(store));
+        if acknowledged {
+            assert_eq!(store.stats().evictable, 0);
+        }
+    };
+    stop_at_each_step(prepare, write, check)?;
+    fill_the_disk_at_each_step(prepare, write, is_full, check)
+}
+
+#[test]
+fn a_partial_file_that_is_finished_is_whole_or_still_partial() -> TestResult {
+    let data = bytes(5, 5500);
+    let file = dag(&TINY, &data);
+    let leaf = |index: usize| &data[1000 * index..(1000 * index + 1000).min(data.len())];
+    let prepare = |store: &Store, _: &Home| {
+        let partial = store.begin_partial(&file).unwrap();
+        (0..3).for_each(|index| partial.write_leaf(index, leaf(index), Origin::Lan).unwrap());
+    };
+    let write = |store: &Store, _: &Home| -> Result<(), PartialError> {
+        let partial = store.begin_partial(&file)?;
+        for index in partial.missing() {
+            partial.write_leaf(index, leaf(index), Origin::Peer)?;
+        }
+        partial.flush()?;
+        partial.finish(Sha256::Compute).map(|_| ())
+    };
+    let check = |store: &Store, acknowledged: bool| {
+        if read(store, &file.root).as_ref() == Some(&data) {
+            return;
+        }
+        assert!(!acknowledged);
+        // What was acknowledged before is still there.
+        let partial = store.begin_partial(&file).unwrap();
+        assert!((0..3).all(|index| partial.read_leaf(index).unwrap() == leaf(index)));
+    };
+    stop_at_each_step(prepare, write, check)?;
+    let is_full = |error: &PartialError| matches!(error, PartialError::Write(WriteError::StorageFull(_)));
+    fill_the_disk_at_each_step(prepare, write, is_full, check)
+}
+
+#[test]
+fn a_partial_file_that_is_begun_is_there_or_leaves_nothing() -> TestResult {
+    let data = bytes(5, 5500);
+    let file = dag(&TINY, &data);
+    let write = |store: &Store, _: &Home| -> Result<(), PartialError> {
+        store
+            .begin_partial(&file)?
+            .write_leaf(1, &data[1000..2000], Origin::Lan)
+    };
+    let check = |store: &Store, acknowledged: bool| {
+        if acknowledged {
+            assert_eq!(store.begin_partial(&file).unwrap().missing(), [0, 2, 3, 4, 5]);
+        }
+    };
+    stop_at_each_step(nothing, write, check)
+}
+
+#[test]
+fn making_room_loses_neither_the_new_nor_the_held() -> TestResult {
+    let world = World::new();
+    let prepare = |store: &Store, home: &Home| {
+        world.import(store, home).unwrap();
+        store.retain("x", &world.root).unwrap();
+        for seed in 0..3 {
+            put(store, home, &bytes(50 + seed, 33_000));
+            home.hand.advance(Duration::from_secs(1));
+        }
+    };
+    let new = bytes(60, 40_000);
+    let write = |store: &Store, home: &Home| {
+        let mut batch = store.batch();
+        add(&mut batch, home, &new, &dag(&TINY, &new), Intake::Copy)?;
+        batch.commit()
+    };
+    let check = |store: &Store, acknowledged: bool| {
+        assert!(world.is_whole(store));
+        assert!(store.stats().evictable <= 100_000);
+        let here = read(store, &dag(&TINY, &new).root).as_ref() == Some(&new);
+        assert!(here || !acknowledged);
+    };
+    stop_at_each_step(prepare, write, check)
+}
+
+#[test]
+fn a_repair_that_is_cut_off_is_done_again() -> TestResult {
+    let world = World::new();
+    let prepare = |store: &Store, home: &Home| {
+        world.import(store, home).unwrap();
+        store.retain("x", &world.root).unwrap();
+        put(store, home, &bytes(70, 3000));
+        let path = home.on_disk().pop().unwrap();
+        std::fs::write(path, bytes(71, 3000)).unwrap();
+    };
+    for at in 0.. {
+        let home = Home::new(100_000);
+        prepare(&home.open(), &home);
+        let hook = Hook::crash_at(at);
+        if let Ok(store) = home.open_hooked(&hook) {
+            let _ = store.fsck(true, &mut |_| {});
+        }
+        let store = home.open();
+        store.fsck(true, &mut |_| {})?;
+        assert_sound(&store, &home);
+        assert!(world.is_whole(&store));
+        if !hook.has_fired() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn files_are_synced_before_the_index_names_them() -> TestResult {
+    let world = World::new();
+    let home = Home::new(100_000);
+    let hook = Hook::never();
+    let store = home.open_hooked(&hook)?;
+    hook.log.lock().unwrap().clear();
+    world.import(&store, &home)?;
+    let log = Arc::clone(&hook);
+    let log = log.log.lock().unwrap();
+    let at = |step| log.iter().position(|other| *other == step).ok_or(step);
+    assert!(at("take file")? < at("sync files")?);
+    assert!(at("sync files")? < at("index commit")?);
+    assert!(at("index commit")? < at("index sync")?);
+    assert_eq!(
+        log.iter().filter(|step| **step == "sync files").count(),
+        1,
+        "one sync for all files"
+    );
+    assert_eq!(log.iter().filter(|step| **step == "index commit").count(), 1);
+    Ok(())
+}

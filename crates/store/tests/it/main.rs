@@ -1,0 +1,14 @@
+//! The store, tested through its public interface on a real disk.
+
+mod admission;
+mod blocks;
+mod crash;
+mod damage;
+mod files;
+mod kit;
+mod many;
+mod model;
+mod open;
+mod partial;
+mod retain;
+mod shared;

@@ -1,0 +1,115 @@
+//! Opening, closing, locks, formats, state.
+
+use pacstore_store::{OpenError, Store};
+
+use crate::kit::{Home, TestResult, assert_sound, bytes, put, read};
+
+#[test]
+fn a_second_opener_is_told_who_has_the_store() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
+    assert!(matches!(error, OpenError::Locked { .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("process {}", std::process::id())),
+        "{text}"
+    );
+    drop(store);
+    home.open();
+    Ok(())
+}
+
+#[test]
+fn a_store_stays_locked_until_the_last_handle_is_dropped() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let batch = store.batch();
+    drop(store);
+    assert!(Store::open(&home.path(), home.options()).is_err());
+    drop(batch);
+    home.open();
+    Ok(())
+}
+
+#[test]
+fn an_unknown_format_is_refused_with_its_number_and_left_alone() -> TestResult {
+    let home = Home::new(1 << 20);
+    put(&home.open(), &home, b"x");
+    let path = home.path().join("format");
+    for (text, said) in [
+        ("pacstore store 2\n", "2"),
+        ("something else", "something else"),
+        ("", ""),
+    ] {
+        std::fs::write(&path, text)?;
+        let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
+        assert!(
+            matches!(&error, OpenError::Format { found, known: 1, .. } if found == said),
+            "{error}"
+        );
+        assert!(error.hint().is_some());
+        assert_eq!(std::fs::read_to_string(&path)?, text);
+    }
+    std::fs::write(&path, "pacstore store 1\n")?;
+    assert_eq!(home.open().stats().files, 1);
+    Ok(())
+}
+
+#[test]
+fn strays_are_swept_after_a_crash_and_files_of_others_left_alone() -> TestResult {
+    let home = Home::new(1 << 20);
+    let data = bytes(1, 3000);
+    let root = put(&home.open(), &home, &data);
+    let folder = home.on_disk()[0].parent().ok_or("folder")?.to_owned();
+    std::fs::write(folder.join("0000000000000123"), b"stray")?;
+    std::fs::write(folder.join("notes.txt"), b"somebody's")?;
+    std::fs::write(home.path().join("partial/0000000000000123.new"), b"half a bitmap")?;
+    // As after a crash: the mark of an orderly close is missing.
+    std::fs::remove_file(home.path().join("clean"))?;
+    let store = home.open();
+    let names: Vec<_> = home
+        .on_disk()
+        .iter()
+        .filter_map(|path| path.file_name().map(|n| n.to_owned()))
+        .collect();
+    assert_eq!(names, ["0000000000000000", "notes.txt"]);
+    assert_eq!(std::fs::read_dir(home.path().join("partial"))?.count(), 0);
+    assert_eq!(read(&store, &root), Some(data));
+    std::fs::remove_file(folder.join("notes.txt"))?;
+    let next = put(&store, &home, b"next");
+    assert_eq!(
+        store.file(&next)?.map(|info| info.id),
+        Some(0x124),
+        "no number is used twice"
+    );
+    assert_sound(&store, &home);
+    Ok(())
+}
+
+#[test]
+fn state_is_kept_listed_by_prefix_and_changed_in_one_go() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    store.state_put(&[
+        ("head/a", Some(b"1")),
+        ("head/b", Some(b"2")),
+        ("other", Some(b"3")),
+    ])?;
+    store.state_put(&[("head/a", None), ("head/c", Some(b""))])?;
+    drop(store);
+    let store = home.open();
+    assert_eq!(store.state_get("head/a")?, None);
+    assert_eq!(store.state_get("other")?.as_deref(), Some(&b"3"[..]));
+    let heads = store.state_list("head/")?;
+    assert_eq!(
+        heads,
+        vec![
+            ("head/b".to_owned(), b"2".to_vec()),
+            ("head/c".to_owned(), vec![])
+        ]
+    );
+    assert_eq!(store.state_list("")?.len(), 3);
+    assert!(store.state_put(&[("", Some(b"x"))]).is_err());
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Files that somebody else can write to: hard links and references.
+
+use std::os::unix::fs::MetadataExt;
+
+use cid::Cid;
+use pacstore_store::{ByOrigin, Intake, NewFile, Origin, ReadError, Store};
+
+use crate::kit::{Home, TINY, TestResult, assert_sound, bytes, dag, only_file, put, read, set_times, sha256};
+
+fn share(store: &Store, home: &Home, data: &[u8], how: Intake) -> (Cid, std::path::PathBuf) {
+    let path = home.outside("shared", data);
+    set_times(&path, 1_000_000);
+    let dag = dag(&TINY, data);
+    let origin = ByOrigin::all(Origin::Disk, data.len() as u64);
+    let mut batch = store.batch();
+    batch
+        .add_file(NewFile {
+            path: &path,
+            how,
+            dag: &dag,
+            sha256: sha256(data),
+            origin,
+        })
+        .unwrap();
+    batch.commit().unwrap();
+    (dag.root, path)
+}
+
+/// True where the test's disk has reflinks: then a link is a copy that nobody can touch.
+fn is_linked(path: &std::path::Path) -> bool {
+    std::fs::metadata(path).unwrap().nlink() == 2
+}
+
+#[test]
+fn a_linked_file_takes_no_disk_and_a_referenced_one_stays_where_it_is() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 5000);
+    let (root, path) = share(&store, &home, &data, Intake::Link);
+    if is_linked(&path) {
+        assert_eq!(
+            std::fs::metadata(&path)?.ino(),
+            std::fs::metadata(only_file(&home))?.ino()
+        );
+    }
+    // Its owner replaces it by rename: ours stays.
+    std::fs::rename(home.outside("new", b"other bytes"), &path)?;
+    assert_eq!(read(&store, &root), Some(data));
+    store.gc(Some(0))?;
+    let data = bytes(2, 5000);
+    let (root, path) = share(&store, &home, &data, Intake::Reference);
+    assert_eq!(home.on_disk().len(), 0);
+    assert_eq!(
+        (store.stats().bytes, store.stats().evictable, store.stats().files),
+        (0, 0, 1)
+    );
+    assert_eq!(read(&store, &root).as_ref(), Some(&data));
+    store.gc(Some(0))?;
+    assert_eq!(read(&store, &root), Some(data));
+    assert!(path.exists());
+    Ok(())
+}
+
+#[test]
+fn a_shared_file_that_was_only_touched_is_hashed_again_and_kept() -> TestResult {
+    for how in [Intake::Link, Intake::Reference] {
+        let home = Home::new(1 << 20);
+        let store = home.open();
+        let data = bytes(1, 5000);
+        let (root, path) = share(&store, &home, &data, how);
+        set_times(&path, 2_000_000);
+        assert_eq!(read(&store, &root).as_ref(), Some(&data));
+        assert_eq!(read(&store, &root).as_ref(), Some(&data));
+        let copy = home.outside("copy", &data);
+        std::fs::rename(copy, &path)?;
+        assert_eq!(read(&store, &root), Some(data), "another inode, the same bytes");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_byte_of_a_changed_shared_file_leaves() -> TestResult {
+    for how in [Intake::Link, Intake::Reference] {
+        for by_block in [false, true] {
+            let home = Home::new(1 << 20);
+            let store = home.open();
+            let data = bytes(1, 5000);
+            let leaf = dag(&TINY, &data).leaves[4].cid;
+            let (root, path) = share(&store, &home, &data, how);
+            if how == Intake::Link && !is_linked(&path) {
+                continue;
+            }
+            assert_eq!(
+                store.block(&leaf)?.as_deref(),
+                Some(&data[4000..]),
+                "and its file stays open for reading"
+            );
+            let mut other = data.clone();
+            other[4500] ^= 1;
+            std::fs::write(&path, &other)?;
+            set_times(&path, 2_000_000);
+            if by_block {
+                let mut out = vec![7];
+                assert!(!store.block_into(&leaf, &mut out)?);
+                assert_eq!(out, [7]);
+            } else {
+                let error = store.open_file(&root).err().ok_or("refused")?;
+                assert!(matches!(error, ReadError::Changed(_)), "{error}");
+            }
+            assert_eq!(store.open_file(&root)?.is_none(), true);
+            assert_eq!(store.stats().files, 0);
+            assert_sound(&store, &home);
+            assert_eq!(std::fs::read(&path)?, other, "the owner's file is left alone");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_referenced_file_that_is_gone_is_no_longer_here() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 5000);
+    let (root, path) = share(&store, &home, &data, Intake::Reference);
+    std::fs::remove_file(&path)?;
+    assert!(store.open_file(&root)?.is_none());
+    assert_eq!(store.file(&root)?, None);
+    // It may come back another way.
+    assert_eq!(put(&store, &home, &data), root);
+    assert_eq!(read(&store, &root), Some(data));
+    Ok(())
+}
+
+#[test]
+fn a_pipe_in_place_of_a_referenced_file_does_not_hang_the_reader() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let (root, path) = share(&store, &home, &bytes(1, 5000), Intake::Reference);
+    std::fs::remove_file(&path)?;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )?;
+    assert!(matches!(store.open_file(&root), Err(ReadError::Changed(_))));
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use pacstore_import::Progress;
-use pacstore_testkit::{Fault, At, Repo, RepoSpec, TestResult, Upstream};
+use pacstore_testkit::{Fault, Repo, RepoSpec, TestResult, Upstream};
 
 use crate::common::{Bench, cid_of, of_directory, of_url};
 
@@ -77,7 +77,7 @@ async fn one_file_that_does_not_come_tears_its_repository_only() -> TestResult {
     let spec = of_url(&server.url(""));
     let first = bench.round(&spec).await?;
     extra.update(&["pkg0"])?;
-    server.fault(&format!("extra/{}", extra.file_name("pkg0")?), Fault::Truncate(At::Percent(50)));
+    server.fault(&format!("extra/{}", extra.file_name("pkg0")?), Fault::Status(500));
     let round = bench.round(&spec).await?;
     assert_eq!(round.tree, first.tree);
     assert!(round.is_torn());

@@ -1,6 +1,9 @@
 //! Ends at every step: the next round starts by itself and gives the right tree.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,84 +31,89 @@ impl Steps for StopAt {
     }
 }
 
-fn stop_at(step: usize, kind: io::ErrorKind) -> Tuning {
-    Tuning { steps: Some(Arc::new(StopAt { left: AtomicUsize::new(step), kind })), ..Tuning::default() }
+/// Two states of one mirror, of which a link shows the one or the other.
+struct Mirror {
+    dir: tempfile::TempDir,
 }
 
-async fn stopped_everywhere(kind: io::ErrorKind) -> TestResult {
-    let dir = tempfile::tempdir()?;
-    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(6, 5_000).package("big", 2_100_000))?;
-    let spec = of_directory(dir.path());
-    let mut bench = Bench::new();
-    let first = bench.round(&spec).await?;
-    let old = bench.files(&first.tree);
-    repo.update(&["pkg1", "big"])?;
-    let expected = cid_of(dir.path());
+impl Mirror {
+    fn new() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let dir = tempfile::tempdir()?;
+        let spec = || RepoSpec::new("core").packages(6, 5_000).package("big", 2_100_000);
+        Repo::create(dir.path().join("old"), spec())?;
+        Repo::create(dir.path().join("new"), spec())?.update(&["pkg1", "big"])?;
+        let this = Self { dir };
+        this.show("old")?;
+        Ok(this)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn show(&self, state: &str) -> io::Result<()> {
+        symlink(state, self.at("link"))?;
+        fs_err::rename(self.at("link"), self.at("mirror"))
+    }
+}
+
+async fn stopped_everywhere(kind: io::ErrorKind, stride: usize) -> TestResult {
+    let mirror = Mirror::new()?;
+    let spec = of_directory(&mirror.at("mirror"));
+    let (old, new) = (cid_of(&mirror.at("old")), cid_of(&mirror.at("new")));
     let mut stops = 0;
-    for step in 0..500 {
-        bench = bench.reopen(stop_at(step + 50, kind));
+    for step in (0..500).step_by(stride) {
+        mirror.show("old")?;
+        let gate = Arc::new(StopAt { left: AtomicUsize::new(usize::MAX), kind });
+        let tuning = Tuning { steps: Some(Arc::<StopAt>::clone(&gate)), ..Tuning::default() };
+        let bench = Bench::with(tempfile::tempdir()?, 1 << 40, tuning);
+        assert_eq!(bench.round(&spec).await?.tree, old);
+        let files = bench.files(&old);
+
+        mirror.show("new")?;
+        gate.left.store(step, Ordering::SeqCst);
         let done = bench.round(&spec).await;
-        bench = bench.reopen(Tuning::default());
-        let held: Vec<_> = bench.store.retained()?.into_iter().map(|(_, tree)| tree).collect();
-        match done {
-            Ok(round) => {
-                assert_eq!(round.tree, expected, "step {step}");
-                break;
-            }
-            Err(error) => {
-                stops += 1;
-                if kind == io::ErrorKind::StorageFull {
-                    assert!(error.is_disk_full(), "step {step}: {error:?}");
-                }
+        let bench = bench.reopen(Tuning::default());
+        if let Err(error) = &done {
+            stops += 1;
+            assert!(kind != io::ErrorKind::StorageFull || error.is_disk_full(), "step {step}: {error:?}");
+            let held: Vec<_> = bench.store.retained()?.into_iter().map(|(_, tree)| tree).collect();
+            bench.store.gc(Some(0))?;
+            if held.contains(&old) {
+                assert_eq!(bench.files(&old), files, "step {step}: the last tree is whole");
+            } else {
+                // All was done but for the tidying up.
+                assert!(held.contains(&new) && !bench.files(&new).is_empty(), "step {step}: a tree is held");
             }
         }
-        assert!(held.contains(&first.tree) || held.contains(&expected), "step {step}: a whole tree is held");
-        if held.contains(&first.tree) {
-            assert_eq!(bench.files(&first.tree), old, "step {step}");
-        }
-        if step % 7 == 0 {
-            let round = bench.round(&spec).await?;
-            assert_eq!(round.tree, expected, "step {step}: the next round converges");
-            assert_eq!(bench.files(&round.tree).len() as u64, round.counts.files);
-            // Back to the state before, for the next step.
-            bench = Bench::new();
-            let newer = repo_before(&spec, dir.path(), &mut repo, &bench).await?;
-            assert_eq!(newer, first.tree);
+        let round = bench.round(&spec).await?;
+        assert_eq!(round.tree, new, "step {step}: the next round converges");
+        assert_eq!(bench.files(&round.tree).len() as u64, round.counts.files);
+        let labels: Vec<_> = bench.store.retained()?.into_iter().map(|(label, _)| label).collect();
+        assert_eq!(labels, ["import/test.mirror/staged"], "step {step}");
+        bench.store.gc(Some(0))?;
+        assert_eq!(bench.store.stats().evictable, 0, "step {step}");
+        assert_eq!(bench.store.stats().files, distinct(&bench, &new), "step {step}: nothing else is left");
+        if done.is_ok() {
+            break;
         }
     }
-    assert!(3 < stops, "only {stops} steps were stopped");
-    let round = bench.round(&spec).await?;
-    assert_eq!(round.tree, cid_of(dir.path()));
+    assert!(10 < stops, "only {stops} steps were stopped");
     Ok(())
 }
 
-/// Takes the first state in again out of a copy of it.
-async fn repo_before(
-    spec: &pacstore_import::ImportSpec,
-    dir: &std::path::Path,
-    repo: &mut Repo,
-    bench: &Bench,
-) -> Result<cid::Cid, Box<dyn std::error::Error + Send + Sync>> {
-    let aside = tempfile::tempdir()?;
-    let now = aside.path().join("now");
-    fs_err::rename(dir, &now)?;
-    let old = Repo::create(dir, RepoSpec::new("core").packages(6, 5_000).package("big", 2_100_000))?;
-    let round = bench.round(spec).await?;
-    drop(old);
-    fs_err::remove_dir_all(dir)?;
-    fs_err::rename(&now, dir)?;
-    let _ = repo;
-    Ok(round.tree)
+fn distinct(bench: &Bench, tree: &cid::Cid) -> u64 {
+    bench.files(tree).into_iter().map(|(_, bytes)| bytes).collect::<BTreeSet<_>>().len() as u64
 }
 
 #[tokio::test]
 async fn a_process_that_ends_at_any_step_loses_nothing() -> TestResult {
-    stopped_everywhere(io::ErrorKind::Other).await
+    stopped_everywhere(io::ErrorKind::Other, 1).await
 }
 
 #[tokio::test]
 async fn a_full_disk_is_said_to_be_full_and_the_next_round_goes_on() -> TestResult {
-    stopped_everywhere(io::ErrorKind::StorageFull).await
+    stopped_everywhere(io::ErrorKind::StorageFull, 4).await
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ async fn without_listings_the_repositories_must_be_named() -> TestResult {
     let dir = tempfile::tempdir()?;
     mirror(dir.path())?;
     let server = Upstream::folder(dir.path())?;
-    server.listing(Listing::None);
+    server.listing(Listing::Off);
     let mut spec = of_url(&server.url(""));
     match Bench::new().round(&spec).await {
         Err(RoundError::NoSource { attempts, .. }) => {

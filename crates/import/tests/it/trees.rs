@@ -51,7 +51,8 @@ async fn links_are_stored_as_what_they_point_at_under_both_names() -> TestResult
     // As repo-add leaves it: the database is a link to its twin.
     fs_err::rename(dir.path().join("pool/core.files"), folder.join("core.files.tar.gz"))?;
     fs_err::remove_file(folder.join("core.files"))?;
-    let twin = Repo::create(tempfile::tempdir()?.path(), RepoSpec::new("core").packages(3, 1_000))?;
+    let aside = tempfile::tempdir()?;
+    let twin = Repo::create(aside.path(), RepoSpec::new("core").packages(3, 1_000))?;
     fs_err::copy(twin.folder().join("core.db"), folder.join("core.db.tar.gz"))?;
     symlink("core.db.tar.gz", folder.join("core.db"))?;
     symlink("core.files.tar.gz", folder.join("core.files"))?;

@@ -72,6 +72,11 @@ impl SigningKey {
         Ok(Self::from_seed(seed))
     }
 
+    /// The secret: the 32 bytes that the key is made from.
+    pub fn seed(&self) -> [u8; 32] {
+        self.seed
+    }
+
     /// The key of a seed; the seed is the secret.
     pub fn from_seed(seed: [u8; 32]) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).expect("every 32 bytes are a seed");

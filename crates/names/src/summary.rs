@@ -6,8 +6,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use cid::Cid;
 use serde::Serialize;
 
+use crate::head::Head;
 use crate::mirror_name::MirrorName;
 use crate::name::IpnsName;
 use crate::repository::{Repository, State};
@@ -94,23 +96,22 @@ impl Summary {
         }
     }
 
-    /// The summary of the head that is served at `now`. `fell_back`: it replaced one
+    /// The summary of the head that is served at `now`, with its CID and the sequence of
+    /// its record. `fell_back`: it replaced one
     /// with a later upstream time, which is at least a warning.
     pub fn new(
-        name: &MirrorName,
-        current: &Signed,
+        (head, head_cid, sequence): (&Head, &Cid, u64),
         fell_back: FellBack,
         importers: Vec<ImporterLine>,
         now: SystemTime,
         warn_after: Duration,
     ) -> Self {
-        let head = &current.head;
         let line = |repository| RepositoryLine::new(repository, now, warn_after, head.max_age());
         Self {
-            name: name.to_string(),
+            name: head.mirror.to_string(),
             tree: Some(head.tree.to_string()),
-            head: Some(current.head_cid.to_string()),
-            sequence: Some(current.record.sequence()),
+            head: Some(head_cid.to_string()),
+            sequence: Some(sequence),
             upstream_time: Some(rfc3339(head.upstream_time())),
             checked: Some(rfc3339(head.checked())),
             age_s: Some(head.age(now).as_secs()),

@@ -1,1 +1,43 @@
-//! placeholder
+//! What pacstore does: fetch, publish, follow, import, serve by rule.
+//!
+//! [`Node`] puts the lower crates together and runs their workers. Above it `http` gives
+//! its answers to pacman and `cli` gives it orders.
+//!
+//! - Invariant: no byte is given that was not verified; no head older than one seen
+//!   becomes current; nothing waits without a deadline.
+//! - Not here: sockets that people talk to, printing, the configuration file.
+//! - Read first: [`Node`], then `serve.rs` and `fetch/mod.rs`.
+
+mod blocks;
+mod bytes_out;
+pub mod config;
+mod damage;
+mod error;
+mod fetch;
+mod follow;
+mod freshness;
+mod gc;
+mod importer;
+mod keys;
+mod mirror;
+mod node;
+mod publish;
+mod read;
+mod runs;
+mod serve;
+mod status;
+
+pub use bytes_out::BytesOut;
+pub use config::Config;
+pub use damage::describe_damage;
+pub use error::StoreError;
+pub use fetch::{FetchError, Fetcher, Opened, Reader, Small, Sources, one_leaf};
+pub use importer::{Importing, Outcome, RepositoryReport, RoundReport};
+pub use keys::{KeyError, Keys};
+pub use mirror::{Accepted, Found, FoundKind, Mirror};
+pub use node::{Node, Online, RepositoryIn, STOP_GRACE, StartError};
+pub use publish::PublishError;
+pub use serve::{Answer, AskError, Client, Content, DirectoryAnswer, FileAnswer};
+pub use status::{
+    ImportStatus, MirrorStatus, Status, StoreStatus, TaskStatus, WARN_AFTER, chain, state_name,
+};

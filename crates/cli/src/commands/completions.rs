@@ -1,0 +1,23 @@
+//! `pacstore completions`: shell completions on stdout.
+
+use std::io::Write as _;
+
+use clap::CommandFactory as _;
+
+use crate::context::{Context, Exit};
+
+/// Print completions for a shell
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+/// Prints the completion script.
+pub(crate) fn run(args: &Args, _ctx: &Context) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Args::command(), "pacstore", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,45 @@
+//! `pacstore gc`: free space now, without waiting for the daemon's next pass.
+
+use serde_json::{Value, json};
+
+use crate::config::size;
+use crate::context::{Context, Exit};
+use crate::printer::bytes;
+
+/// Delete what no kept snapshot needs, least recently used first
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave at most this many evictable bytes [default: store.max_size]
+    #[arg(long, value_name = "BYTES")]
+    target: Option<String>,
+}
+
+/// Exits 0 if the target was reached, 1 if what is left is all in use.
+pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let target = args.target.as_deref().map(size).transpose()?;
+    let report: Value = match ctx.daemon().await {
+        Some(daemon) => daemon.post("/v1/gc", &json!({ "target": target })).await?,
+        None => {
+            let own = ctx.offline().await?;
+            let report = own.node.gc(target).await;
+            own.close().await;
+            let report = report?;
+            json!({ "files": report.files, "nodes": report.nodes, "bytes": report.bytes, "evictable": report.evictable })
+        }
+    };
+    let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    let left = number("evictable");
+    ctx.out.data(&report, |_| {
+        format!(
+            "freed {} files, {}; {} evictable left",
+            number("files"),
+            bytes(number("bytes")),
+            bytes(left)
+        )
+    })?;
+    Ok(if target.is_none_or(|target| left <= target) {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
+}

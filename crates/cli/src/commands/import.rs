@@ -1,0 +1,165 @@
+//! `pacstore import NAME`: run an importer, once or for ever.
+
+use pacstore_http::NameRequest;
+use pacstore_node::{Outcome, RoundReport, Status};
+
+use crate::context::{Context, Exit, Hinted};
+use crate::printer::bytes;
+use crate::serving::Serving;
+
+/// Import a mirror as the configuration says
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The mirror's NAME
+    name: String,
+    /// One round that begins now, then return
+    #[arg(long)]
+    once: bool,
+}
+
+/// With `--once` exits 0 if a new tree was published, 3 if the published one already is
+/// upstream's state, 1 if any repository is torn, held or failed.
+pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    if !args.once {
+        return forever(&args, ctx).await;
+    }
+    let request = NameRequest {
+        name: args.name.clone(),
+        fresh: false,
+    };
+    if let Some(daemon) = ctx.daemon().await {
+        let report: RoundReport = daemon.post("/v1/import", &request).await?;
+        let status: Status = daemon.get("/v1/status").await?;
+        show(ctx, &report, &status.addresses, status.gateway.as_deref())?;
+        return Ok(exit(&report));
+    }
+    let own = ctx.offline().await?;
+    let Some(import) = own.node.import(&args.name) else {
+        own.close().await;
+        return Err(unknown(&args.name));
+    };
+    let bar = ctx.out.bar("importing", 0);
+    let mut watch = import.watch();
+    let ticking = async {
+        while watch.changed().await.is_ok() {
+            let now = watch.borrow_and_update().clone();
+            bar.set_length(now.bytes_total);
+            bar.set_position(now.bytes_done);
+            bar.set_message(format!(
+                "{:?} {}/{} files",
+                now.step, now.files_done, now.files_total
+            ));
+        }
+        std::future::pending::<()>().await
+    };
+    let report = tokio::select! {
+        report = own.node.import_now(&import) => report,
+        () = ticking => unreachable_report(),
+    };
+    bar.finish_and_clear();
+    own.close().await;
+    show(ctx, &report, &[], None)?;
+    Ok(exit(&report))
+}
+
+/// `ticking` never ends, so this is never called; the compiler cannot know.
+fn unreachable_report() -> RoundReport {
+    RoundReport {
+        name: String::new(),
+        at: String::new(),
+        outcome: Outcome::Failed,
+        tree: None,
+        key: String::new(),
+        files: 0,
+        bytes: 0,
+        repositories: Vec::new(),
+        warnings: Vec::new(),
+        error: None,
+        hint: None,
+    }
+}
+
+async fn forever(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let loaded = ctx.config()?;
+    if !loaded
+        .node
+        .imports
+        .iter()
+        .any(|import| import.name.as_str() == args.name)
+    {
+        return Err(unknown(&args.name));
+    }
+    let serving = Serving::start(loaded, &ctx.home).await?;
+    ctx.out.note(format!(
+        "importing {} until stopped; `pacstore status` says how it goes",
+        args.name
+    ));
+    let ended = serving.wait().await;
+    serving.stop().await;
+    ended.map(|()| Exit::Done)
+}
+
+fn unknown(name: &str) -> anyhow::Error {
+    let hint = format!("`pacstore init importer --name {name} --from URL|DIR` writes one");
+    Hinted::new(format!("no [[import]] of `{name}` is configured here"), hint).into()
+}
+
+pub(super) fn exit(report: &RoundReport) -> Exit {
+    match report.outcome {
+        Outcome::Published => Exit::Done,
+        Outcome::Unchanged => Exit::Nothing,
+        Outcome::Torn | Outcome::Failed => Exit::Failed,
+    }
+}
+
+/// The report, and after a first import what a client needs.
+pub(super) fn show(
+    ctx: &Context,
+    report: &RoundReport,
+    addresses: &[String],
+    gateway: Option<&str>,
+) -> anyhow::Result<()> {
+    for repository in &report.repositories {
+        for problem in &repository.problems {
+            ctx.out
+                .note(format!("{} {}: {problem}", repository.name, repository.state));
+        }
+    }
+    for warning in &report.warnings {
+        ctx.out.note(format!("warning: {warning}"));
+    }
+    if let Some(error) = &report.error {
+        ctx.out.note(format!("error: {error}"));
+    }
+    if let Some(hint) = &report.hint {
+        ctx.out.note(format!("hint: {hint}"));
+    }
+    ctx.out.data(report, |report| {
+        let tree = report.tree.as_deref().unwrap_or("-");
+        let outcome = format!("{:?}", report.outcome).to_lowercase();
+        format!(
+            "{outcome}  {tree}  {} files, {}",
+            report.files,
+            bytes(report.bytes)
+        )
+    })?;
+    if report.outcome == Outcome::Published && !ctx.out.json() {
+        ctx.out.note(client_block(report, addresses, gateway));
+    }
+    Ok(())
+}
+
+/// What to put into a client's configuration.
+pub(super) fn client_block(report: &RoundReport, addresses: &[String], gateway: Option<&str>) -> String {
+    let peers = if addresses.is_empty() {
+        "peers = []          # the addresses that `pacstore id` prints while the daemon runs".to_owned()
+    } else {
+        format!("peers = {}", serde_json::json!(addresses))
+    };
+    let gateway = gateway.unwrap_or("http://127.0.0.1:8080");
+    format!(
+        "\nA client follows it with this in its pacstore.toml:\n\n[swarm]\n{peers}\n\n[[mirror]]\nname = \"{}\"\nimporters = [\"{}\"]\n\n\
+         and its pacman with this, above the other Server lines:\n\nServer = {gateway}/pacman/$repo/$arch",
+        report.name, report.key
+    )
+}

@@ -1,0 +1,225 @@
+//! `pacstore init`: write a commented configuration from a few flags.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use pacstore_node::Keys;
+
+use crate::config::load;
+use crate::context::{Context, Exit, Hinted};
+
+/// Write a commented configuration
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// For a node that turns an ordinary mirror into a published one
+    Importer(Importer),
+    /// For a node that follows mirrors and serves this machine's pacman
+    Client(Client),
+}
+
+#[derive(Debug, clap::Args)]
+struct Importer {
+    /// The mirror's NAME, such as arch.example.org
+    #[arg(long)]
+    name: String,
+    /// Where to read from: rsync://, http(s)://, or an absolute directory; several in order of preference
+    #[arg(long, required = true)]
+    from: Vec<String>,
+    /// Label of the key that signs; made if it is not there
+    #[arg(long, value_name = "LABEL", default_value = "importer")]
+    key: String,
+    /// archlinux or plain
+    #[arg(long, default_value = "plain")]
+    layout: String,
+    /// A repository, such as core/os/x86_64/core; several; all that are found without it
+    #[arg(long = "repository", value_name = "FOLDER/NAME")]
+    repositories: Vec<String>,
+    /// Only the peers of [swarm] peers may have it
+    #[arg(long)]
+    private: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+struct Client {
+    /// A mirror's NAME
+    #[arg(long)]
+    name: String,
+    /// A KEY (k51...) that is trusted for it; several
+    #[arg(long = "importer", value_name = "KEY")]
+    importers: Vec<String>,
+    /// An ordinary mirror of the same files; several
+    #[arg(long = "upstream", value_name = "URL")]
+    upstreams: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Address and port of the gateway
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    gateway: String,
+    /// A multiaddr to listen on; several
+    #[arg(long = "listen", value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// A peer that stays connected (multiaddr with /p2p/ID); several
+    #[arg(long = "peer", value_name = "MULTIADDR")]
+    peers: Vec<String>,
+    /// Do not join the public network: no bootstrap peers
+    #[arg(long)]
+    offline: bool,
+}
+
+/// Refuses to overwrite a configuration.
+pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let path = ctx.home.config_file();
+    if path.exists() {
+        let hint = "edit it, or name another home with --home";
+        return Err(Hinted::new(format!("`{}` is there already", path.display()), hint).into());
+    }
+    ctx.home.create()?;
+    let text = match &args.role {
+        Role::Importer(importer) => importer_text(importer, ctx)?,
+        Role::Client(client) => client_text(client),
+    };
+    append(ctx, &text)?;
+    if let Err(error) = load(&ctx.home) {
+        // A configuration that cannot be used is not left behind.
+        fs_err::remove_file(&path)?;
+        return Err(error.into());
+    }
+    ctx.out.line(path.display());
+    match args.role {
+        Role::Importer(importer) => {
+            let key = Keys::new(ctx.home.state_dir()).load(&importer.key)?;
+            ctx.out.note(format!(
+                "its KEY is {}\nnext: pacstore import {} --once, then pacstore daemon",
+                key.name(),
+                importer.name
+            ));
+        }
+        Role::Client(_) => ctx.out.note("next: pacstore daemon"),
+    }
+    Ok(Exit::Done)
+}
+
+fn importer_text(importer: &Importer, ctx: &Context) -> anyhow::Result<String> {
+    let keys = Keys::new(ctx.home.state_dir());
+    if keys.load(&importer.key).is_err() {
+        keys.create(&importer.key).context("cannot make the key")?;
+    }
+    let mut text = common_text(&importer.common);
+    text.push_str("\n[[import]]\n");
+    text.push_str(&format!("mirror = {}\n", quote(&importer.name)));
+    text.push_str(&format!("from = {}\n", list(&importer.from)));
+    text.push_str(&format!("key = {}\n", quote(&importer.key)));
+    text.push_str(&format!("layout = {}\n", quote(&importer.layout)));
+    if !importer.repositories.is_empty() {
+        text.push_str(&format!("repositories = {}\n", list(&importer.repositories)));
+    }
+    text.push_str("every = \"60s\"                        # or \"manual\"\n");
+    if importer.private {
+        text.push_str("public = false\n");
+    }
+    Ok(text)
+}
+
+fn client_text(client: &Client) -> String {
+    let mut text = common_text(&client.common);
+    text.push_str("\n[[mirror]]\n");
+    text.push_str(&format!("name = {}\n", quote(&client.name)));
+    text.push_str(&format!("importers = {}\n", list(&client.importers)));
+    text.push_str(&format!(
+        "upstreams = {}           # ordinary mirrors, for what peers do not give\n",
+        list(&client.upstreams)
+    ));
+    text
+}
+
+fn common_text(common: &Common) -> String {
+    let mut text = String::from("# Every key with its default: pacstore config reference\n\n[gateway]\n");
+    text.push_str(&format!("listen = {}\n\n[swarm]\n", quote(&common.gateway)));
+    if !common.listen.is_empty() {
+        text.push_str(&format!("listen = {}\n", list(&common.listen)));
+    }
+    if common.offline {
+        text.push_str("bootstrap = []\n");
+    }
+    text.push_str(&format!(
+        "peers = {}                       # multiaddrs with /p2p/ID that stay connected\n",
+        list(&common.peers)
+    ));
+    text
+}
+
+/// Appends to the configuration, whole or not at all.
+pub(super) fn append(ctx: &Context, block: &str) -> anyhow::Result<()> {
+    let path = ctx.home.config_file();
+    let Some(dir) = path.parent() else {
+        bail!("`{}` has no directory", path.display())
+    };
+    fs_err::create_dir_all(dir)?;
+    let mut text = match fs_err::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error.into()),
+    };
+    text.push_str(block);
+    let mut new = tempfile::NamedTempFile::new_in(dir)?;
+    new.write_all(text.as_bytes())?;
+    new.as_file().sync_all()?;
+    new.persist(&path)?;
+    Ok(())
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn list(items: &[String]) -> String {
+    format!(
+        "[{}]",
+        items
+            .iter()
+            .map(|item| quote(item))
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
+}
+
+/// So that the reference and what is written here cannot drift apart unseen.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::reference;
+
+    #[test]
+    fn every_key_that_is_written_is_in_the_reference() {
+        let common = Common {
+            gateway: "127.0.0.1:0".into(),
+            listen: vec!["x".into()],
+            peers: vec![],
+            offline: true,
+        };
+        let text = client_text(&Client {
+            name: "a.b".into(),
+            importers: vec![],
+            upstreams: vec![],
+            common,
+        });
+        let reference = reference();
+        for line in text.lines().filter(|line| line.contains(" = ")) {
+            let key = line.split(" = ").next().unwrap_or_default();
+            assert!(reference.contains(&format!("# {key} = ")), "{key}");
+        }
+    }
+}

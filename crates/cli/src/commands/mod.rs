@@ -1,0 +1,139 @@
+//! The verbs, one file each, and what they have in common.
+//!
+//! - Invariant: exit 0 done, 1 failed, 2 usage, 3 nothing to do.
+
+mod cid;
+mod completions;
+mod config;
+mod daemon;
+mod demo;
+mod fsck;
+mod gc;
+mod get;
+mod id;
+mod import;
+mod init;
+mod key;
+mod man;
+mod publish;
+mod resolve;
+mod status;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::context::{Context, Exit, Hinted, block_on};
+use crate::home::Home;
+use crate::printer::Printer;
+
+/// A pacman mirror that lives in the IPFS network
+#[derive(Debug, Parser)]
+#[command(name = "pacstore", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Put everything of this node under DIR
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Demo(demo::Args),
+    Daemon(daemon::Args),
+    Init(init::Args),
+    Import(import::Args),
+    Publish(publish::Args),
+    Status(status::Args),
+    Cid(cid::Args),
+    Resolve(resolve::Args),
+    Get(get::Args),
+    Verify(verify::Args),
+    Id(id::Args),
+    Key(key::Args),
+    Config(config::Args),
+    Gc(gc::Args),
+    Fsck(fsck::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Runs what was asked and says how it ended.
+pub(crate) fn run(args: Args) -> ExitCode {
+    log_to_stderr(args.verbose, matches!(args.verb, Verb::Daemon(_)));
+    let ctx = Context {
+        home: Home::find(args.home),
+        out: Printer::new(args.json),
+    };
+    let ended = match args.verb {
+        Verb::Demo(args) => block_on(demo::run(args, &ctx)),
+        Verb::Daemon(args) => block_on(daemon::run(args, &ctx)),
+        Verb::Init(args) => init::run(args, &ctx),
+        Verb::Import(args) => block_on(import::run(args, &ctx)),
+        Verb::Publish(args) => block_on(publish::run(args, &ctx)),
+        Verb::Status(args) => block_on(status::run(args, &ctx)),
+        Verb::Cid(args) => cid::run(args, &ctx),
+        Verb::Resolve(args) => block_on(resolve::run(args, &ctx)),
+        Verb::Get(args) => block_on(get::run(args, &ctx)),
+        Verb::Verify(args) => block_on(verify::run(args, &ctx)),
+        Verb::Id(args) => block_on(id::run(args, &ctx)),
+        Verb::Key(args) => key::run(args, &ctx),
+        Verb::Config(args) => config::run(args, &ctx),
+        Verb::Gc(args) => block_on(gc::run(args, &ctx)),
+        Verb::Fsck(args) => block_on(fsck::run(args, &ctx)),
+        Verb::Completions(args) => completions::run(&args, &ctx),
+        Verb::Man(args) => man::run(args, &ctx),
+    };
+    match ended {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            report(&ctx, &error);
+            ExitCode::from(Exit::Failed.code())
+        }
+    }
+}
+
+/// `error: what: why`, then `hint: what to do`.
+fn report(ctx: &Context, error: &anyhow::Error) {
+    let mut parts: Vec<String> = Vec::new();
+    for part in error.chain().map(ToString::to_string) {
+        if parts.last() != Some(&part) {
+            parts.push(part);
+        }
+    }
+    ctx.out.note(format!("error: {}", parts.join(": ")));
+    let hint = error
+        .chain()
+        .find_map(|error| error.downcast_ref::<Hinted>())
+        .and_then(|hinted| hinted.hint.clone());
+    if let Some(hint) = hint {
+        ctx.out.note(format!("hint: {hint}"));
+    }
+}
+
+fn log_to_stderr(verbose: u8, daemon: bool) {
+    let default = match (verbose, daemon) {
+        (0, true) => "info",
+        (0, false) => "error",
+        (1, _) => "info,pacstore=debug,pacstore_node=debug",
+        _ => "debug",
+    };
+    let filter = std::env::var("PACSTORE_LOG").unwrap_or_else(|_| default.to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| default.into());
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour);
+    // Set once, at the start; a second call cannot happen.
+    let _ = logging.try_init();
+}

@@ -1,0 +1,97 @@
+//! `pacstore publish DIR`: publish a repository of one's own.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use pacstore_http::NameRequest;
+use pacstore_node::{Keys, RoundReport, Status};
+
+use crate::commands::{import, init};
+use crate::config::load;
+use crate::context::{Context, Exit, Hinted};
+
+/// Publish the repository in a directory, as it is now
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The directory that holds REPO.db and its packages
+    dir: PathBuf,
+    /// The mirror's NAME
+    #[arg(long)]
+    name: String,
+    /// Label of the key that signs; made if it is not there [default: the NAME]
+    #[arg(long, value_name = "LABEL")]
+    key: Option<String>,
+    /// Only the peers of [swarm] peers may have it
+    #[arg(long)]
+    private: bool,
+}
+
+/// Exits as `import --once`. The first time it adds an [[import]] to the configuration.
+pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let dir = fs_err::canonicalize(&args.dir)?;
+    let loaded = ctx.config()?;
+    let known = loaded
+        .node
+        .imports
+        .iter()
+        .any(|import| import.name.as_str() == args.name);
+    let daemon = ctx.daemon().await;
+    if !known {
+        if daemon.is_some() {
+            let hint =
+                "stop the daemon, publish once, and start it again; from then on publishing goes through it";
+            return Err(Hinted::new(
+                format!("the running daemon does not know `{}` yet", args.name),
+                hint,
+            )
+            .into());
+        }
+        let label = args.key.clone().unwrap_or_else(|| args.name.clone());
+        add(&args, &dir, &label, ctx)?;
+    }
+    if let Some(daemon) = daemon {
+        let request = NameRequest {
+            name: args.name.clone(),
+            fresh: false,
+        };
+        let report: RoundReport = daemon.post("/v1/import", &request).await?;
+        let status: Status = daemon.get("/v1/status").await?;
+        import::show(ctx, &report, &status.addresses, status.gateway.as_deref())?;
+        return Ok(import::exit(&report));
+    }
+    let own = ctx.offline().await?;
+    let found = own
+        .node
+        .import(&args.name)
+        .context("the import that was just configured")?;
+    let report = own.node.import_now(&found).await;
+    own.close().await;
+    import::show(ctx, &report, &[], None)?;
+    Ok(import::exit(&report))
+}
+
+fn add(args: &Args, dir: &std::path::Path, label: &str, ctx: &Context) -> anyhow::Result<()> {
+    let text = dir
+        .to_str()
+        .context("the directory's name is no UTF-8, so the configuration cannot hold it")?;
+    ctx.home.create()?;
+    let keys = Keys::new(ctx.home.state_dir());
+    if keys.load(label).is_err() {
+        keys.create(label)?;
+    }
+    let quote = |text: &str| toml::Value::from(text).to_string();
+    let block = format!(
+        "\n[[import]]\nmirror = {}\nfrom = {}\nkey = {}\nevery = \"manual\"\nmax_age = \"0\"\npublic = {}\n",
+        quote(&args.name),
+        quote(text),
+        quote(label),
+        !args.private,
+    );
+    init::append(ctx, &block)?;
+    load(&ctx.home)?;
+    ctx.out.note(format!(
+        "added an [[import]] to {}",
+        ctx.home.config_file().display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `pacstore status`: what goes on.
+
+use std::fmt::Write as _;
+
+use pacstore_node::Status;
+
+use crate::context::{Context, Exit, Hinted};
+use crate::printer::{bytes, seconds};
+
+/// Print what goes on
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Exits 1 if no daemon answers.
+pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let Some(daemon) = ctx.daemon().await else {
+        return Err(Hinted::new("no daemon answers", "start it with `pacstore daemon`").into());
+    };
+    let status: Status = daemon.get("/v1/status").await?;
+    ctx.out.data(&status, human)?;
+    Ok(Exit::Done)
+}
+
+fn human(status: &Status) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "peer     {}", status.peer_id.as_deref().unwrap_or("-"));
+    let _ = writeln!(text, "gateway  {}", status.gateway.as_deref().unwrap_or("-"));
+    let _ = writeln!(text, "peers    {} connected", status.peers);
+    let store = &status.store;
+    let _ = writeln!(
+        text,
+        "store    {} in {} files; {} of {} evictable",
+        bytes(store.bytes),
+        store.files,
+        bytes(store.evictable),
+        bytes(store.max_bytes)
+    );
+    let out = &status.bytes;
+    let _ = writeln!(
+        text,
+        "given    disk {}, lan {}, peer {}, upstream {}",
+        bytes(out.disk),
+        bytes(out.lan),
+        bytes(out.peer),
+        bytes(out.upstream)
+    );
+    for mirror in &status.mirrors {
+        let age = mirror.age_s.map_or_else(
+            || "no head yet".to_owned(),
+            |age| format!("checked {} ago", seconds(age)),
+        );
+        let _ = writeln!(
+            text,
+            "mirror   {}  {}  {age}, {} snapshots",
+            mirror.name, mirror.state, mirror.heads
+        );
+        if let Some(error) = &mirror.error {
+            let _ = writeln!(text, "         {error}");
+        }
+    }
+    for import in &status.imports {
+        let last = import.last.as_ref().map_or_else(
+            || "no round yet".to_owned(),
+            |last| format!("last round {:?} at {}", last.outcome, last.at).to_lowercase(),
+        );
+        let _ = writeln!(
+            text,
+            "import   {}  {}  {}/{} files, {}; {last}",
+            import.name,
+            import.step,
+            import.files.0,
+            import.files.1,
+            bytes(import.bytes.0)
+        );
+        if let Some(error) = import.last.as_ref().and_then(|last| last.error.as_ref()) {
+            let _ = writeln!(text, "         {error}");
+        }
+    }
+    text
+}

@@ -1,0 +1,325 @@
+//! From the file as written to what the node is told: every value checked, every
+//! feature that is not built yet refused.
+//!
+//! - Invariant: the result is complete: nothing below reads the file or the environment.
+//! - Not here: syntax and unknown keys (`super`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pacstore_import::{Files, ImportSpec, Layout as ImportLayout, Repositories, Source, StampSource};
+use pacstore_names::{IpnsName, Layout, MirrorName};
+use pacstore_net::{DhtMode, Multiaddr, public_bootstrap};
+use pacstore_node::Keys;
+use pacstore_node::config::{Config, Every, ImportConfig, Keep, MirrorConfig, Swarm};
+use url::Url;
+
+use super::file::{self, File};
+use super::values::{OneOrMany, rate, size, span};
+use super::{ConfigError, Lines};
+use crate::home::Home;
+
+/// The gateway's part, which only the command line needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    pub(crate) listen: SocketAddr,
+    pub(crate) hosts: Vec<String>,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) gateway: Gateway,
+    pub(crate) node: Config,
+}
+
+pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, ConfigError> {
+    refuse_later(&file, lines)?;
+    let listen = file.gateway.listen.parse();
+    let listen =
+        listen.map_err(|_| lines.bad("gateway.listen", "write ADDRESS:PORT, such as 127.0.0.1:8080"))?;
+    let upload = match &file.limits.upload {
+        Some(text) => Some(rate(text).map_err(|e| lines.bad("limits.upload", e))?).filter(|rate| *rate > 0),
+        None if file.import.is_empty() => Some(4_000_000),
+        None => None,
+    };
+    let keys = Keys::new(home.state_dir());
+    let mut mirrors = Vec::new();
+    for (index, mirror) in file.mirror.into_iter().enumerate() {
+        let built = build_mirror(mirror, &format!("mirror.{index}"), lines)?;
+        if mirrors
+            .iter()
+            .any(|known: &MirrorConfig| known.name == built.name)
+        {
+            return Err(lines.bad(&format!("mirror.{index}.name"), "this mirror stands here twice"));
+        }
+        mirrors.push(built);
+    }
+    let mut imports = Vec::new();
+    for (index, import) in file.import.into_iter().enumerate() {
+        let at = format!("import.{index}");
+        let built = build_import(import, &at, lines)?;
+        if imports
+            .iter()
+            .any(|known: &ImportConfig| known.name == built.name)
+        {
+            return Err(lines.bad(&format!("{at}.mirror"), "this mirror is imported twice"));
+        }
+        trust_own(&mut mirrors, &built, &keys);
+        imports.push(built);
+    }
+    let store_dir = match file.store.dir.as_str() {
+        "" => home.state_dir().join("store"),
+        dir => absolute(dir).ok_or_else(|| lines.bad("store.dir", "write an absolute path"))?,
+    };
+    let node = Config {
+        state_dir: home.state_dir().to_owned(),
+        store_dir,
+        max_size: size(&file.store.max_size).map_err(|e| lines.bad("store.max_size", e))?,
+        swarm: build_swarm(file.swarm, lines)?,
+        mirrors,
+        imports,
+        upload,
+        open: file.gateway.open,
+    };
+    Ok(Loaded {
+        gateway: Gateway {
+            listen,
+            hosts: file.gateway.hosts.into_vec(),
+        },
+        node,
+    })
+}
+
+/// An import implies a mirror that trusts its own key.
+pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, keys: &Keys) {
+    // A key that cannot be read is reported where it is used, with what to do.
+    let own: Vec<IpnsName> = keys
+        .load(&import.key)
+        .ok()
+        .map(|key| key.name())
+        .into_iter()
+        .collect();
+    match mirrors.iter_mut().find(|mirror| mirror.name == import.name) {
+        Some(mirror) => {
+            for key in own {
+                if !mirror.importers.contains(&key) {
+                    mirror.importers.push(key);
+                }
+            }
+        }
+        None => mirrors.push(MirrorConfig {
+            name: import.name.clone(),
+            importers: own,
+            quorum: 1,
+            upstreams: Vec::new(),
+            layout: import.layout,
+            folder: String::new(),
+        }),
+    }
+}
+
+/// Keys whose feature is not built yet must have their defaults.
+fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
+    let refuse = |later: bool, key: &str| if later { Err(lines.later(key)) } else { Ok(()) };
+    refuse(file.lan.serve, "lan.serve")?;
+    refuse(
+        lines.has("lan.allow") && file.lan.allow.clone().into_vec() != ["192.168.0.0/16"],
+        "lan.allow",
+    )?;
+    refuse(file.share.announce, "share.announce")?;
+    refuse(!file.names.is_empty(), "names")?;
+    refuse(!file.repository.is_empty(), "repository")?;
+    for (index, mirror) in file.mirror.iter().enumerate() {
+        refuse(!mirror.keyring.is_empty(), &format!("mirror.{index}.keyring"))?;
+        if mirror.importers == OneOrMany::One("dnslink".into()) {
+            return Err(lines.bad(
+                &format!("mirror.{index}.importers"),
+                "\"dnslink\" is not available yet; list KEYs",
+            ));
+        }
+    }
+    let defaults = file::Import::default();
+    for (index, import) in file.import.iter().enumerate() {
+        let at = |key: &str| format!("import.{index}.{key}");
+        refuse(import.preset != defaults.preset, &at("preset"))?;
+        refuse(import.keyring != defaults.keyring, &at("keyring"))?;
+        refuse(import.hold != defaults.hold, &at("hold"))?;
+        refuse(import.replicas != defaults.replicas, &at("replicas"))?;
+    }
+    Ok(())
+}
+
+fn build_swarm(swarm: file::Swarm, lines: &Lines) -> Result<Swarm, ConfigError> {
+    let addresses = |list: OneOrMany, key: &str| -> Result<Vec<Multiaddr>, ConfigError> {
+        list.into_vec()
+            .iter()
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    lines.bad(
+                        key,
+                        format!("`{text}` is no multiaddr, such as /ip4/127.0.0.1/tcp/4001"),
+                    )
+                })
+            })
+            .collect()
+    };
+    let bootstrap = match swarm.bootstrap {
+        OneOrMany::One(word) if word == "public" => public_bootstrap(),
+        list => addresses(list, "swarm.bootstrap")?,
+    };
+    let dht = match swarm.dht.as_str() {
+        "auto" => DhtMode::Auto,
+        "client" => DhtMode::Client,
+        "server" => DhtMode::Server,
+        "off" => DhtMode::Off,
+        _ => return Err(lines.bad("swarm.dht", "write auto, client, server or off")),
+    };
+    let peers = addresses(swarm.peers, "swarm.peers")?;
+    if let Some(bare) = peers.iter().find(|peer| pacstore_net::peer_of(peer).is_none()) {
+        return Err(lines.bad("swarm.peers", format!("`{bare}` does not end in /p2p/PEERID")));
+    }
+    Ok(Swarm {
+        listen: addresses(swarm.listen, "swarm.listen")?,
+        bootstrap,
+        peers,
+        mdns: swarm.mdns,
+        dht,
+    })
+}
+
+fn build_mirror(mirror: file::Mirror, at: &str, lines: &Lines) -> Result<MirrorConfig, ConfigError> {
+    let key = |name: &str| format!("{at}.{name}");
+    let name = mirror_name(&mirror.name, &key("name"), lines)?;
+    let mut importers = Vec::new();
+    for text in mirror.importers.into_vec() {
+        let parsed = text.parse::<IpnsName>();
+        importers
+            .push(parsed.map_err(|_| lines.bad(&key("importers"), format!("`{text}` is no KEY (k51...)")))?);
+    }
+    if mirror.quorum == 0 || mirror.quorum > importers.len().max(1) {
+        return Err(lines.bad(
+            &key("quorum"),
+            "must be at least 1 and at most the number of importers",
+        ));
+    }
+    let mut upstreams = Vec::new();
+    for text in mirror.upstreams.into_vec() {
+        upstreams.push(
+            http_url(&text)
+                .ok_or_else(|| lines.bad(&key("upstreams"), format!("`{text}` is no http(s) URL")))?,
+        );
+    }
+    Ok(MirrorConfig {
+        name,
+        importers,
+        quorum: mirror.quorum,
+        upstreams,
+        layout: layout(&mirror.layout, &key("layout"), lines)?,
+        folder: mirror.folder,
+    })
+}
+
+fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportConfig, ConfigError> {
+    let key = |name: &str| format!("{at}.{name}");
+    let name = mirror_name(&import.mirror, &key("mirror"), lines)?;
+    let mut from = Vec::new();
+    for text in import.from.into_vec() {
+        from.push(Source::parse(&text).map_err(|error| lines.bad(&key("from"), error))?);
+    }
+    if from.is_empty() {
+        return Err(lines.bad(
+            &key("from"),
+            "name at least one rsync://, http(s):// URL or absolute directory",
+        ));
+    }
+    if import.key.is_empty() {
+        return Err(lines.bad(
+            &key("key"),
+            "name the key that signs; `pacstore key new LABEL` makes one",
+        ));
+    }
+    let layout = layout(&import.layout, &key("layout"), lines)?;
+    let mut spec = ImportSpec::new(name.as_str(), from);
+    spec.layout = match layout {
+        Layout::Archlinux => ImportLayout::Archlinux,
+        Layout::Plain => ImportLayout::Plain,
+    };
+    spec.repositories = match import.repositories {
+        OneOrMany::One(word) if word == "all" => Repositories::All,
+        list => Repositories::List(list.into_vec()),
+    };
+    spec.files = match import.files.as_str() {
+        "listed" => Files::Listed,
+        "all" => Files::All,
+        _ => return Err(lines.bad(&key("files"), "write \"listed\" or \"all\"")),
+    };
+    spec.also = import.also.into_vec();
+    spec.exclude = import.exclude.into_vec();
+    spec.hidden = import.hidden;
+    spec.stamp = match import.stamp.as_str() {
+        "" => None,
+        text => Some(match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => StampSource::Url(url),
+            _ => StampSource::Path(text.trim_start_matches('/').to_owned()),
+        }),
+    };
+    spec.atomic = import.atomic;
+    spec.replaced_by_rename = import.replaced_by_rename;
+    spec.check()
+        .map_err(|error| lines.bad(&key("from"), pacstore_node::chain(&error)))?;
+    let max_age = span(&import.max_age).map_err(|e| lines.bad(&key("max_age"), e))?;
+    Ok(ImportConfig {
+        name,
+        layout,
+        spec,
+        key: import.key,
+        every: match import.every.as_str() {
+            "manual" => Every::Manual,
+            text => Every::Period(
+                span(text)
+                    .ok()
+                    .filter(|period| !period.is_zero())
+                    .ok_or_else(|| {
+                        lines.bad(&key("every"), "write a span of time such as 60s, or \"manual\"")
+                    })?,
+            ),
+        },
+        keep: Keep {
+            age: span(&import.keep.age).map_err(|e| lines.bad(&key("keep"), e))?,
+            count: import.keep.count,
+        },
+        max_age: (!max_age.is_zero()).then_some(max_age),
+        public: import.public,
+    })
+}
+
+fn mirror_name(text: &str, key: &str, lines: &Lines) -> Result<MirrorName, ConfigError> {
+    if text.is_empty() {
+        return Err(lines.bad(
+            key,
+            "is needed: the mirror's NAME, such as x86-64.archlinux.pkg.pacman.store",
+        ));
+    }
+    text.parse().map_err(|error| lines.bad(key, error))
+}
+
+fn layout(text: &str, key: &str, lines: &Lines) -> Result<Layout, ConfigError> {
+    text.parse().map_err(|error| lines.bad(key, error))
+}
+
+fn http_url(text: &str) -> Option<Url> {
+    let mut url = Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())?;
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Some(url)
+}
+
+fn absolute(text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    path.is_absolute().then_some(path)
+}

@@ -1,0 +1,221 @@
+//! The configuration file as it is written, before anything is checked against anything.
+//!
+//! - Invariant: defaults here are those of `super::schema` (a test compares them).
+//! - Not here: what the values mean together (`super::build`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::values::OneOrMany;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    pub(crate) gateway: Gateway,
+    pub(crate) swarm: Swarm,
+    pub(crate) store: Store,
+    pub(crate) lan: Lan,
+    pub(crate) limits: Limits,
+    pub(crate) share: Share,
+    pub(crate) names: BTreeMap<String, String>,
+    pub(crate) mirror: Vec<Mirror>,
+    pub(crate) repository: Vec<Repository>,
+    pub(crate) import: Vec<Import>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Gateway {
+    pub(crate) listen: String,
+    pub(crate) hosts: OneOrMany,
+    pub(crate) open: bool,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            hosts: OneOrMany::One("localhost".into()),
+            open: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Swarm {
+    pub(crate) listen: OneOrMany,
+    pub(crate) bootstrap: OneOrMany,
+    pub(crate) peers: OneOrMany,
+    pub(crate) mdns: bool,
+    pub(crate) dht: String,
+}
+
+impl Default for Swarm {
+    fn default() -> Self {
+        let listen = [
+            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/tcp/4001",
+            "/ip6/::/udp/4001/quic-v1",
+            "/ip6/::/tcp/4001",
+        ];
+        Self {
+            listen: OneOrMany::Many(listen.map(String::from).to_vec()),
+            bootstrap: OneOrMany::One("public".into()),
+            peers: OneOrMany::default(),
+            mdns: true,
+            dht: "auto".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    pub(crate) dir: String,
+    pub(crate) max_size: String,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            dir: String::new(),
+            max_size: "10GB".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Lan {
+    pub(crate) serve: bool,
+    pub(crate) allow: OneOrMany,
+}
+
+impl Default for Lan {
+    fn default() -> Self {
+        Self {
+            serve: false,
+            allow: OneOrMany::One("192.168.0.0/16".into()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    pub(crate) upload: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Share {
+    pub(crate) announce: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Mirror {
+    pub(crate) name: String,
+    pub(crate) importers: OneOrMany,
+    pub(crate) quorum: usize,
+    pub(crate) upstreams: OneOrMany,
+    pub(crate) layout: String,
+    pub(crate) folder: String,
+    pub(crate) keyring: String,
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            importers: OneOrMany::default(),
+            quorum: 1,
+            upstreams: OneOrMany::default(),
+            layout: "archlinux".into(),
+            folder: String::new(),
+            keyring: String::new(),
+        }
+    }
+}
+
+/// Parsed so that its keys and their types are checked; refused as not available yet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[expect(dead_code, reason = "the whole table is refused as not available yet")]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Repository {
+    pub(crate) name: String,
+    arch: String,
+    upstreams: OneOrMany,
+    public: bool,
+    keyring: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Import {
+    pub(crate) mirror: String,
+    pub(crate) from: OneOrMany,
+    pub(crate) key: String,
+    pub(crate) preset: String,
+    pub(crate) layout: String,
+    pub(crate) repositories: OneOrMany,
+    pub(crate) files: String,
+    pub(crate) also: OneOrMany,
+    pub(crate) exclude: OneOrMany,
+    pub(crate) hidden: bool,
+    pub(crate) stamp: String,
+    pub(crate) every: String,
+    pub(crate) keep: Keep,
+    pub(crate) keyring: String,
+    pub(crate) hold: String,
+    pub(crate) max_age: String,
+    pub(crate) public: bool,
+    pub(crate) replicas: u32,
+    pub(crate) atomic: Vec<Vec<String>>,
+    pub(crate) replaced_by_rename: bool,
+}
+
+impl Default for Import {
+    fn default() -> Self {
+        Self {
+            mirror: String::new(),
+            from: OneOrMany::default(),
+            key: String::new(),
+            preset: String::new(),
+            layout: "plain".into(),
+            repositories: OneOrMany::One("all".into()),
+            files: "listed".into(),
+            also: OneOrMany::default(),
+            exclude: OneOrMany::default(),
+            hidden: false,
+            stamp: String::new(),
+            every: "60s".into(),
+            keep: Keep::default(),
+            keyring: String::new(),
+            hold: "2h".into(),
+            max_age: "24h".into(),
+            public: true,
+            replicas: 0,
+            atomic: Vec::new(),
+            replaced_by_rename: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Keep {
+    pub(crate) age: String,
+    pub(crate) count: usize,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            age: "7d".into(),
+            count: 100,
+        }
+    }
+}

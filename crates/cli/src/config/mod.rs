@@ -1,0 +1,314 @@
+//! The one configuration file: read, checked, explained.
+//!
+//! [`load`] reads `pacstore.toml` and gives a [`Loaded`]: the node's typed configuration
+//! and what only the command line needs (the gateway). Every error says which file, line
+//! and key, and what to write instead.
+//!
+//! - Invariant: an unknown key is never ignored, and a key whose feature is not built yet
+//!   is refused unless it has its default value.
+//! - Not here: where the file lies (`crate::home`).
+//! - Read first: `docs/configuration.md`.
+
+mod build;
+mod file;
+mod schema;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+pub(crate) use build::Loaded;
+pub(crate) use schema::{KEYS, reference, sections};
+pub(crate) use values::size;
+
+use crate::home::Home;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read `{}`", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
+    #[error("{}:{line}: unknown {what} `{key}`{}", path.display(), nearest(.near.as_deref()))]
+    Unknown {
+        path: PathBuf,
+        line: usize,
+        what: &'static str,
+        key: String,
+        near: Option<String>,
+    },
+    #[error("{}{}: `{key}` is not available yet", path.display(), at(*line))]
+    Later {
+        path: PathBuf,
+        line: Option<usize>,
+        key: String,
+    },
+    #[error("{}{}: {key}: {message}", path.display(), at(*line))]
+    Value {
+        path: PathBuf,
+        line: Option<usize>,
+        key: String,
+        message: String,
+    },
+}
+
+fn nearest(near: Option<&str>) -> String {
+    near.map(|near| format!("; did you mean `{near}`?"))
+        .unwrap_or_default()
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map(|line| format!(":{line}")).unwrap_or_default()
+}
+
+/// Reads and checks the configuration of `home`; without a file all defaults hold.
+///
+/// # Errors
+/// [`ConfigError`] names file, line and key.
+pub(crate) fn load(home: &Home) -> Result<Loaded, ConfigError> {
+    let path = home.config_file();
+    let text = match fs_err::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(ConfigError::Read(path, error)),
+    };
+    parse(&path, &text, home)
+}
+
+fn parse(path: &Path, text: &str, home: &Home) -> Result<Loaded, ConfigError> {
+    let lines = Lines::of(path, text)?;
+    let file: file::File = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: error.span().map_or(1, |span| line_at(text, span.start)),
+        message: error.message().to_owned(),
+    })?;
+    build::build(file, &lines, home)
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.as_bytes()
+        .iter()
+        .take(offset)
+        .filter(|b| **b == b'\n')
+        .count()
+        + 1
+}
+
+/// On which line each key stands that was written, e.g. `mirror.0.name`.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    path: PathBuf,
+    lines: Vec<(String, usize)>,
+}
+
+impl Lines {
+    fn of(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            line: error.span().map_or(1, |span| line_at(text, span.start)),
+            message: error.message().to_owned(),
+        })?;
+        let mut found = Self {
+            path: path.to_owned(),
+            lines: Vec::new(),
+        };
+        for (section, value) in table.get_ref() {
+            let line = line_at(text, section.span().start);
+            let name = section.get_ref().to_string();
+            match value.get_ref() {
+                DeValue::Table(keys) => {
+                    found.check_section(&name, &name, line)?;
+                    found.check_keys(&name, &name, keys, text)?;
+                }
+                DeValue::Array(items) => {
+                    let listed = format!("[{name}]");
+                    found.check_section(&name, &listed, line)?;
+                    for (index, item) in items.iter().enumerate() {
+                        if let DeValue::Table(keys) = item.get_ref() {
+                            found.check_keys(&format!("{name}.{index}"), &listed, keys, text)?;
+                        }
+                    }
+                }
+                _ => found.check_section(&name, &name, line)?,
+            }
+        }
+        Ok(found)
+    }
+
+    fn check_section(&mut self, name: &str, listed: &str, line: usize) -> Result<(), ConfigError> {
+        self.lines.push((name.to_owned(), line));
+        if sections().contains(&listed) {
+            return Ok(());
+        }
+        if let Some(other) = sections()
+            .into_iter()
+            .find(|s| s.trim_matches(['[', ']']) == name)
+        {
+            let message = format!("write it as `[{other}]`");
+            return Err(ConfigError::Value {
+                path: self.path.clone(),
+                line: Some(line),
+                key: name.to_owned(),
+                message,
+            });
+        }
+        let known = sections().into_iter().map(|s| s.trim_matches(['[', ']']));
+        let near = schema::nearest(name, known).map(str::to_owned);
+        Err(ConfigError::Unknown {
+            path: self.path.clone(),
+            line,
+            what: "section",
+            key: name.to_owned(),
+            near,
+        })
+    }
+
+    fn check_keys(
+        &mut self,
+        prefix: &str,
+        section: &str,
+        keys: &DeTable<'_>,
+        text: &str,
+    ) -> Result<(), ConfigError> {
+        for (key, _) in keys {
+            let line = line_at(text, key.span().start);
+            let name = key.get_ref();
+            self.lines.push((format!("{prefix}.{name}"), line));
+            let known = || {
+                KEYS.iter()
+                    .filter(|known| known.section == section)
+                    .map(|known| known.name)
+            };
+            if known().any(|known| known == name.as_ref() || known == "*") {
+                continue;
+            }
+            let near = schema::nearest(name, known()).map(str::to_owned);
+            let key = format!("{}.{name}", section.trim_matches(['[', ']']));
+            return Err(ConfigError::Unknown {
+                path: self.path.clone(),
+                line,
+                what: "key",
+                key,
+                near,
+            });
+        }
+        Ok(())
+    }
+
+    fn line(&self, key: &str) -> Option<usize> {
+        self.lines
+            .iter()
+            .find(|(known, _)| known == key)
+            .map(|(_, line)| *line)
+    }
+
+    /// The file says something about `key`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.line(key).is_some()
+    }
+
+    /// An error about the value of `key`.
+    pub(crate) fn bad(&self, key: &str, message: impl ToString) -> ConfigError {
+        let line = self.line(key);
+        ConfigError::Value {
+            path: self.path.clone(),
+            line,
+            key: key.to_owned(),
+            message: message.to_string(),
+        }
+    }
+
+    /// `key` has a value whose feature is not built yet.
+    pub(crate) fn later(&self, key: &str) -> ConfigError {
+        ConfigError::Later {
+            path: self.path.clone(),
+            line: self.line(key),
+            key: key.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(text: &str) -> Result<Loaded, ConfigError> {
+        let home = Home::at(PathBuf::from("/nowhere"));
+        parse(Path::new("pacstore.toml"), text, &home)
+    }
+
+    fn message(text: &str) -> String {
+        loaded(text).expect_err("a bad configuration").to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let loaded = loaded("").expect("defaults");
+        assert_eq!(loaded.gateway.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(loaded.node.max_size, 10_000_000_000);
+        assert_eq!(loaded.node.upload, Some(4_000_000));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
+        let text = "[gateway]\nlisten = \"127.0.0.1:0\"\nhost = [\"x\"]\n";
+        assert_eq!(
+            message(text),
+            "pacstore.toml:3: unknown key `gateway.host`; did you mean `hosts`?"
+        );
+        assert_eq!(
+            message("[gatewya]\n"),
+            "pacstore.toml:1: unknown section `gatewya`; did you mean `gateway`?"
+        );
+        assert_eq!(
+            message("\n[mirror]\nname = \"a.b\"\n"),
+            "pacstore.toml:2: mirror: write it as `[[mirror]]`"
+        );
+    }
+
+    #[test]
+    fn what_is_not_built_yet_is_refused_unless_it_is_the_default() {
+        assert_eq!(
+            message("[lan]\nserve = true\n"),
+            "pacstore.toml:2: `lan.serve` is not available yet"
+        );
+        assert!(loaded("[lan]\nserve = false\n").is_ok());
+        assert!(message("[[repository]]\nname = \"extra\"\n").contains("not available yet"));
+    }
+
+    #[test]
+    fn a_bad_value_names_its_key_and_what_to_write() {
+        assert!(message("[store]\nmax_size = \"much\"\n").contains("store.max_size: `much` is no size"));
+        assert!(
+            message("[[mirror]]\nname = \"a.b\"\nimporters = [\"k51nonsense\"]\n")
+                .contains("pacstore.toml:3")
+        );
+    }
+
+    #[test]
+    fn every_key_of_the_reference_parses_with_its_default() {
+        for key in KEYS
+            .iter()
+            .filter(|key| !key.default.is_empty() && !key.section.starts_with('['))
+        {
+            let text = format!("[{}]\n{} = {}\n", key.section, key.name, key.default);
+            loaded(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        for key in KEYS
+            .iter()
+            .filter(|key| !key.default.is_empty() && key.section == "[import]")
+        {
+            let text = format!(
+                "[[import]]\nmirror = \"a.example\"\nfrom = \"/srv/a\"\nkey = \"a\"\n{} = {}\n",
+                key.name, key.default
+            );
+            loaded(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+    }
+}

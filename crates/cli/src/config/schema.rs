@@ -1,0 +1,303 @@
+//! Every configuration key: where it stands, its default, what it means.
+//!
+//! This table is the one source of `pacstore config reference`, of the check for unknown
+//! keys and of what is not available yet.
+//!
+//! - Invariant: each key that `super::file` reads stands here and the other way round
+//!   (a test compares them).
+//! - Not here: how a value is read (`super::values`, `super::build`).
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// `gateway`, or `[mirror]` for a table that may stand several times.
+    pub(crate) section: &'static str,
+    pub(crate) name: &'static str,
+    /// As TOML.
+    pub(crate) default: &'static str,
+    pub(crate) doc: &'static str,
+    /// Any other value than the default is refused as not available yet.
+    pub(crate) later: bool,
+}
+
+const fn key(section: &'static str, name: &'static str, default: &'static str, doc: &'static str) -> Key {
+    Key {
+        section,
+        name,
+        default,
+        doc,
+        later: false,
+    }
+}
+
+const fn later(section: &'static str, name: &'static str, default: &'static str, doc: &'static str) -> Key {
+    Key {
+        section,
+        name,
+        default,
+        doc,
+        later: true,
+    }
+}
+
+/// All keys, in the order of the reference.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "gateway",
+        "listen",
+        "\"127.0.0.1:8080\"",
+        "address and port of the HTTP gateway; port 0 takes a free one",
+    ),
+    key(
+        "gateway",
+        "hosts",
+        "[\"localhost\"]",
+        "names that serve subdomain gateways; the Host check admits IP literals and these",
+    ),
+    key(
+        "gateway",
+        "open",
+        "false",
+        "true: any CID is served, not only what is configured",
+    ),
+    key(
+        "swarm",
+        "listen",
+        "[\"/ip4/0.0.0.0/udp/4001/quic-v1\", \"/ip4/0.0.0.0/tcp/4001\", \"/ip6/::/udp/4001/quic-v1\", \"/ip6/::/tcp/4001\"]",
+        "multiaddrs to listen on",
+    ),
+    key(
+        "swarm",
+        "bootstrap",
+        "\"public\"",
+        "\"public\", or a list of multiaddrs; [] = none",
+    ),
+    key(
+        "swarm",
+        "peers",
+        "[]",
+        "multiaddrs with /p2p/ID that stay connected",
+    ),
+    key("swarm", "mdns", "true", "find peers of the local network"),
+    key(
+        "swarm",
+        "dht",
+        "\"auto\"",
+        "auto (server on the LAN protocol, client on the public one until reachable), client, server or off",
+    ),
+    key(
+        "store",
+        "dir",
+        "\"\"",
+        "where all files are; default: store/ under the state directory",
+    ),
+    key("store", "max_size", "\"10GB\"", "cap of evictable bytes"),
+    later(
+        "lan",
+        "serve",
+        "false",
+        "true: the gateway also listens on 0.0.0.0 and [::] at its port",
+    ),
+    later(
+        "lan",
+        "allow",
+        "[\"192.168.0.0/16\"]",
+        "who may use the gateway over the LAN",
+    ),
+    key(
+        "limits",
+        "upload",
+        "\"4MB/s\"",
+        "upload to addresses that are not loopback, private or link-local; \"0\" = no limit; default none where an [[import]] stands",
+    ),
+    later("share", "announce", "false", "announce file roots too"),
+    later("names", "*", "", "pinned name = path, before DNS"),
+    key("[mirror]", "name", "", "the mirror's NAME (needed)"),
+    key(
+        "[mirror]",
+        "importers",
+        "[]",
+        "KEYs (k51...) trusted for it; \"dnslink\" is not available yet",
+    ),
+    key(
+        "[mirror]",
+        "quorum",
+        "1",
+        "how many importers must have signed the same tree",
+    ),
+    key(
+        "[mirror]",
+        "upstreams",
+        "[]",
+        "ordinary mirrors of the same files, for what peers do not give",
+    ),
+    key(
+        "[mirror]",
+        "layout",
+        "\"archlinux\"",
+        "archlinux or plain; only where no head says it",
+    ),
+    key(
+        "[mirror]",
+        "folder",
+        "\"\"",
+        "limits /pacman/ to repositories below this folder",
+    ),
+    later(
+        "[mirror]",
+        "keyring",
+        "\"\"",
+        "OpenPGP keys to check databases and packages with",
+    ),
+    later("[repository]", "name", "", "a repository without importer"),
+    later("[repository]", "arch", "\"x86_64\"", "its architecture"),
+    later(
+        "[repository]",
+        "upstreams",
+        "[]",
+        "its folder on ordinary mirrors",
+    ),
+    later(
+        "[repository]",
+        "public",
+        "false",
+        "its wants may leave the machine",
+    ),
+    later("[repository]", "keyring", "\"\"", "OpenPGP keys to check it with"),
+    key("[import]", "mirror", "", "the NAME to publish under (needed)"),
+    key(
+        "[import]",
+        "from",
+        "[]",
+        "rsync://, http(s):// or an absolute directory; several in order of preference (needed)",
+    ),
+    key(
+        "[import]",
+        "key",
+        "",
+        "label of the key that signs (`pacstore key new LABEL`; needed)",
+    ),
+    later("[import]", "preset", "\"\"", "a known distribution's settings"),
+    key("[import]", "layout", "\"plain\"", "archlinux or plain"),
+    key(
+        "[import]",
+        "repositories",
+        "\"all\"",
+        "\"all\" = found by their databases; or a list such as [\"core/os/x86_64/core\"]; HTTP without listings needs the list",
+    ),
+    key(
+        "[import]",
+        "files",
+        "\"listed\"",
+        "\"listed\" = databases and what they name; \"all\" = every file",
+    ),
+    key(
+        "[import]",
+        "also",
+        "[]",
+        "globs of further files to take where files = \"listed\"",
+    ),
+    key("[import]", "exclude", "[]", "globs of names to leave out"),
+    key("[import]", "hidden", "false", "take names that begin with . or ~"),
+    key(
+        "[import]",
+        "stamp",
+        "\"\"",
+        "URL or path of upstream's change stamp",
+    ),
+    key("[import]", "every", "\"60s\"", "how often to look; or \"manual\""),
+    key(
+        "[import]",
+        "keep",
+        "{ age = \"7d\", count = 100 }",
+        "snapshots that stay, beside those served in the last 24 h",
+    ),
+    later("[import]", "keyring", "\"\"", "OpenPGP keys to check with"),
+    later(
+        "[import]",
+        "hold",
+        "\"2h\"",
+        "longest time that a state whose signatures do not verify is held back (needs keyring)",
+    ),
+    key(
+        "[import]",
+        "max_age",
+        "\"24h\"",
+        "clients refuse databases older than this; \"0\" = never",
+    ),
+    key(
+        "[import]",
+        "public",
+        "true",
+        "false: only [swarm] peers may have it",
+    ),
+    later(
+        "[import]",
+        "replicas",
+        "0",
+        "nodes that must hold a head before it is preferred",
+    ),
+    key(
+        "[import]",
+        "atomic",
+        "[]",
+        "lists of repositories that move together, such as [[\"core\", \"extra\"]]",
+    ),
+    key(
+        "[import]",
+        "replaced_by_rename",
+        "false",
+        "upstream's directory replaces files by rename only: files are then hard-linked instead of copied",
+    ),
+];
+
+/// The sections in their order, each once.
+pub(crate) fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<&str> = Vec::new();
+    for key in KEYS {
+        if sections.last() != Some(&key.section) {
+            sections.push(key.section);
+        }
+    }
+    sections
+}
+
+/// The commented configuration with every key and its default.
+pub(crate) fn reference() -> String {
+    let mut text = String::from(
+        "# pacstore.toml: every key with its default. All are optional but those marked (needed).\n\
+         # Sizes: 10GB, 512MiB. Rates: 4MB/s. Times: 60s, 15m, 24h, 7d. A string is taken where a list of one is meant.\n",
+    );
+    for section in sections() {
+        let head = if section.starts_with('[') {
+            format!("[{section}]")
+        } else {
+            format!("[{section}]")
+        };
+        text.push_str(&format!("\n# {head}\n"));
+        for key in KEYS.iter().filter(|key| key.section == section) {
+            let note = if key.later { " (not available yet)" } else { "" };
+            if key.name == "*" {
+                text.push_str(&format!("# \"NAME\" = \"/ipns/KEY\"   # {}{note}\n", key.doc));
+            } else {
+                let default = if key.default.is_empty() {
+                    "\"...\""
+                } else {
+                    key.default
+                };
+                text.push_str(&format!("# {} = {default}   # {}{note}\n", key.name, key.doc));
+            }
+        }
+    }
+    text
+}
+
+/// The known name nearest to `name` within `section`, if one is near at all.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(distance, known)| *distance <= known.len().max(name.len()) / 2)
+        .min()
+        .map(|(_, known)| known)
+}

@@ -1,0 +1,102 @@
+//! The daemon put together: node, gateway, admin socket, signals, stop.
+//!
+//! - Invariant: the `ready` line is printed once, when both sockets serve.
+//! - Invariant: a stop takes at most [`pacstore_node::STOP_GRACE`] and a little.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use pacstore_http::{Admin, Gateway, serve, serve_admin};
+use pacstore_node::{Node, Online, STOP_GRACE};
+use pacstore_runtime::{Clock, Tasks};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Loaded;
+use crate::context::Hinted;
+use crate::home::Home;
+
+/// A node that serves.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) node: Node,
+    pub(crate) tasks: Tasks,
+    pub(crate) gateway: SocketAddr,
+}
+
+impl Serving {
+    /// Starts everything that `loaded` switches on, at `home`.
+    pub(crate) async fn start(loaded: Loaded, home: &Home) -> anyhow::Result<Self> {
+        home.create()?;
+        let listen = loaded.gateway.listen;
+        let tasks = Tasks::new();
+        let started = Self::start_in(loaded, home, &tasks, listen).await;
+        if started.is_err() {
+            tasks.shutdown(STOP_GRACE).await;
+        }
+        started
+    }
+
+    async fn start_in(
+        loaded: Loaded,
+        home: &Home,
+        tasks: &Tasks,
+        listen: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
+            let hint = "another program has this port; set gateway.listen to another, or to port 0";
+            anyhow::Error::from(error).context(Hinted::new(
+                format!("the gateway cannot listen on {listen}"),
+                hint,
+            ))
+        })?;
+        let gateway = listener.local_addr().context("the gateway's address")?;
+        let node = Node::start(loaded.node, Online::Yes, tasks, Clock::system()).await;
+        let node = node.map_err(|error| {
+            let hint = error.hint();
+            anyhow::Error::from(error).context(Hinted {
+                message: "cannot start".to_owned(),
+                hint,
+            })
+        })?;
+        serve_admin(
+            home.socket(),
+            Admin::new(node.clone(), format!("http://{gateway}")),
+        )?;
+        let web = Gateway::new(node.clone(), loaded.gateway.hosts);
+        tasks.spawn_critical("http/gateway", serve(listener, web, tasks.clone()));
+        Ok(Self {
+            node,
+            tasks: tasks.clone(),
+            gateway,
+        })
+    }
+
+    /// Waits for SIGTERM, SIGINT or the death of a task that may not die.
+    pub(crate) async fn wait(&self) -> anyhow::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let stop = self.tasks.stop();
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = int.recv() => tracing::info!("SIGINT: stopping"),
+            () = stop.cancelled() => {}
+        }
+        match self.tasks.fault() {
+            Some(fault) => anyhow::bail!("a part of the daemon died: {fault}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops everything and writes what is left to write.
+    pub(crate) async fn stop(self) {
+        if let Some(net) = self.node.net() {
+            net.shutdown().await;
+        }
+        let late = self.tasks.shutdown(STOP_GRACE).await;
+        if !late.is_empty() {
+            tracing::warn!(?late, "these did not stop in time");
+        }
+        self.node.close();
+    }
+}

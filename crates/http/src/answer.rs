@@ -1,0 +1,269 @@
+//! Answers with their headers: files whole and in part, not modified, directories, words.
+//!
+//! - Invariant: the length that is announced is the length that is sent, or the
+//!   connection breaks.
+//! - Invariant: a 304 and a HEAD open no file and start no fetch.
+//! - Not here: which file it is (`pacstore-node`).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cid::Cid;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use pacstore_node::{DirectoryAnswer, FileAnswer, Node};
+use tracing::warn;
+
+use crate::body::{self, Body};
+use crate::{listing, range};
+
+/// What a request says beside its path.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    head: bool,
+    range: Option<String>,
+    if_range: Option<String>,
+    if_none_match: Option<String>,
+    if_modified_since: Option<SystemTime>,
+}
+
+impl Asked {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let value = |name: HeaderName| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
+        };
+        Self {
+            path: request.uri().path().to_owned(),
+            head: request.method() == Method::HEAD,
+            range: value(header::RANGE),
+            if_range: value(header::IF_RANGE),
+            if_none_match: value(header::IF_NONE_MATCH),
+            if_modified_since: value(header::IF_MODIFIED_SINCE)
+                .and_then(|v| httpdate::parse_http_date(&v).ok()),
+        }
+    }
+
+    /// The client has it already (RFC 9110, 13.2.2: If-None-Match wins over the date).
+    fn has(&self, etag: &str, modified: Option<SystemTime>) -> bool {
+        match (&self.if_none_match, self.if_modified_since, modified) {
+            (Some(tags), _, _) => tags
+                .split(',')
+                .map(str::trim)
+                .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag),
+            (None, Some(since), Some(modified)) => seconds(modified) <= seconds(since),
+            _ => false,
+        }
+    }
+
+    /// The range counts: no If-Range, or one that still fits.
+    fn range(&self, etag: &str, modified: Option<SystemTime>) -> Option<&str> {
+        let fits = match &self.if_range {
+            None => true,
+            Some(tag) if tag.starts_with('"') => tag == etag,
+            Some(date) => {
+                let date = httpdate::parse_http_date(date).ok();
+                date.is_some() && date.map(seconds) == modified.map(seconds)
+            }
+        };
+        self.range.as_deref().filter(|_| fits)
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Words, as an answer.
+pub(crate) fn text(status: StatusCode, words: &str) -> Response<Body> {
+    let mut response = Response::new(body::full(format!("{words}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// A directory asked for without its slash.
+pub(crate) fn moved(path: &str) -> Response<Body> {
+    let mut response = text(StatusCode::MOVED_PERMANENTLY, "a directory");
+    // `//host/` would lead elsewhere.
+    let location = format!("/{}/", path.trim_start_matches('/'));
+    if let Ok(value) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+/// A directory as a page.
+pub(crate) fn directory(answer: DirectoryAnswer, asked: &Asked) -> Response<Body> {
+    let etag = format!("\"DirIndex-1_CID-{}\"", answer.cid);
+    let mut response = if asked.has(&etag, None) {
+        let mut response = Response::new(body::full(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let title =
+            String::from_utf8_lossy(&percent_encoding::percent_decode_str(&asked.path).collect::<Vec<u8>>())
+                .into_owned();
+        Response::new(body::full(listing::page(
+            &title,
+            &answer.cid.to_string(),
+            &answer.entries,
+        )))
+    };
+    let headers = response.headers_mut();
+    page_headers(headers);
+    ipfs_headers(headers, &asked.path, &answer.roots, &etag);
+    let stale = "stale-while-revalidate=2678400";
+    let cache = match answer.ttl {
+        Some(ttl) => format!("public, max-age={}, {stale}", ttl.as_secs()),
+        None => format!("public, max-age=604800, {stale}"),
+    };
+    set(headers, header::CACHE_CONTROL, &cache);
+    response
+}
+
+/// Headers of a page of ours.
+pub(crate) fn page_headers(headers: &mut HeaderMap) {
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    let policy = HeaderValue::from_static(
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+}
+
+/// A file, whole or in part.
+pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Response<Body> {
+    let etag = format!("\"{}\"", answer.root);
+    let mut response = Response::new(body::full(""));
+    let headers = response.headers_mut();
+    ipfs_headers(headers, &asked.path, &answer.roots, &etag);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(content_type(&answer.name)),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    if let Some(modified) = answer.last_modified {
+        set(headers, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    }
+    match answer.ttl {
+        // A database may change at any time under its name.
+        Some(_) if answer.last_modified.is_some() => set(headers, header::CACHE_CONTROL, "no-cache"),
+        Some(ttl) => set(
+            headers,
+            header::CACHE_CONTROL,
+            &format!("public, max-age={}", ttl.as_secs()),
+        ),
+        None => set(
+            headers,
+            header::CACHE_CONTROL,
+            "public, max-age=29030400, immutable",
+        ),
+    }
+    if asked.has(&etag, answer.last_modified) {
+        headers.remove(header::CONTENT_TYPE);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    let part = match range::parse(asked.range(&etag, answer.last_modified), answer.len) {
+        range::Asked::Whole => 0..answer.len,
+        range::Asked::Part { start, end } => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let value = format!("bytes {start}-{}/{}", end - 1, answer.len);
+            set(response.headers_mut(), header::CONTENT_RANGE, &value);
+            start..end
+        }
+        range::Asked::Unsatisfiable => {
+            let mut refused = text(StatusCode::RANGE_NOT_SATISFIABLE, "the file is shorter");
+            set(
+                refused.headers_mut(),
+                header::CONTENT_RANGE,
+                &format!("bytes */{}", answer.len),
+            );
+            return refused;
+        }
+    };
+    set(
+        response.headers_mut(),
+        header::CONTENT_LENGTH,
+        &(part.end - part.start).to_string(),
+    );
+    if asked.head {
+        return response;
+    }
+    match node.open(&answer).await {
+        Ok(content) => {
+            *response.body_mut() = body::file(node.clone(), content, part);
+            response
+        }
+        Err(error) => {
+            warn!(
+                path = asked.path,
+                error = &error as &dyn std::error::Error,
+                "cannot give a file"
+            );
+            cannot_give(&answer)
+        }
+    }
+}
+
+/// Nobody gives it: an ordinary mirror may, else pacman goes on to its next Server.
+fn cannot_give(answer: &FileAnswer) -> Response<Body> {
+    let Some(url) = answer.sources.upstreams.first() else {
+        return text(StatusCode::GATEWAY_TIMEOUT, "no source gives this file now");
+    };
+    let mut response = text(
+        StatusCode::FOUND,
+        "no peer gives this file now; an ordinary mirror has it",
+    );
+    set(response.headers_mut(), header::LOCATION, url.as_str());
+    response
+}
+
+fn ipfs_headers(headers: &mut HeaderMap, path: &str, roots: &[Cid], etag: &str) {
+    set(headers, header::ETAG, etag);
+    set(headers, HeaderName::from_static("x-ipfs-path"), path);
+    let roots: Vec<String> = roots.iter().map(Cid::to_string).collect();
+    set(headers, HeaderName::from_static("x-ipfs-roots"), &roots.join(","));
+}
+
+/// Sets a header whose value comes from a request or a name; one that no header can hold is left out.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn content_type(name: &[u8]) -> &'static str {
+    let ending = name.rsplit(|b| *b == b'.').next().unwrap_or_default();
+    match ending {
+        b"zst" => "application/zstd",
+        b"gz" => "application/gzip",
+        b"xz" => "application/x-xz",
+        b"sig" => "application/pgp-signature",
+        b"txt" => "text/plain; charset=utf-8",
+        b"iso" => "application/x-iso9660-image",
+        _ => "application/octet-stream",
+    }
+}

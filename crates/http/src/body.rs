@@ -1,0 +1,58 @@
+//! Bodies: a file's bytes, from disk or while they arrive.
+//!
+//! A body that cannot go on ends in an error, which makes hyper break the connection:
+//! pacman then sees a cut download and goes on at its next Server. It never ends early
+//! as if it were whole.
+//!
+//! - Invariant: exactly the announced bytes, or a broken connection.
+//! - Invariant: bytes are counted under the source this node first got them from.
+//! - Not here: headers (`crate::answer`).
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::stream;
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use pacstore_node::{Content, Node};
+
+/// Any body of ours.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("the file cannot be given to its end")]
+pub(crate) struct BodyError(#[source] pacstore_node::FetchError);
+
+/// A short text or page.
+pub(crate) fn full(data: impl Into<Bytes>) -> Body {
+    Full::new(data.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// Bytes `range` of `content`.
+pub(crate) fn file(node: Node, content: Content, range: Range<u64>) -> Body {
+    let state = (node, content, range);
+    let frames = stream::unfold(Some(state), |state| async {
+        let (node, mut content, range) = state?;
+        if range.is_empty() {
+            return None;
+        }
+        match content.read(&node, range.start, range.end).await {
+            Ok(data) => {
+                let rest = range.start + data.len() as u64..range.end;
+                Some((Ok(Frame::data(data)), Some((node, content, rest))))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "breaking a download off"
+                );
+                Some((Err(BodyError(error)), None))
+            }
+        }
+    });
+    StreamBody::new(frames).boxed_unsync()
+}

@@ -1,0 +1,214 @@
+//! The gateway: a request in, an answer out.
+//!
+//! - Invariant: only GET and HEAD, and neither changes anything.
+//! - Invariant: a Host that is not ours is refused before the path is looked at.
+//! - Not here: what a path gets (`pacstore-node`, `serve`), sockets (`crate::server`).
+//! - Read first: `docs/semantics.md`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cid::Cid;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use pacstore_node::{Answer, AskError, Client, Node, RepositoryIn};
+use tracing::{debug, warn};
+
+use crate::answer::{Asked, directory, file, moved, text};
+use crate::body::Body;
+use crate::host::{self, Host};
+use crate::listing;
+use crate::route::{Route, route};
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) address: IpAddr,
+    pub(crate) connection: u64,
+}
+
+/// Answers requests from a node.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    node: Node,
+    hosts: Arc<Vec<String>>,
+}
+
+impl Gateway {
+    /// A gateway that answers to `hosts` (names) and to addresses.
+    pub fn new(node: Node, hosts: Vec<String>) -> Self {
+        let hosts = hosts
+            .into_iter()
+            .map(|host| host.trim_end_matches('.').to_ascii_lowercase())
+            .collect();
+        Self {
+            node,
+            hosts: Arc::new(hosts),
+        }
+    }
+
+    /// The answer to one request; never fails.
+    pub(crate) async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let head = request.method() == Method::HEAD;
+        let mut response = self.decide(&request, caller).await;
+        debug!(method = %request.method(), path, status = response.status().as_u16(), "answered");
+        if head {
+            *response.body_mut() = crate::body::full("");
+        }
+        response
+    }
+
+    async fn decide(&self, request: &Request<Incoming>, caller: Caller) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+            refused
+                .headers_mut()
+                .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        let named = request
+            .headers()
+            .get(header::HOST)
+            .map(|value| value.to_str().unwrap_or("?"));
+        let host = host::parse(
+            named.or_else(|| request.uri().authority().map(|a| a.as_str())),
+            &self.hosts,
+        );
+        if host == Host::Foreign {
+            return text(
+                StatusCode::FORBIDDEN,
+                "this name is not served here; add it to gateway.hosts if it should be",
+            );
+        }
+        let asked = Asked::of(request);
+        match route(&host, request.uri().path()) {
+            Err(error) => text(
+                StatusCode::BAD_REQUEST,
+                &format!("this path cannot be served: {error}"),
+            ),
+            Ok(Route::Home) => self.home(),
+            Ok(Route::Unknown) => text(
+                StatusCode::NOT_FOUND,
+                "no such path; mirrors are under /ipns/NAME/ and /pacman/REPO/ARCH/",
+            ),
+            Ok(Route::Ipns { name, path, slash }) => self.ipns(&name, &path, slash, &asked, caller).await,
+            Ok(Route::Ipfs { cid, path, slash }) => self.ipfs(&cid, &path, slash, &asked).await,
+            Ok(Route::Pacman { repo, arch, file }) => self.pacman(&repo, &arch, file, &asked, caller).await,
+        }
+    }
+
+    async fn ipns(
+        &self,
+        name: &str,
+        path: &[Vec<u8>],
+        slash: bool,
+        asked: &Asked,
+        caller: Caller,
+    ) -> Response<Body> {
+        let Some(mirror) = self.node.mirror(name) else {
+            return text(StatusCode::NOT_FOUND, "no mirror of this name is configured here");
+        };
+        let client = Client {
+            address: caller.address,
+            connection: caller.connection,
+        };
+        let answer = self.node.ask(client, &mirror, path).await;
+        self.give(answer, slash, asked).await
+    }
+
+    async fn ipfs(&self, cid: &str, path: &[Vec<u8>], slash: bool, asked: &Asked) -> Response<Body> {
+        let Ok(cid) = cid.parse::<Cid>() else {
+            return text(StatusCode::BAD_REQUEST, "this is no CID");
+        };
+        let answer = self.node.ask_cid(&cid, path).await;
+        self.give(answer, slash, asked).await
+    }
+
+    async fn pacman(
+        &self,
+        repo: &str,
+        arch: &str,
+        file: Vec<u8>,
+        asked: &Asked,
+        caller: Caller,
+    ) -> Response<Body> {
+        match self.node.repository(repo, arch) {
+            RepositoryIn::One(mirror, folder) => {
+                let mut path: Vec<Vec<u8>> = folder
+                    .split('/')
+                    .filter(|f| !f.is_empty())
+                    .map(|f| f.as_bytes().to_vec())
+                    .collect();
+                path.push(file);
+                let client = Client {
+                    address: caller.address,
+                    connection: caller.connection,
+                };
+                let answer = self.node.ask(client, &mirror, &path).await;
+                self.give(answer, false, asked).await
+            }
+            RepositoryIn::Several(name, folders) => {
+                let lines: Vec<String> = folders
+                    .iter()
+                    .map(|folder| format!("/ipns/{name}/{folder}"))
+                    .collect();
+                warn!(repo, arch, use_one_of = ?lines, "the mirror has this repository in several folders");
+                text(
+                    StatusCode::NOT_FOUND,
+                    &format!("{repo} is in several folders; use one of {}", lines.join(" ")),
+                )
+            }
+            RepositoryIn::None => text(StatusCode::NOT_FOUND, "no configured mirror has this repository"),
+        }
+    }
+
+    async fn give(&self, answer: Result<Answer, AskError>, slash: bool, asked: &Asked) -> Response<Body> {
+        match answer {
+            Ok(Answer::File(answer)) => file(&self.node, *answer, asked).await,
+            Ok(Answer::Directory(answer)) if slash => directory(answer, asked),
+            Ok(Answer::Directory(_)) => moved(&asked.path),
+            Ok(Answer::Redirect(url)) => {
+                let mut response = text(StatusCode::FOUND, "an ordinary mirror has it");
+                if let Ok(value) = header::HeaderValue::from_str(url.as_str()) {
+                    response.headers_mut().insert(header::LOCATION, value);
+                }
+                response
+            }
+            Ok(Answer::NotFound(why)) => text(StatusCode::NOT_FOUND, &why),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "cannot answer");
+                text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the store cannot be read; the log says more",
+                )
+            }
+        }
+    }
+
+    fn home(&self) -> Response<Body> {
+        let mut rows = String::new();
+        for mirror in self.node.mirrors() {
+            let summary = self.node.summary(mirror);
+            let name = listing::escape(&summary.name);
+            let age = summary
+                .age_s
+                .map_or_else(|| "no head yet".to_owned(), |age| format!("checked {age} s ago"));
+            rows.push_str(&format!(
+                "<tr><td><a href=\"/ipns/{name}/\">{name}</a></td><td>{}</td><td>{age}</td></tr>\n",
+                pacstore_node::state_name(summary.state)
+            ));
+        }
+        let page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>pacstore</title>\
+             <meta name=\"viewport\" content=\"width=device-width\">\
+             <style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:50rem;padding:0 1rem}}\
+             td{{padding:.15rem .75rem .15rem 0}}</style></head><body><h1>pacstore</h1>\
+             <p>A pacman mirror that lives in the IPFS network. <code>pacstore status</code> says more.</p>\
+             <table>{rows}</table></body></html>\n"
+        );
+        let mut response = Response::new(crate::body::full(page));
+        crate::answer::page_headers(response.headers_mut());
+        response
+    }
+}

@@ -1,0 +1,104 @@
+//! What a node is told to do, typed and checked; the command line makes it from the file.
+//!
+//! - Invariant: nothing here reads a file, the environment or the home directory.
+//! - Not here: TOML, defaults of presets and their explanation (`pacstore`, `config/`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pacstore_import::ImportSpec;
+use pacstore_names::{IpnsName, Layout, MirrorName};
+use pacstore_net::{DhtMode, Multiaddr};
+use url::Url;
+
+/// Everything a node needs to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Keys, heads, import state.
+    pub state_dir: PathBuf,
+    /// All files.
+    pub store_dir: PathBuf,
+    /// Cap of evictable bytes.
+    pub max_size: u64,
+    /// The network.
+    pub swarm: Swarm,
+    /// What this node serves, in configuration order.
+    pub mirrors: Vec<MirrorConfig>,
+    /// What this node imports.
+    pub imports: Vec<ImportConfig>,
+    /// Bytes a second to addresses that are not local; none = no limit.
+    pub upload: Option<u64>,
+    /// Any CID is served, not only what is configured.
+    pub open: bool,
+}
+
+/// The network part.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    /// Addresses to listen on.
+    pub listen: Vec<Multiaddr>,
+    /// Where to learn of other peers.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Peers that stay connected.
+    pub peers: Vec<Multiaddr>,
+    /// Find peers of the local network.
+    pub mdns: bool,
+    /// Our part in the DHTs.
+    pub dht: DhtMode,
+}
+
+/// One mirror that is served.
+#[derive(Clone, Debug)]
+pub struct MirrorConfig {
+    /// Its NAME.
+    pub name: MirrorName,
+    /// Whose records are trusted for it.
+    pub importers: Vec<IpnsName>,
+    /// How many of them must have signed one tree.
+    pub quorum: usize,
+    /// Ordinary mirrors of the same files, each ending in `/`.
+    pub upstreams: Vec<Url>,
+    /// Where no head says it.
+    pub layout: Layout,
+    /// Limits `/pacman/` to repositories below this folder.
+    pub folder: String,
+}
+
+/// When an importer looks upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Every {
+    /// Again and again.
+    Period(Duration),
+    /// Only when told to.
+    Manual,
+}
+
+/// Which snapshots an importer keeps beside those served in the last 24 h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Younger than this.
+    pub age: Duration,
+    /// The newest so many, whatever their age.
+    pub count: usize,
+}
+
+/// One mirror that is imported.
+#[derive(Clone, Debug)]
+pub struct ImportConfig {
+    /// Its NAME.
+    pub name: MirrorName,
+    /// How upstream's paths map to ours.
+    pub layout: Layout,
+    /// What and from where.
+    pub spec: ImportSpec,
+    /// Label of the key that signs.
+    pub key: String,
+    /// When.
+    pub every: Every,
+    /// What stays.
+    pub keep: Keep,
+    /// Beyond this age clients refuse its databases; none = never.
+    pub max_age: Option<Duration>,
+    /// Anyone may have it.
+    pub public: bool,
+}

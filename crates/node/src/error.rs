@@ -1,0 +1,37 @@
+//! What the store can say to us, in one type.
+
+use pacstore_store::{IndexError, PartialError, ReadError, WriteError};
+
+/// Why something could not be read from or kept in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The index.
+    #[error("the index of the store cannot be read")]
+    Index(#[from] IndexError),
+    /// A file or block.
+    #[error("the store cannot be read")]
+    Read(#[from] ReadError),
+    /// Writing.
+    #[error("the store cannot be written")]
+    Write(#[from] WriteError),
+    /// A file on its way in.
+    #[error("a file on its way in cannot be kept")]
+    Partial(#[from] PartialError),
+    /// What the store remembers for us is damaged.
+    #[error("what the store remembers under `{0}` is damaged")]
+    State(String),
+    /// The node is stopping.
+    #[error("stopping")]
+    Stopping,
+}
+
+impl StoreError {
+    /// One sentence on what to do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Write(error) => error.hint(),
+            Self::State(_) => Some("run `pacstore fsck`"),
+            _ => None,
+        }
+    }
+}

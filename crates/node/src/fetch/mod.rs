@@ -1,0 +1,386 @@
+//! Getting a file: one job a file, all sources at once, every leaf verified alone.
+//!
+//! [`Fetcher::open`] joins the job that is already under way for a root or starts one.
+//! Readers stream what is verified while the rest arrives; when the last reader goes,
+//! the job stops and what is verified stays on disk, so that a later job goes on there.
+//!
+//! - Invariant: no byte reaches a reader that was not verified against its leaf's CID.
+//! - Invariant: the bytes in flight of all jobs together stay under one budget.
+//! - Not here: which paths there are (`crate::mirror`), what pacman is told (`pacstore-http`).
+//! - Read first: `docs/design/fetch.md`.
+
+mod job;
+mod peers;
+mod plan;
+mod small;
+mod upstreams;
+mod whole;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use pacstore_dag::{self as dag, FileDag};
+use pacstore_net::Net;
+use pacstore_runtime::{ByteBudget, Tasks};
+use pacstore_store::{FileInfo, Origin, Partial, Store};
+use pacstore_upstream::Http;
+use url::Url;
+
+use crate::error::StoreError;
+
+use job::Job;
+pub use job::Reader;
+
+/// Bytes of leaves that all jobs together may have in flight: 24 MiB.
+const IN_FLIGHT: u64 = 24 << 20;
+
+/// How long a job goes on without a single new leaf before it gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Where a file may come from beside this disk.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file's length in bytes where the directory tells it (raw roots).
+    pub len: Option<u64>,
+    /// The profile by which the tree was made, if known.
+    pub profile: Option<String>,
+    /// Peers are asked too.
+    pub peers: bool,
+    /// The file's URLs on ordinary mirrors, best first.
+    pub upstreams: Vec<Url>,
+}
+
+/// Why a file could not be fetched.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No source had it, or none went on giving.
+    #[error("no source gives {cid}: {why}")]
+    NoSource {
+        /// The file's root.
+        cid: Cid,
+        /// What the last source said.
+        why: String,
+    },
+    /// The blocks that say how the file is made up are no file's.
+    #[error("the DAG of {cid} is not that of a file")]
+    Dag {
+        /// The file's root.
+        cid: Cid,
+        /// What is wrong with it.
+        #[source]
+        source: Arc<dag::ReadError>,
+    },
+    /// The disk failed.
+    #[error("cannot keep {cid}")]
+    Store {
+        /// The file's root.
+        cid: Cid,
+        /// What the store said.
+        #[source]
+        source: Arc<StoreError>,
+    },
+    /// Reading back failed.
+    #[error("cannot read {cid} back")]
+    Read {
+        /// The file's root.
+        cid: Cid,
+        /// What the disk said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The node is stopping.
+    #[error("stopping")]
+    Stopping,
+}
+
+/// All jobs of a node.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    store: Store,
+    net: Option<Net>,
+    http: Http,
+    tasks: Tasks,
+    budget: ByteBudget,
+    jobs: Mutex<HashMap<Cid, Weak<Job>>>,
+    small: small::InFlight,
+    starting: tokio::sync::Mutex<()>,
+}
+
+/// A file to read: on disk already, or on its way.
+#[derive(Debug)]
+pub enum Opened {
+    /// Whole and on disk.
+    Stored(pacstore_store::OpenFile),
+    /// Being fetched; read through this.
+    Arriving(Reader),
+    /// One leaf that just came in, verified and kept.
+    Small(Small),
+}
+
+/// A file of one leaf that just came in.
+#[derive(Clone, Debug)]
+pub struct Small {
+    /// Its bytes.
+    pub data: Bytes,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+impl Opened {
+    /// The file's length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Stored(file) => file.info.len,
+            Self::Arriving(reader) => reader.len(),
+            Self::Small(small) => small.data.len() as u64,
+        }
+    }
+
+    /// The file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Fetcher {
+    /// A fetcher over `store`; without `net` only upstreams are asked.
+    pub fn new(store: Store, net: Option<Net>, http: Http, tasks: Tasks) -> Self {
+        let inner = Inner {
+            store,
+            net,
+            http,
+            tasks,
+            budget: ByteBudget::new(IN_FLIGHT),
+            jobs: Mutex::new(HashMap::new()),
+            small: small::InFlight::default(),
+            starting: tokio::sync::Mutex::new(()),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Opens the file `root`, from disk or by a job that asks `sources`.
+    ///
+    /// # Errors
+    /// [`FetchError`] if its DAG cannot be had or it cannot be kept.
+    pub async fn open(&self, root: &Cid, sources: &Sources) -> Result<Opened, FetchError> {
+        if let Some(file) = self.stored(root).await? {
+            return Ok(Opened::Stored(file));
+        }
+        if let Some(job) = self.running(root) {
+            return Ok(Opened::Arriving(Reader::new(job)));
+        }
+        if let Some(len) = sources
+            .len
+            .filter(|len| root.codec() == dag::RAW && *len <= dag::MAX_BLOCK as u64)
+        {
+            let data = small::fetch(&self.inner, root, len, sources).await?;
+            return Ok(Opened::Small(data));
+        }
+        let file = match self.describe(root, sources).await {
+            Ok(file) => file,
+            Err(error) if sources.upstreams.is_empty() => return Err(error),
+            Err(error) => return whole::fetch(&self.inner, root, sources, error).await,
+        };
+        let _one = self.inner.starting.lock().await;
+        if let Some(job) = self.running(root) {
+            return Ok(Opened::Arriving(Reader::new(job)));
+        }
+        // Finished between the two looks.
+        if let Some(file) = self.stored(root).await? {
+            return Ok(Opened::Stored(file));
+        }
+        let job = Job::start(&self.inner, file, sources).await?;
+        let mut jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|_, job| job.strong_count() > 0);
+        jobs.insert(*root, Arc::downgrade(&job));
+        drop(jobs);
+        Ok(Opened::Arriving(Reader::new(job)))
+    }
+
+    /// Fetches the whole file and waits until it is on disk.
+    ///
+    /// # Errors
+    /// As [`Fetcher::open`], and what stops it half-way.
+    pub async fn take(&self, root: &Cid, sources: &Sources) -> Result<FileInfo, FetchError> {
+        match self.open(root, sources).await? {
+            Opened::Stored(file) => return Ok(file.info),
+            Opened::Arriving(mut reader) => reader.wait_complete().await?,
+            Opened::Small(_) => {}
+        }
+        let file = self.stored(root).await?;
+        file.map(|f| f.info).ok_or(FetchError::NoSource {
+            cid: *root,
+            why: "evicted at once".into(),
+        })
+    }
+
+    /// One block, from disk or from peers, kept in the node table.
+    ///
+    /// # Errors
+    /// [`FetchError::NoSource`] if no connected peer has it.
+    pub async fn block(&self, cid: &Cid) -> Result<Bytes, FetchError> {
+        let store = self.inner.store.clone();
+        let wanted = *cid;
+        let here = self.inner.blocking(*cid, move || store.block(&wanted)).await?;
+        match here {
+            Some(data) => Ok(data),
+            None => peers::nodes(&self.inner, &[*cid])
+                .await
+                .map(|mut blocks| blocks.remove(0).data),
+        }
+    }
+
+    /// Fetches `cids` as inner nodes and keeps them; those that are here are skipped by the caller.
+    ///
+    /// # Errors
+    /// [`FetchError::NoSource`] names the first that no peer gives.
+    pub async fn nodes(&self, cids: &[Cid]) -> Result<Vec<dag::Block>, FetchError> {
+        peers::nodes(&self.inner, cids).await
+    }
+
+    /// Jobs under way.
+    pub fn active(&self) -> usize {
+        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.values().filter(|job| job.strong_count() > 0).count()
+    }
+
+    fn running(&self, root: &Cid) -> Option<Arc<Job>> {
+        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.get(root).and_then(Weak::upgrade).filter(|job| !job.over())
+    }
+
+    async fn stored(&self, root: &Cid) -> Result<Option<pacstore_store::OpenFile>, FetchError> {
+        let store = self.inner.store.clone();
+        let wanted = *root;
+        self.inner.blocking(*root, move || store.open_file(&wanted)).await
+    }
+
+    /// The file's layout: from its CID alone where it is one raw leaf, else from its
+    /// inner nodes, which are fetched from peers where they are not here.
+    async fn describe(&self, root: &Cid, sources: &Sources) -> Result<FileDag, FetchError> {
+        // Depth of a file DAG is small; each turn fetches one level.
+        for _ in 0..=dag::MAX_FILE_DEPTH {
+            let store = self.inner.store.clone();
+            let wanted = *root;
+            let found = self
+                .inner
+                .tasks
+                .blocking(pacstore_runtime::Pool::Disk, move || {
+                    dag::describe(&wanted, &store)
+                })
+                .await
+                .map_err(|_| FetchError::Stopping)?;
+            match found {
+                Ok(file) => return Ok(file),
+                Err(dag::ReadError::Missing(cids)) if sources.peers && self.inner.net.is_some() => {
+                    if cids.iter().any(|cid| cid.codec() == dag::RAW) {
+                        let leaf = self.raw_leaf(root, sources).await?;
+                        return Ok(leaf);
+                    }
+                    peers::nodes(&self.inner, &cids).await?;
+                }
+                Err(dag::ReadError::Missing(cids)) => {
+                    if cids.contains(root) && root.codec() == dag::RAW {
+                        return self.raw_leaf(root, sources).await;
+                    }
+                    return Err(FetchError::NoSource {
+                        cid: *root,
+                        why: "no peer to ask for its DAG".into(),
+                    });
+                }
+                Err(source) => {
+                    return Err(FetchError::Dag {
+                        cid: *root,
+                        source: Arc::new(source),
+                    });
+                }
+            }
+        }
+        Err(FetchError::NoSource {
+            cid: *root,
+            why: "its DAG is too deep".into(),
+        })
+    }
+
+    /// A raw root whose length nobody told us: the block itself tells it.
+    async fn raw_leaf(&self, root: &Cid, sources: &Sources) -> Result<FileDag, FetchError> {
+        if sources.peers && self.inner.net.is_some() {
+            if let Ok(blocks) = peers::nodes(&self.inner, &[*root]).await {
+                return Ok(one_leaf(root, blocks.first().map_or(0, |b| b.data.len() as u64)));
+            }
+        }
+        Err(FetchError::NoSource {
+            cid: *root,
+            why: "its length is not known".into(),
+        })
+    }
+}
+
+/// The layout of a file that is one raw leaf of `len` bytes.
+pub fn one_leaf(root: &Cid, len: u64) -> FileDag {
+    let leaf = dag::Leaf {
+        cid: *root,
+        offset: 0,
+        len,
+    };
+    FileDag {
+        root: *root,
+        len,
+        tsize: len,
+        leaves: vec![leaf],
+        nodes: Vec::new(),
+    }
+}
+
+impl Inner {
+    /// Runs a store call on the disk pool.
+    async fn blocking<T: Send + 'static, E: Into<StoreError> + Send + 'static>(
+        &self,
+        cid: Cid,
+        call: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, FetchError> {
+        match self.tasks.blocking(pacstore_runtime::Pool::Disk, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(source)) => Err(FetchError::Store {
+                cid,
+                source: Arc::new(source.into()),
+            }),
+            Err(_) => Err(FetchError::Stopping),
+        }
+    }
+
+    /// Under which origin bytes from `peer` are booked.
+    fn origin(&self, peer: &pacstore_net::PeerId) -> Origin {
+        let info = self.net.as_ref().and_then(|net| net.peer(peer));
+        if info.is_some_and(|info| info.lan) {
+            Origin::Lan
+        } else {
+            Origin::Peer
+        }
+    }
+
+    /// Writes a verified leaf and books it.
+    async fn keep(
+        &self,
+        partial: &Partial,
+        cid: Cid,
+        leaf: usize,
+        data: Bytes,
+        origin: Origin,
+    ) -> Result<(), FetchError> {
+        let partial = partial.clone();
+        self.blocking(cid, move || partial.write_leaf(leaf, &data, origin))
+            .await
+    }
+}

@@ -1,0 +1,300 @@
+//! Which leaf goes to which source: the state of one file on its way in.
+//!
+//! Pure bookkeeping, no I/O, so that its rules are tested without a network: every
+//! source that is free asks [`Plan::pick`] for its next run of leaves. Whoever is
+//! faster comes back sooner and so carries more; a slow source is sent ahead of the
+//! reader by what the fast one will do meanwhile, so that its leaves are there in time.
+//!
+//! - Invariant: a leaf is asked of a second source only when the first is late and
+//!   fewer than [`MAX_HEDGED`] leaves of this file were ever asked twice.
+//! - Invariant: a leaf that is done is never handed out again.
+//! - Not here: verification (`super::job`), sockets (`pacstore-bitswap`, `pacstore-upstream`).
+
+use std::time::{Duration, Instant};
+
+/// How many leaves of one file may be asked of two sources at once over its whole way in.
+pub(crate) const MAX_HEDGED: usize = 6;
+
+/// A leaf in flight that brought nothing for this long may be asked of another source.
+pub(crate) const LATE: Duration = Duration::from_secs(1);
+
+/// A source of leaves within one job: an index into the job's list of sources.
+pub(crate) type SourceId = usize;
+
+#[derive(Clone, Debug)]
+enum Leaf {
+    Missing,
+    Flying {
+        by: SourceId,
+        second: Option<SourceId>,
+        progress: Instant,
+    },
+    Done,
+}
+
+/// What a source has shown it can do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    bytes: u64,
+    busy: Duration,
+}
+
+impl Pace {
+    /// Bytes a second, or 0 while nothing is known.
+    fn rate(self) -> f64 {
+        if self.busy.is_zero() {
+            0.0
+        } else {
+            self.bytes as f64 / self.busy.as_secs_f64()
+        }
+    }
+}
+
+/// The state of one file's leaves.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    leaves: Vec<Leaf>,
+    done: usize,
+    /// First leaf a reader still needs.
+    front: usize,
+    hedged: usize,
+    paces: Vec<Pace>,
+}
+
+impl Plan {
+    /// A plan over `have.len()` leaves of which those that are `true` are here already.
+    pub(crate) fn new(have: &[bool], sources: usize) -> Self {
+        let leaves: Vec<Leaf> = have
+            .iter()
+            .map(|here| if *here { Leaf::Done } else { Leaf::Missing })
+            .collect();
+        let done = have.iter().filter(|here| **here).count();
+        Self {
+            leaves,
+            done,
+            front: 0,
+            hedged: 0,
+            paces: vec![Pace::default(); sources],
+        }
+    }
+
+    /// All leaves are here.
+    pub(crate) fn complete(&self) -> bool {
+        self.done == self.leaves.len()
+    }
+
+    /// This leaf is here.
+    pub(crate) fn is_done(&self, leaf: usize) -> bool {
+        matches!(self.leaves.get(leaf), Some(Leaf::Done))
+    }
+
+    /// Readers need nothing before `leaf` any more.
+    pub(crate) fn set_front(&mut self, leaf: usize) {
+        self.front = leaf.min(self.leaves.len());
+    }
+
+    /// Hands out the next run of at most `max` touching leaves to `source`, or nothing
+    /// if there is nothing that it should do now.
+    pub(crate) fn pick(&mut self, source: SourceId, max: usize, leaf_bytes: u64, now: Instant) -> Vec<usize> {
+        let max = max.max(1);
+        let ahead = self.ahead(source, max, leaf_bytes);
+        let first = self
+            .missing_from(self.front.saturating_add(ahead))
+            .or_else(|| self.missing_from(self.front))
+            .or_else(|| self.missing_from(0));
+        let Some(first) = first else {
+            return self.hedge(source, now).into_iter().collect();
+        };
+        // A leaf that the reader waits for and that is late goes before new ones.
+        if let Some(late) = self.late_at_front(source, now) {
+            return vec![late];
+        }
+        let mut run = Vec::new();
+        for leaf in first..self.leaves.len().min(first + max) {
+            if !matches!(self.leaves[leaf], Leaf::Missing) {
+                break;
+            }
+            self.leaves[leaf] = Leaf::Flying {
+                by: source,
+                second: None,
+                progress: now,
+            };
+            run.push(leaf);
+        }
+        run
+    }
+
+    /// How far ahead of the reader a source should work: what the fastest source does
+    /// while this one fetches its run.
+    fn ahead(&self, source: SourceId, run: usize, leaf_bytes: u64) -> usize {
+        let mine = self.paces.get(source).copied().unwrap_or_default().rate();
+        let best = self.paces.iter().map(|p| p.rate()).fold(0.0, f64::max);
+        if mine <= 0.0 || leaf_bytes == 0 || best < mine * 1.5 {
+            return 0;
+        }
+        ((best / mine) * run as f64).min(64.0) as usize
+    }
+
+    fn missing_from(&self, from: usize) -> Option<usize> {
+        (from..self.leaves.len()).find(|leaf| matches!(self.leaves[*leaf], Leaf::Missing))
+    }
+
+    fn late_at_front(&mut self, source: SourceId, now: Instant) -> Option<usize> {
+        let front = (self.front..self.leaves.len()).find(|leaf| !self.is_done(*leaf))?;
+        self.second(front, source, now)
+    }
+
+    /// The end game: nothing is missing, but something is late.
+    fn hedge(&mut self, source: SourceId, now: Instant) -> Option<usize> {
+        (self.front..self.leaves.len())
+            .chain(0..self.front)
+            .find_map(|leaf| self.second(leaf, source, now))
+    }
+
+    fn second(&mut self, leaf: usize, source: SourceId, now: Instant) -> Option<usize> {
+        if self.hedged >= MAX_HEDGED {
+            return None;
+        }
+        let Leaf::Flying { by, second, progress } = &mut self.leaves[leaf] else {
+            return None;
+        };
+        if *by == source || second.is_some() || now.saturating_duration_since(*progress) < LATE {
+            return None;
+        }
+        *second = Some(source);
+        self.hedged += 1;
+        Some(leaf)
+    }
+
+    /// Bytes of `leaf` came in from whoever has it.
+    pub(crate) fn progressed(&mut self, leaf: usize, now: Instant) {
+        if let Some(Leaf::Flying { progress, .. }) = self.leaves.get_mut(leaf) {
+            *progress = now;
+        }
+    }
+
+    /// `leaf` is verified and on disk. False if it already was.
+    pub(crate) fn finish(&mut self, leaf: usize) -> bool {
+        let Some(state) = self.leaves.get_mut(leaf) else {
+            return false;
+        };
+        if matches!(state, Leaf::Done) {
+            return false;
+        }
+        *state = Leaf::Done;
+        self.done += 1;
+        true
+    }
+
+    /// `source` gives `leaf` back.
+    pub(crate) fn give_back(&mut self, leaf: usize, source: SourceId) {
+        let Some(state) = self.leaves.get_mut(leaf) else {
+            return;
+        };
+        let Leaf::Flying { by, second, progress } = state.clone() else {
+            return;
+        };
+        *state = match second {
+            Some(other) if by == source => Leaf::Flying {
+                by: other,
+                second: None,
+                progress,
+            },
+            Some(other) if other == source => Leaf::Flying {
+                by,
+                second: None,
+                progress,
+            },
+            None if by == source => Leaf::Missing,
+            _ => return,
+        };
+    }
+
+    /// `source` was busy for `busy` and brought `bytes`.
+    pub(crate) fn measured(&mut self, source: SourceId, bytes: u64, busy: Duration) {
+        let Some(pace) = self.paces.get_mut(source) else {
+            return;
+        };
+        // Half of the past counts, so that a source that slows down is noticed.
+        if pace.busy > Duration::from_secs(4) {
+            pace.bytes /= 2;
+            pace.busy /= 2;
+        }
+        pace.bytes += bytes;
+        pace.busy += busy;
+    }
+
+    /// Bytes a second that `source` has shown, 0 while unknown.
+    pub(crate) fn rate(&self, source: SourceId) -> f64 {
+        self.paces.get(source).copied().unwrap_or_default().rate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn hands_out_each_leaf_once() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[false; 10], 2);
+        let mut seen = Vec::new();
+        loop {
+            let run = plan.pick(seen.len() % 2, 3, MIB, now);
+            if run.is_empty() {
+                break;
+            }
+            seen.extend(run);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn never_asks_again_for_what_is_here() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[true, false, true, false], 1);
+        assert_eq!(plan.pick(0, 8, MIB, now), vec![1]);
+        assert_eq!(plan.pick(0, 8, MIB, now), vec![3]);
+        assert!(plan.pick(0, 8, MIB, now + LATE * 5).is_empty());
+    }
+
+    #[test]
+    fn a_late_leaf_goes_to_another_source_but_only_a_few_do() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[false; 20], 2);
+        assert_eq!(plan.pick(0, 20, MIB, now).len(), 20);
+        assert!(plan.pick(1, 1, MIB, now).is_empty());
+        let later = now + LATE;
+        let mut hedged = Vec::new();
+        while let [leaf] = plan.pick(1, 1, MIB, later)[..] {
+            hedged.push(leaf);
+        }
+        assert_eq!(hedged, (0..MAX_HEDGED).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_a_dead_source_gives_back_is_free_again() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[false; 4], 2);
+        let run = plan.pick(0, 4, MIB, now);
+        assert!(plan.finish(0));
+        assert!(!plan.finish(0));
+        for leaf in run {
+            plan.give_back(leaf, 0);
+        }
+        assert_eq!(plan.pick(1, 8, MIB, now), vec![1, 2, 3]);
+    }
+
+    #[test]
+    fn a_slow_source_works_ahead_of_the_reader() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[false; 100], 2);
+        plan.measured(0, 5 * MIB, Duration::from_secs(1));
+        plan.measured(1, MIB, Duration::from_secs(1));
+        assert_eq!(plan.pick(1, 2, MIB, now), vec![10, 11]);
+        assert_eq!(plan.pick(0, 4, MIB, now), vec![0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,169 @@
+//! Files of one leaf: signatures, databases, small packages. No job, no partial file.
+//!
+//! Peers are asked first; where they have not answered within [`HEAD_START`] an upstream
+//! is asked beside them, and who is first wins. One fetch a file, however many ask: the
+//! second waits for the first and takes over if the first goes away.
+//!
+//! - Invariant: nothing is returned or kept that does not match the CID.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use pacstore_dag as dag;
+use pacstore_runtime::Pool;
+use pacstore_store::{Origin, Sha256};
+use pacstore_upstream::Get;
+use tokio::sync::OnceCell;
+use tracing::debug;
+use url::Url;
+
+use crate::error::StoreError;
+
+use super::{FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers};
+
+/// How long peers are asked alone.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Fetches under way, by root.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    cells: Mutex<HashMap<Cid, Weak<OnceCell<Small>>>>,
+}
+
+impl InFlight {
+    fn cell(&self, root: &Cid) -> Arc<OnceCell<Small>> {
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = cells.get(root).and_then(Weak::upgrade) {
+            return cell;
+        }
+        cells.retain(|_, cell| cell.strong_count() > 0);
+        let cell = Arc::new(OnceCell::new());
+        cells.insert(*root, Arc::downgrade(&cell));
+        cell
+    }
+}
+
+/// Fetches the raw leaf `root` of `len` bytes and keeps it as a file.
+pub(crate) async fn fetch(
+    inner: &Arc<Inner>,
+    root: &Cid,
+    len: u64,
+    sources: &Sources,
+) -> Result<Small, FetchError> {
+    let cell = inner.small.cell(root);
+    cell.get_or_try_init(|| bring(inner, root, len, sources))
+        .await
+        .cloned()
+}
+
+async fn bring(inner: &Arc<Inner>, root: &Cid, len: u64, sources: &Sources) -> Result<Small, FetchError> {
+    let lease = inner.budget.acquire(len).await;
+    let ask_peers = sources.peers && inner.net.is_some();
+    let found = match (ask_peers, sources.upstreams.is_empty()) {
+        (false, true) => Err("neither peers nor upstreams to ask".to_owned()),
+        (true, true) => from_peers(inner, root).await,
+        (false, false) => from_upstreams(inner, root, len, &sources.upstreams).await,
+        (true, false) => {
+            let late = async {
+                tokio::time::sleep(HEAD_START).await;
+                from_upstreams(inner, root, len, &sources.upstreams).await
+            };
+            either(from_peers(inner, root), late).await
+        }
+    };
+    let small = found.map_err(|why| FetchError::NoSource { cid: *root, why })?;
+    keep(inner, root, &small).await?;
+    drop(lease);
+    Ok(small)
+}
+
+/// The first that succeeds; if both fail, what the last said.
+async fn either(
+    a: impl Future<Output = Result<Small, String>>,
+    b: impl Future<Output = Result<Small, String>>,
+) -> Result<Small, String> {
+    tokio::pin!(a);
+    tokio::pin!(b);
+    tokio::select! {
+        first = &mut a => match first { Ok(small) => Ok(small), Err(_) => b.await },
+        first = &mut b => match first { Ok(small) => Ok(small), Err(_) => a.await },
+    }
+}
+
+async fn from_peers(inner: &Arc<Inner>, root: &Cid) -> Result<Small, String> {
+    let session = peers::session(inner).ok_or("no network")?;
+    match tokio::time::timeout(PATIENCE, session.get(*root)).await {
+        Ok(Ok(got)) => Ok(Small {
+            data: got.data,
+            origin: inner.origin(&got.from),
+        }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no peer answered in time".to_owned()),
+    }
+}
+
+async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) -> Result<Small, String> {
+    let mut why = String::new();
+    for url in urls {
+        match from_upstream(inner, root, len, url).await {
+            Ok(data) => {
+                return Ok(Small {
+                    data,
+                    origin: Origin::Upstream,
+                });
+            }
+            Err(error) => {
+                debug!(%url, error, "upstream does not give this file");
+                why = error;
+            }
+        }
+    }
+    Err(why)
+}
+
+async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> Result<Bytes, String> {
+    let mut get = Get::new(url);
+    get.max_len = Some(len);
+    get.deadline = Some(PATIENCE);
+    let mut response = inner.http.get(&get).await.map_err(|e| e.to_string())?;
+    let data = response.bytes().await.map_err(|e| e.to_string())?;
+    let (cid, checked) = (*root, data.clone());
+    let right = inner
+        .tasks
+        .blocking(Pool::Hash, move || dag::verify(&cid, &checked).is_ok())
+        .await;
+    if right.unwrap_or(false) {
+        Ok(data)
+    } else {
+        Err(format!("{url} has other bytes than the tree says"))
+    }
+}
+
+async fn keep(inner: &Inner, root: &Cid, small: &Small) -> Result<(), FetchError> {
+    let store = inner.store.clone();
+    let (layout, data, origin) = (
+        one_leaf(root, small.data.len() as u64),
+        small.data.clone(),
+        small.origin,
+    );
+    let sha256 = match (
+        root.hash().code() == dag::HashKind::Sha2_256.code(),
+        root.hash().digest().try_into(),
+    ) {
+        (true, Ok(digest)) => Sha256::Known(digest),
+        _ => Sha256::Compute,
+    };
+    let write = move || -> Result<(), StoreError> {
+        let partial = store.begin_partial(&layout)?;
+        if !partial.is_complete() {
+            partial.write_leaf(0, &data, origin)?;
+        }
+        partial.finish(sha256)?;
+        Ok(())
+    };
+    inner.blocking(*root, write).await
+}

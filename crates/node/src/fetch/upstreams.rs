@@ -1,0 +1,165 @@
+//! An ordinary HTTP mirror as a source: runs of leaves by range, each leaf verified alone.
+//!
+//! An untrusted mirror is as good as a peer this way: a leaf that does not match its CID
+//! is thrown away and the mirror is not asked again for this file.
+//!
+//! - Invariant: bytes of a response that is longer or other than asked are not used.
+//! - Not here: which leaf next (`super::plan`), HTTP itself (`pacstore-upstream`).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use pacstore_dag as dag;
+use pacstore_runtime::Pool;
+use pacstore_store::Origin;
+use pacstore_upstream::{Get, HttpError};
+use tracing::{debug, warn};
+use url::Url;
+
+use super::job::Shared;
+use super::plan::SourceId;
+
+/// Upstreams that are read side by side for one file.
+pub(crate) const AT_ONCE: usize = 2;
+
+/// A run takes about this long at the upstream's own rate, so that little is lost or
+/// asked twice when somebody else turns out to be faster.
+const RUN: Duration = Duration::from_millis(1500);
+
+/// Leaves in one run, at most.
+const MAX_RUN: usize = 8;
+
+/// Tries of one upstream in a row before it is given up for this file.
+const TRIES: u32 = 3;
+
+/// Brings leaves of one job from `urls` (best first) until it is over or none is left.
+pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
+    let mut urls = urls.into_iter();
+    let Some(mut url) = urls.next() else { return };
+    let mut failures = 0;
+    loop {
+        if shared.stop.is_cancelled() || shared.complete() {
+            return;
+        }
+        let leaf_bytes = shared.file.leaves.first().map_or(1, |leaf| leaf.len).max(1);
+        let run = shared.pick(source, run_length(shared.rate(source), leaf_bytes));
+        if run.is_empty() {
+            tokio::select! {
+                () = shared.stop.cancelled() => return,
+                () = shared.idle() => {}
+            }
+            continue;
+        }
+        let started = Instant::now();
+        let mut bytes = 0;
+        let ended = tokio::select! {
+            () = shared.stop.cancelled() => Ok(()),
+            ended = bring(&shared, &url, &run, &mut bytes) => ended,
+        };
+        for leaf in run {
+            shared.give_back(leaf, source);
+        }
+        shared.measured(source, bytes, started.elapsed());
+        let Err(error) = ended else {
+            failures = 0;
+            continue;
+        };
+        failures += 1;
+        debug!(%url, error = &error as &dyn std::error::Error, failures, "upstream failed");
+        if failures < TRIES && error.worth_another_try() {
+            let wait = Duration::from_millis(200 << failures);
+            tokio::select! {
+                () = shared.stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => continue,
+            }
+        }
+        warn!(%url, error = &error as &dyn std::error::Error, "upstream given up for this file");
+        match urls.next() {
+            Some(next) => url = next,
+            None => return,
+        }
+        failures = 0;
+    }
+}
+
+/// Leaves to ask at once at `rate` bytes a second.
+fn run_length(rate: f64, leaf_bytes: u64) -> usize {
+    ((rate * RUN.as_secs_f64() / leaf_bytes as f64) as usize).clamp(1, MAX_RUN)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("the mirror did not give the range")]
+    Http(#[source] HttpError),
+    #[error("the mirror ended before leaf {leaf}")]
+    Short { leaf: usize },
+    #[error("leaf {leaf} has other bytes than the tree says")]
+    Wrong { leaf: usize },
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl RunError {
+    fn worth_another_try(&self) -> bool {
+        match self {
+            Self::Http(error) => error.is_transient(),
+            Self::Short { .. } => true,
+            Self::Wrong { .. } | Self::Stopping => false,
+        }
+    }
+}
+
+/// One range request for the touching leaves `run`.
+async fn bring(shared: &Arc<Shared>, url: &Url, run: &[usize], bytes: &mut u64) -> Result<(), RunError> {
+    let range = span(shared, run);
+    let whole = range == (0..shared.file.len);
+    let lease = shared.inner.budget.acquire(range.end - range.start).await;
+    let mut get = Get::new(url);
+    get.range = (!whole).then(|| range.clone());
+    get.max_len = Some(range.end - range.start);
+    let mut response = shared.inner.http.get(&get).await.map_err(RunError::Http)?;
+    let mut rest = Bytes::new();
+    for &leaf in run {
+        let wanted = shared.file.leaves[leaf].clone();
+        let mut data = BytesMut::with_capacity(wanted.len as usize);
+        while (data.len() as u64) < wanted.len {
+            if rest.is_empty() {
+                let chunk = response.chunk().await.map_err(RunError::Http)?;
+                rest = chunk.ok_or(RunError::Short { leaf })?;
+                *bytes += rest.len() as u64;
+                shared.progressed(leaf);
+            }
+            let take = rest.len().min(wanted.len as usize - data.len());
+            data.extend_from_slice(&rest.split_to(take));
+        }
+        let data = data.freeze();
+        if !check(shared, &wanted.cid, &data).await? {
+            return Err(RunError::Wrong { leaf });
+        }
+        shared.keep(leaf, data, Origin::Upstream).await;
+        // The rest came from elsewhere meanwhile: nothing is asked twice.
+        if run.iter().all(|leaf| shared.is_done(*leaf)) {
+            break;
+        }
+    }
+    drop(lease);
+    Ok(())
+}
+
+fn span(shared: &Shared, run: &[usize]) -> Range<u64> {
+    let first = run.first().and_then(|leaf| shared.file.leaves.get(*leaf));
+    let last = run.last().and_then(|leaf| shared.file.leaves.get(*leaf));
+    first.map_or(0, |leaf| leaf.offset)..last.map_or(0, |leaf| leaf.offset + leaf.len)
+}
+
+async fn check(shared: &Shared, cid: &cid::Cid, data: &Bytes) -> Result<bool, RunError> {
+    let (cid, data) = (*cid, data.clone());
+    let checked = shared
+        .inner
+        .tasks
+        .blocking(Pool::Hash, move || dag::verify(&cid, &data).is_ok())
+        .await;
+    checked.map_err(|_| RunError::Stopping)
+}

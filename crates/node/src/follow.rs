@@ -1,0 +1,438 @@
+//! Learning of new heads: asking for records, checking, fetching what a head needs.
+//!
+//! Every [`ASK`] and whenever a peer connects, connected peers are asked for the records
+//! of each mirror's importers; where nobody is connected, the DHT is. A record that is
+//! better than the one known leads to a head; a head that `names::choose` prefers has its
+//! directories and the databases in use fetched, then becomes current.
+//!
+//! - Invariant: a head older than one already accepted never becomes current, also after
+//!   a restart (`names::choose` over what the store remembers).
+//! - Invariant: requests are answered from the old head until all of the new one is here.
+//! - Not here: where heads are kept (`crate::mirror`).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cid::Cid;
+use futures::future::join_all;
+use pacstore_dag::{self as dag, BlockSource as _};
+use pacstore_names::{Head, IpnsName, Record, Signed, SignedError, unix_seconds};
+use pacstore_net::{NetEvent, PeerInfo};
+use pacstore_runtime::Pool;
+use tokio::sync::broadcast::error::RecvError;
+use tracing::{debug, info, warn};
+
+use crate::fetch::{FetchError, Sources};
+use crate::mirror::Mirror;
+use crate::node::Node;
+
+/// How often connected peers are asked for records.
+const ASK: Duration = Duration::from_secs(15);
+
+/// How often the DHT is asked where connected peers do not know a record.
+const ASK_DHT: Duration = Duration::from_secs(300);
+
+/// Peers asked for one record at once.
+const MAX_ASKED: usize = 16;
+
+/// How long one peer may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long fetching all of a head may take before it is begun anew.
+const WHOLE_HEAD: Duration = Duration::from_secs(600);
+
+/// Directory nodes of one tree, at most.
+const MAX_NODES: usize = 2_000_000;
+
+/// Inner nodes fetched in one go.
+const BATCH: usize = 256;
+
+/// What the follow worker last saw, for `status`.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    errors: Mutex<HashMap<String, String>>,
+    asked_dht: Mutex<HashMap<String, Instant>>,
+}
+
+impl Board {
+    pub(crate) fn error(&self, mirror: &str) -> Option<String> {
+        self.errors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(mirror)
+            .cloned()
+    }
+
+    fn set(&self, mirror: &str, error: Option<String>) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            Some(error) => errors.insert(mirror.to_owned(), error),
+            None => errors.remove(mirror),
+        };
+    }
+
+    /// True at most every [`ASK_DHT`] for each key.
+    fn dht_is_due(&self, key: &IpnsName) -> bool {
+        let mut asked = self.asked_dht.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = key.to_string();
+        if asked.get(&key).is_some_and(|last| last.elapsed() < ASK_DHT) {
+            return false;
+        }
+        asked.insert(key, Instant::now());
+        true
+    }
+}
+
+/// Why a head could not become current.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FollowError {
+    #[error("cannot fetch what head {0} needs")]
+    Fetch(Cid, #[source] FetchError),
+    #[error("the head that {key} signed cannot be taken")]
+    Signed {
+        key: IpnsName,
+        #[source]
+        source: SignedError,
+    },
+    #[error("{key} signed head {head} of another mirror, {mirror}")]
+    OtherMirror {
+        key: IpnsName,
+        head: Cid,
+        mirror: String,
+    },
+    #[error("the tree of head {0} is damaged or too large")]
+    Tree(Cid, #[source] Option<dag::ReadError>),
+    #[error("cannot keep a head")]
+    Store(#[from] crate::error::StoreError),
+    #[error("head {0} did not come in whole in time")]
+    Late(Cid),
+    #[error("stopping")]
+    Stopping,
+}
+
+/// Follows all mirrors until the node stops.
+pub(crate) async fn run(node: Node) {
+    let Some(net) = node.inner.net.clone() else { return };
+    let stop = node.inner.tasks.stop();
+    let mut events = net.subscribe();
+    for mirror in node.mirrors() {
+        for signed in mirror.signed() {
+            keep_record(&net, &signed);
+        }
+        if let Some(head) = mirror.current() {
+            announce(&node, &head.head).await;
+        }
+    }
+    loop {
+        let rounds = node.mirrors().iter().map(|mirror| follow(&node, mirror));
+        if stop.run_until_cancelled(join_all(rounds)).await.is_none() {
+            return;
+        }
+        let until = tokio::time::Instant::now() + ASK;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(until) => break,
+                event = events.recv() => match event {
+                    Ok(NetEvent::PeerConnected(_)) => break,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+}
+
+/// One look for newer records of one mirror, with its errors on the board.
+async fn follow(node: &Node, mirror: &Arc<Mirror>) {
+    match look(node, mirror).await {
+        Ok(()) => node.inner.following.set(&mirror.name(), None),
+        Err(FollowError::Stopping) => {}
+        Err(error) => {
+            warn!(mirror = %mirror.config.name, error = &error as &dyn std::error::Error, "cannot follow; will retry");
+            node.inner
+                .following
+                .set(&mirror.name(), Some(crate::status::chain(&error)));
+        }
+    }
+}
+
+impl Node {
+    /// Looks for a newer head of `mirror` right now (`resolve --fresh`).
+    pub async fn refresh(&self, mirror: &Arc<Mirror>) {
+        follow(self, mirror).await;
+    }
+}
+
+async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
+    let mut better = Vec::new();
+    for key in &mirror.config.importers {
+        if node.signs(key) {
+            continue;
+        }
+        let known = mirror
+            .signed()
+            .into_iter()
+            .find(|signed| signed.key == *key)
+            .map(|signed| signed.record);
+        let audience = match mirror.current() {
+            Some(head) if !head.head.public => Audience::Friends,
+            _ => Audience::Everyone,
+        };
+        if let Some(record) = newest_record(node, key, known.as_ref(), audience).await {
+            better.push((*key, record));
+        }
+    }
+    if better.is_empty() {
+        return Ok(());
+    }
+    consider(node, mirror, better).await
+}
+
+/// Who may learn that we ask for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// Anyone: the mirror is public, or nothing says otherwise yet.
+    Everyone,
+    /// Only the peers of `[swarm] peers`: the mirror is private.
+    Friends,
+}
+
+/// The best record of `key` that anyone tells us, if it is better than `known`.
+async fn newest_record(
+    node: &Node,
+    key: &IpnsName,
+    known: Option<&Record>,
+    audience: Audience,
+) -> Option<Record> {
+    let net = node.inner.net.as_ref()?;
+    let peers = net.peers();
+    let may_ask =
+        |peer: &&PeerInfo| peer.fetch != Some(false) && (peer.configured || audience == Audience::Everyone);
+    let asked = peers.iter().filter(may_ask).take(MAX_ASKED);
+    let asked = asked.map(|peer| tokio::time::timeout(ANSWER, net.fetch_record(peer.id, key)));
+    let answers = join_all(asked).await.into_iter();
+    let mut found: Vec<Record> = answers
+        .filter_map(|answer| Some(answer.ok()?.ok()??.record))
+        .collect();
+    if found.is_empty() && audience == Audience::Everyone && node.inner.following.dht_is_due(key) {
+        let records = net.find_record(key, ASK).await.unwrap_or_default();
+        found = records.into_iter().map(|found| found.record).collect();
+    }
+    let now = node.inner.clock.now();
+    found.retain(|record| match record.verify(key, now) {
+        Ok(()) => true,
+        Err(error) => {
+            debug!(%key, %error, "a peer gave a bad record");
+            false
+        }
+    });
+    let best = found.into_iter().max_by(pacstore_names::better);
+    best.filter(|best| known.is_none_or(|known| pacstore_names::better(best, known).is_gt()))
+}
+
+/// Takes newer records in: remembers them, or brings a new head in.
+async fn consider(
+    node: &Node,
+    mirror: &Arc<Mirror>,
+    records: Vec<(IpnsName, Record)>,
+) -> Result<(), FollowError> {
+    let mut signed = mirror.signed();
+    for (key, record) in records {
+        if record.head().is_none() {
+            debug!(%key, "a record without a head; not made by pacstore");
+            continue;
+        }
+        let new = read_head(node, mirror, key, record).await?;
+        signed.retain(|old| old.key != key);
+        signed.push(new);
+    }
+    let choice = pacstore_names::choose(
+        &signed,
+        &mirror.config.importers,
+        mirror.config.quorum,
+        &mirror.seen(),
+    );
+    for (index, why) in &choice.rejected {
+        debug!(key = %signed[*index].key, ?why, "a head has no vote");
+    }
+    match choice.pick.map(|index| signed[index].clone()) {
+        Some(new) => {
+            bring(node, mirror, new.head_cid, &new.head).await?;
+            let now = unix_seconds(node.inner.clock.now());
+            let (mirror_, new_, signed_, seen) =
+                (Arc::clone(mirror), new.clone(), signed.clone(), choice.seen);
+            blocking(node, move || mirror_.accept(&new_, now, signed_, seen)).await?;
+            info!(mirror = %mirror.config.name, tree = %new.head.tree, head = %new.head_cid, "new head");
+            announce(node, &new.head).await;
+        }
+        None => {
+            let (mirror_, signed_, seen) = (Arc::clone(mirror), signed.clone(), choice.seen);
+            blocking(node, move || mirror_.refresh(signed_, seen)).await?;
+        }
+    }
+    if let Some(net) = &node.inner.net {
+        signed.iter().for_each(|one| keep_record(net, one));
+    }
+    Ok(())
+}
+
+/// What we know of a name others may ask us for.
+pub(crate) fn keep_record(net: &pacstore_net::Net, signed: &Signed) {
+    let kept = if signed.head.public {
+        net.set_record(&signed.key, signed.record.bytes())
+    } else {
+        net.set_private_record(&signed.key, signed.record.bytes())
+    };
+    if let Err(error) = kept {
+        debug!(key = %signed.key, error = &error as &dyn std::error::Error, "the network does not keep a record");
+    }
+}
+
+async fn blocking(
+    node: &Node,
+    call: impl FnOnce() -> Result<(), crate::error::StoreError> + Send + 'static,
+) -> Result<(), FollowError> {
+    match node.inner.tasks.blocking(Pool::Disk, call).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(FollowError::Stopping),
+    }
+}
+
+/// The head a record names, checked against the record and the mirror.
+async fn read_head(
+    node: &Node,
+    mirror: &Mirror,
+    key: IpnsName,
+    record: Record,
+) -> Result<Signed, FollowError> {
+    let Some(cid) = record.head() else {
+        return Err(FollowError::Signed {
+            key,
+            source: SignedError::NoHead,
+        });
+    };
+    let block = node
+        .inner
+        .fetch
+        .block(&cid)
+        .await
+        .map_err(|e| FollowError::Fetch(cid, e))?;
+    let signed = Signed::verify(key, record, &block, node.inner.clock.now());
+    let signed = signed.map_err(|source| FollowError::Signed { key, source })?;
+    if signed.head.mirror != mirror.config.name {
+        let mirror = signed.head.mirror.to_string();
+        return Err(FollowError::OtherMirror {
+            key,
+            head: cid,
+            mirror,
+        });
+    }
+    Ok(signed)
+}
+
+/// Fetches the directories of `head` and the databases in use.
+async fn bring(node: &Node, mirror: &Mirror, cid: Cid, head: &Head) -> Result<(), FollowError> {
+    let all = async {
+        directories(node, &head.tree).await?;
+        databases(node, mirror, head).await;
+        Ok(())
+    };
+    tokio::time::timeout(WHOLE_HEAD, all)
+        .await
+        .map_err(|_| FollowError::Late(cid))?
+}
+
+/// All directory nodes below `root`, and the roots of files of more than one leaf: with
+/// them an ordinary mirror alone suffices for the rest.
+async fn directories(node: &Node, root: &Cid) -> Result<(), FollowError> {
+    let mut seen: HashSet<Cid> = HashSet::from([*root]);
+    let mut open = vec![*root];
+    while !open.is_empty() {
+        let batch: Vec<Cid> = open.split_off(open.len().saturating_sub(BATCH));
+        let (store, here) = (node.inner.store.clone(), batch.clone());
+        let looked = node
+            .inner
+            .tasks
+            .blocking(Pool::Disk, move || -> Result<Vec<_>, dag::SourceError> {
+                here.into_iter().map(|cid| Ok((cid, store.get(&cid)?))).collect()
+            });
+        let looked = looked.await.map_err(|_| FollowError::Stopping)?;
+        let looked = looked.map_err(|e| FollowError::Tree(*root, Some(dag::ReadError::from(e))))?;
+        let missing: Vec<Cid> = looked
+            .iter()
+            .filter(|(_, data)| data.is_none())
+            .map(|(cid, _)| *cid)
+            .collect();
+        let fetched = node
+            .inner
+            .fetch
+            .nodes(&missing)
+            .await
+            .map_err(|e| FollowError::Fetch(*root, e))?;
+        let here = looked.into_iter().filter_map(|(cid, data)| Some((cid, data?)));
+        for (cid, data) in here.chain(fetched.into_iter().map(|block| (block.cid, block.data))) {
+            let below = children(&cid, &data).map_err(|e| FollowError::Tree(*root, Some(e)))?;
+            open.extend(below.into_iter().filter(|child| seen.insert(*child)));
+        }
+        if seen.len() > MAX_NODES {
+            return Err(FollowError::Tree(*root, None));
+        }
+    }
+    Ok(())
+}
+
+/// What a directory node links to that may be a directory or a file of several leaves.
+fn children(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, dag::ReadError> {
+    if !matches!(dag::kind(cid, data)?, dag::Kind::Directory) {
+        return Ok(Vec::new());
+    }
+    let links = dag::links(cid, data)?;
+    Ok(links
+        .into_iter()
+        .map(|link| link.cid)
+        .filter(|child| child.codec() == dag::DAG_PB)
+        .collect())
+}
+
+/// Databases that clients use come before the head is current; one that does not come is
+/// fetched at its first request instead.
+async fn databases(node: &Node, mirror: &Mirror, head: &Head) {
+    for path in mirror.used_databases() {
+        for path in [path.clone(), format!("{path}.sig")] {
+            let segments: Vec<Vec<u8>> = path.split('/').map(|s| s.as_bytes().to_vec()).collect();
+            let Ok(Some(found)) = mirror.look_up(&head.tree, &segments) else {
+                continue;
+            };
+            let crate::mirror::FoundKind::File(len) = found.kind else {
+                continue;
+            };
+            let sources = Sources {
+                len: (found.cid.codec() == dag::RAW).then_some(len),
+                profile: Some(head.profile.clone()),
+                peers: true,
+                upstreams: crate::serve::upstream_urls(mirror, head.layout, &segments),
+            };
+            if let Err(error) = node.inner.fetch.take(&found.cid, &sources).await {
+                debug!(
+                    path,
+                    error = &error as &dyn std::error::Error,
+                    "a database did not come ahead"
+                );
+            }
+        }
+    }
+}
+
+/// Peers of one tree find each other at its root.
+async fn announce(node: &Node, head: &Head) {
+    if let Some(net) = node.inner.net.as_ref().filter(|_| head.public) {
+        if let Err(error) = net.provide(&head.tree).await {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot announce the tree"
+            );
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Running imports: on their schedule, and when asked.
+//!
+//! Each import has one worker and does one round at a time. Who asks for a round gets
+//! the report of one that began after asking: a round under way is awaited, then one
+//! more runs.
+//!
+//! - Invariant: a failed round is reported and tried again with back-off; the worker
+//!   never ends by itself.
+//! - Not here: what a round does (`pacstore-import`), heads (`crate::publish`).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pacstore_import::{Importer, Progress, RepoFacts, RepoState, Round, RoundError, Status};
+use pacstore_names::{
+    Arch, Counts, MirrorName, RepoState as HeadState, Repository, SigningKey, rfc3339, unix_seconds,
+};
+use pacstore_runtime::{Backoff, Clock, Pool, Tasks};
+use pacstore_store::Store;
+use pacstore_upstream::Http;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::config::{Config, Every, ImportConfig};
+use crate::keys::Keys;
+use crate::node::{Node, StartError};
+use crate::publish::{PublishError, Published, publish};
+use crate::status::chain;
+
+/// Asked rounds that may wait.
+const MAX_ASKED: usize = 64;
+
+/// Most detail of one repository kept in a head, in bytes.
+const MAX_DETAIL: usize = 1000;
+
+/// One `[[import]]` with its state.
+#[derive(Debug)]
+pub struct Importing {
+    /// What the configuration says.
+    pub config: ImportConfig,
+    pub(crate) key: SigningKey,
+    importer: tokio::sync::Mutex<Importer>,
+    progress: Progress,
+    last: Mutex<Option<RoundReport>>,
+    asks: mpsc::Sender<oneshot::Sender<RoundReport>>,
+    asked: tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<RoundReport>>>,
+}
+
+/// What became of a round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// The mirror.
+    pub name: String,
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// How.
+    pub outcome: Outcome,
+    /// The published tree after it.
+    pub tree: Option<String>,
+    /// The KEY it is published under.
+    pub key: String,
+    /// Files and bytes of the tree.
+    pub files: u64,
+    /// Bytes of the tree.
+    pub bytes: u64,
+    /// Each repository.
+    pub repositories: Vec<RepositoryReport>,
+    /// What is odd but stopped nothing.
+    pub warnings: Vec<String>,
+    /// Why the round failed.
+    pub error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// A new head was published and nothing is torn.
+    Published,
+    /// The published tree already is upstream's state.
+    Unchanged,
+    /// Some repository is torn or held; others may have moved.
+    Torn,
+    /// No tree came of it.
+    Failed,
+}
+
+/// One repository in a round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RepositoryReport {
+    /// Its name.
+    pub name: String,
+    /// Its folder in the tree.
+    pub folder: String,
+    /// `whole`, `torn` or `held`.
+    pub state: String,
+    /// What is wrong, a line a file.
+    pub problems: Vec<String>,
+}
+
+impl Importing {
+    /// Makes the importers of all `[[import]]`s.
+    pub(crate) fn load_all(
+        config: &Config,
+        keys: &Keys,
+        store: &Store,
+        http: &Http,
+        tasks: &Tasks,
+        clock: &Clock,
+    ) -> Result<Vec<Arc<Self>>, StartError> {
+        let mut imports = Vec::new();
+        for import in &config.imports {
+            let work = config.state_dir.join("import").join(import.name.as_str());
+            let importer = Importer::new(
+                import.spec.clone(),
+                store.clone(),
+                http.clone(),
+                tasks.clone(),
+                clock.clone(),
+                work,
+            )
+            .map_err(|source| StartError::Import {
+                mirror: import.name.clone(),
+                source,
+            })?;
+            let (asks, asked) = mpsc::channel(MAX_ASKED);
+            imports.push(Arc::new(Self {
+                config: import.clone(),
+                key: keys.load(&import.key)?,
+                importer: tokio::sync::Mutex::new(importer),
+                progress: Progress::default(),
+                last: Mutex::default(),
+                asks,
+                asked: tokio::sync::Mutex::new(asked),
+            }));
+        }
+        Ok(imports)
+    }
+
+    /// The mirror's NAME.
+    pub fn name(&self) -> &MirrorName {
+        &self.config.name
+    }
+
+    /// The KEY it publishes under.
+    pub fn key_name(&self) -> String {
+        self.key.name().to_string()
+    }
+
+    /// The last round's report.
+    pub fn last(&self) -> Option<RoundReport> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Watches the round under way.
+    pub fn watch(&self) -> tokio::sync::watch::Receiver<Status> {
+        self.progress.subscribe()
+    }
+}
+
+impl Node {
+    /// The import of the mirror `name`.
+    pub fn import(&self, name: &str) -> Option<Arc<Importing>> {
+        self.inner
+            .imports
+            .iter()
+            .find(|import| import.name().as_str() == name)
+            .cloned()
+    }
+
+    /// All imports.
+    pub fn imports(&self) -> &[Arc<Importing>] {
+        &self.inner.imports
+    }
+
+    /// The report of a round that begins after this call. With a network the worker runs it;
+    /// without one it runs right here.
+    pub async fn import_now(&self, import: &Arc<Importing>) -> RoundReport {
+        if self.inner.net.is_none() {
+            return round(self, import).await;
+        }
+        let (reply, report) = oneshot::channel();
+        let sent = import.asks.send(reply).await;
+        match (sent, report.await) {
+            (Ok(()), Ok(report)) => report,
+            _ => failed(self, import, "the node is stopping".to_owned(), None),
+        }
+    }
+}
+
+/// The worker of one import.
+pub(crate) async fn run(node: Node, import: Arc<Importing>) {
+    let stop = node.inner.tasks.stop();
+    let mut asked = import.asked.lock().await;
+    let period = match import.config.every {
+        Every::Period(period) => Some(period),
+        Every::Manual => None,
+    };
+    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(900));
+    let mut wait = period.map(|_| Duration::ZERO);
+    loop {
+        let tick = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut replies = Vec::new();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(reply) = asked.recv() => replies.push(reply),
+            () = tick => {}
+        }
+        // Whoever asked before this round begins gets its report.
+        while let Ok(reply) = asked.try_recv() {
+            replies.push(reply);
+        }
+        let Some(report) = stop.run_until_cancelled(round(&node, &import)).await else {
+            return;
+        };
+        wait = period.map(|period| match report.outcome {
+            Outcome::Failed => backoff.next().max(period.min(Duration::from_secs(60))),
+            _ => {
+                backoff.reset();
+                period
+            }
+        });
+        for reply in replies {
+            // Whoever asked may have gone.
+            let _ = reply.send(report.clone());
+        }
+    }
+}
+
+/// One round and what follows from it.
+async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
+    let mut importer = import.importer.lock().await;
+    let report = match importer.round(&import.progress).await {
+        Ok(round) => {
+            let round = Arc::new(round);
+            let (node_, import_, round_) = (node.clone(), Arc::clone(import), Arc::clone(&round));
+            let published = node.inner.tasks.blocking(Pool::Disk, move || {
+                let mirror = node_
+                    .mirror(import_.name().as_str())
+                    .ok_or(PublishError::NoMirror)?;
+                publish(&node_, &import_, &mirror, &round_)
+            });
+            match published.await {
+                Ok(Ok(published)) => {
+                    if let Some(mirror) = node.mirror(import.name().as_str()) {
+                        let (node_, import_) = (node.clone(), Arc::clone(import));
+                        node.inner
+                            .tasks
+                            .spawn("publish", async move { node_.tell(&import_, &mirror).await });
+                    }
+                    done(node, import, &round, published)
+                }
+                Ok(Err(error)) => failed(node, import, chain(&error), error.hint()),
+                Err(_) => failed(node, import, "the node is stopping".to_owned(), None),
+            }
+        }
+        Err(error) => round_failed(node, import, &error),
+    };
+    drop(importer);
+    match report.outcome {
+        Outcome::Published => info!(mirror = report.name, tree = report.tree, "imported"),
+        Outcome::Unchanged => {}
+        Outcome::Torn => warn!(mirror = report.name, "a repository is torn; it stays as it was"),
+        Outcome::Failed => warn!(
+            mirror = report.name,
+            error = report.error,
+            "import failed; will retry"
+        ),
+    }
+    *import.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+    report
+}
+
+fn blank(node: &Node, import: &Importing, outcome: Outcome) -> RoundReport {
+    let current = node
+        .mirror(import.name().as_str())
+        .and_then(|mirror| mirror.current());
+    RoundReport {
+        name: import.name().to_string(),
+        at: rfc3339(unix_seconds(node.inner.clock.now())),
+        outcome,
+        tree: current.as_ref().map(|head| head.head.tree.to_string()),
+        key: import.key_name(),
+        files: current.as_ref().map_or(0, |head| head.head.counts.files),
+        bytes: current.as_ref().map_or(0, |head| head.head.counts.bytes),
+        repositories: Vec::new(),
+        warnings: Vec::new(),
+        error: None,
+        hint: None,
+    }
+}
+
+fn done(node: &Node, import: &Importing, round: &Round, published: Published) -> RoundReport {
+    let torn = round
+        .repositories
+        .iter()
+        .any(|repository| repository.state != RepoState::Whole);
+    let outcome = match (torn, published) {
+        (true, _) => Outcome::Torn,
+        (false, Published::Tree) => Outcome::Published,
+        (false, Published::Facts | Published::Same) => Outcome::Unchanged,
+    };
+    let mut report = blank(node, import, outcome);
+    report.repositories = round.repositories.iter().map(repository_report).collect();
+    report.warnings.clone_from(&round.warnings);
+    report
+}
+
+fn failed(node: &Node, import: &Importing, error: String, hint: Option<String>) -> RoundReport {
+    let mut report = blank(node, import, Outcome::Failed);
+    report.error = Some(error);
+    report.hint = hint;
+    report
+}
+
+fn round_failed(node: &Node, import: &Importing, error: &RoundError) -> RoundReport {
+    let mut report = failed(node, import, chain(error), error.hint().map(str::to_owned));
+    match error {
+        RoundError::Torn { repositories, .. } => {
+            report.outcome = Outcome::Torn;
+            report.repositories = repositories.iter().map(repository_report).collect();
+        }
+        RoundError::NoSource { attempts, .. } => {
+            report.warnings = attempts
+                .iter()
+                .map(|(source, error)| format!("{source}: {}", chain(error)))
+                .collect();
+        }
+        _ => {}
+    }
+    report
+}
+
+fn repository_report(facts: &RepoFacts) -> RepositoryReport {
+    let (state, problems) = match &facts.state {
+        RepoState::Whole => ("whole", Vec::new()),
+        RepoState::Torn(troubles) => ("torn", troubles.iter().map(ToString::to_string).collect()),
+        RepoState::Held { with } => ("held", vec![format!("{with}, with which it moves, is torn")]),
+    };
+    RepositoryReport {
+        name: facts.name.clone(),
+        folder: facts.folder.clone(),
+        state: state.to_owned(),
+        problems,
+    }
+}
+
+/// What a head says of a repository; `old` is what the last head said of it.
+pub(crate) fn head_repository(facts: &RepoFacts, old: Option<&Repository>, now: u64) -> Repository {
+    let problems = repository_report(facts).problems;
+    let (state, detail) = match &facts.state {
+        RepoState::Whole => (HeadState::Whole, None),
+        RepoState::Torn(_) => (HeadState::Torn, Some(short(&problems))),
+        RepoState::Held { .. } => (HeadState::Held, Some(short(&problems))),
+    };
+    let times = &facts.times;
+    let files_time = times.files.max(times.files_sig);
+    Repository {
+        name: facts.name.clone(),
+        folder: facts.folder.clone(),
+        arch: facts
+            .arch
+            .iter()
+            .filter_map(|arch| arch.parse::<Arch>().ok())
+            .collect(),
+        upstream_time: facts.upstream_time.unwrap_or(0),
+        checked: if facts.checked {
+            now
+        } else {
+            old.map_or(0, |old| old.checked)
+        },
+        db_time: times.db.max(times.db_sig).unwrap_or(0),
+        files_time,
+        state,
+        detail,
+    }
+}
+
+/// The first problems, in one line that a head may hold.
+fn short(problems: &[String]) -> String {
+    let mut text: String = problems.join("; ").chars().filter(|c| !c.is_control()).collect();
+    if text.len() > MAX_DETAIL {
+        let cut = (0..=MAX_DETAIL - 3)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        text.truncate(cut);
+        text.push_str("...");
+    }
+    text
+}
+
+/// Counts as heads have them.
+pub(crate) fn counts(round: &Round) -> Counts {
+    Counts {
+        files: round.counts.files,
+        bytes: round.counts.bytes,
+    }
+}

@@ -1,0 +1,242 @@
+//! Keys on disk: the node's own and the importers', one file each, for their owner alone.
+//!
+//! - Invariant: a key file that others can read is refused, never used; a key that is
+//!   missing is never silently made anew where a mirror is signed with it.
+//! - Not here: what keys sign (`pacstore-names`).
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use pacstore_names::SigningKey;
+
+/// Why a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// There is no key of that label.
+    #[error("there is no key `{label}` in `{}`", dir.display())]
+    Missing {
+        /// Its label.
+        label: String,
+        /// Where it was looked for.
+        dir: PathBuf,
+    },
+    /// There is one already.
+    #[error("there is a key `{0}` already")]
+    Exists(String),
+    /// Others can read or write it.
+    #[error("`{}` has mode {mode:o}; others must not read it", path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not a key.
+    #[error("`{}` holds no key", .0.display())]
+    Malformed(PathBuf),
+    /// Not a label.
+    #[error("`{0}` is no label; use letters, digits, `-`, `_` and `.`, at most 64")]
+    Label(String),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+    /// The disk failed.
+    #[error("cannot read or write `{}`", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+}
+
+impl KeyError {
+    /// One sentence on what to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { label, .. } => Some(format!(
+                "restore it from your copy, or make one with `pacstore key new {label}` (a new key is a new name for clients)"
+            )),
+            Self::Mode { path, .. } => Some(format!("chmod 600 {}", path.display())),
+            Self::Malformed(_) => Some("restore it from your copy".to_owned()),
+            Self::Exists(_) | Self::Label(_) | Self::Random | Self::Io(..) => None,
+        }
+    }
+}
+
+/// The keys of one node.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    dir: PathBuf,
+}
+
+/// File name of the node's own key; not a label, since labels do not begin with a dot.
+const NODE: &str = ".node";
+
+impl Keys {
+    /// Keys under `state_dir/keys`.
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            dir: state_dir.join("keys"),
+        }
+    }
+
+    /// Makes and keeps a new key.
+    ///
+    /// # Errors
+    /// [`KeyError`] if there is one of that label or it cannot be written.
+    pub fn create(&self, label: &str) -> Result<SigningKey, KeyError> {
+        self.write(check(label)?)
+    }
+
+    /// The key `label`.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it is not there, not readable, or readable by others.
+    pub fn load(&self, label: &str) -> Result<SigningKey, KeyError> {
+        self.read(check(label)?)
+    }
+
+    /// Labels, sorted.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`].
+    pub fn labels(&self) -> Result<Vec<String>, KeyError> {
+        let entries = match fs_err::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(KeyError::Io(self.dir.clone(), error)),
+        };
+        let mut labels = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| KeyError::Io(self.dir.clone(), e))?;
+            if let Some(label) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_suffix(".key"))
+            {
+                if check(label).is_ok() {
+                    labels.push(label.to_owned());
+                }
+            }
+        }
+        labels.sort();
+        Ok(labels)
+    }
+
+    /// The node's own key, made at first use: it signs nothing that others rely on.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn node(&self) -> Result<SigningKey, KeyError> {
+        match self.read(NODE) {
+            Err(KeyError::Missing { .. }) => self.write(NODE),
+            other => other,
+        }
+    }
+
+    fn path(&self, label: &str) -> PathBuf {
+        self.dir.join(format!("{label}.key"))
+    }
+
+    fn read(&self, label: &str) -> Result<SigningKey, KeyError> {
+        let path = self.path(label);
+        let meta = match fs_err::metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(KeyError::Missing {
+                    label: label.to_owned(),
+                    dir: self.dir.clone(),
+                });
+            }
+            Err(error) => return Err(KeyError::Io(path, error)),
+        };
+        let mode = meta.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Mode { path, mode });
+        }
+        let bytes = fs_err::read(&path).map_err(|e| KeyError::Io(path.clone(), e))?;
+        SigningKey::from_bytes(&bytes).map_err(|_| KeyError::Malformed(path))
+    }
+
+    fn write(&self, label: &str) -> Result<SigningKey, KeyError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| KeyError::Io(path, error)
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(io(&self.dir))?;
+        let key = SigningKey::generate().map_err(|_| KeyError::Random)?;
+        let path = self.path(label);
+        let temporary = self.dir.join(format!(".{label}.new-{}", std::process::id()));
+        let mut options = fs_err::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        fs_err::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&temporary).map_err(io(&temporary))?;
+        file.write_all(&key.to_bytes()).map_err(io(&temporary))?;
+        file.sync_all().map_err(io(&temporary))?;
+        // A link, not a rename: an existing key is never replaced.
+        let linked = fs_err::hard_link(&temporary, &path);
+        fs_err::remove_file(&temporary).map_err(io(&temporary))?;
+        match linked {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(KeyError::Exists(label.to_owned()));
+            }
+            Err(error) => return Err(KeyError::Io(path, error)),
+        }
+        fs_err::File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io(&self.dir))?;
+        Ok(key)
+    }
+}
+
+fn check(label: &str) -> Result<&str, KeyError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if label.is_empty() || label.len() > 64 || label.starts_with('.') || !label.chars().all(allowed) {
+        return Err(KeyError::Label(label.to_owned()));
+    }
+    Ok(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_kept_and_never_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let keys = Keys::new(dir.path());
+        assert!(matches!(keys.load("arch"), Err(KeyError::Missing { .. })));
+        let key = keys.create("arch").expect("a new key");
+        assert!(matches!(keys.create("arch"), Err(KeyError::Exists(_))));
+        assert_eq!(keys.load("arch").expect("the key").name(), key.name());
+        assert_eq!(keys.labels().expect("labels"), ["arch"]);
+        assert_eq!(
+            keys.node().expect("made").name(),
+            keys.node().expect("kept").name()
+        );
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_or_that_is_broken_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let keys = Keys::new(dir.path());
+        keys.create("arch").expect("a new key");
+        let path = dir.path().join("keys/arch.key");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+        assert!(matches!(
+            keys.load("arch"),
+            Err(KeyError::Mode { mode: 0o644, .. })
+        ));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        std::fs::write(&path, b"nonsense").expect("write");
+        assert!(matches!(keys.load("arch"), Err(KeyError::Malformed(_))));
+        for bad in ["", "..", ".node", "a/b", "a b"] {
+            assert!(matches!(keys.create(bad), Err(KeyError::Label(_))), "{bad}");
+        }
+    }
+}

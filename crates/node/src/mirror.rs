@@ -1,0 +1,455 @@
+//! One mirror as this node knows it: its heads, newest first, and what they hold.
+//!
+//! The current head is the one new requests are answered from. Older ones stay while a
+//! pacman run, the retention policy or a serving in the last 24 h needs them.
+//!
+//! - Invariant: a head is here only when its directories are on disk and retained, so a
+//!   path is looked up without the network.
+//! - Invariant: what is in memory is what is on disk: the record of heads is written
+//!   before memory changes.
+//! - Not here: how heads come in (`crate::follow`) or are made (`crate::publish`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use cid::Cid;
+use pacstore_dag::{self as dag, BlockSource as _};
+use pacstore_names::{Head, IpnsName, Layout, Record, Seen, Signed, unix_seconds};
+use pacstore_store::Store;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::config::{Keep, MirrorConfig};
+use crate::error::StoreError;
+
+/// A head that was served stays at least this long.
+const SERVED: Duration = Duration::from_secs(24 * 3600);
+
+/// Looked-up paths remembered.
+const MAX_FOUND: usize = 20_000;
+
+/// An accepted head.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its block's CID.
+    pub cid: Cid,
+    /// What it says.
+    pub head: Head,
+    /// Seconds since the epoch when it was accepted here.
+    pub accepted: u64,
+    /// Seconds since the epoch when it was last served; 0 = never.
+    served: AtomicU64,
+}
+
+impl Accepted {
+    /// Notes that it is served now; true if that should be written down (at most hourly).
+    pub(crate) fn touch(&self, now: u64) -> bool {
+        let before = self.served.load(Ordering::Relaxed);
+        if now < before.saturating_add(3600) && before != 0 {
+            return false;
+        }
+        self.served.store(now, Ordering::Relaxed);
+        true
+    }
+}
+
+/// What a path of a tree is.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it resolves to.
+    pub cid: Cid,
+    /// The CID of every segment, the root first.
+    pub roots: Vec<Cid>,
+    /// File with its length, or directory.
+    pub kind: FoundKind,
+}
+
+/// File or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundKind {
+    /// A file of so many bytes.
+    File(u64),
+    /// A directory.
+    Directory,
+}
+
+/// One mirror.
+#[derive(Debug)]
+pub struct Mirror {
+    /// What the configuration says.
+    pub config: MirrorConfig,
+    /// Set where this node imports it.
+    pub(crate) keep: Option<Keep>,
+    store: Store,
+    heads: RwLock<Heads>,
+    changing: Mutex<()>,
+    found: Mutex<HashMap<(Cid, Vec<u8>), Option<Found>>>,
+    /// Folders and names of databases that clients asked for.
+    used: Mutex<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Heads {
+    /// Newest first; the first is current.
+    accepted: Vec<Arc<Accepted>>,
+    /// The newest of each importer.
+    signed: Vec<Signed>,
+    seen: Seen,
+}
+
+/// As it stands in the store.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    accepted: Vec<SavedHead>,
+    signed: Vec<SavedRecord>,
+    seen: Vec<u8>,
+    used: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedHead {
+    cid: String,
+    accepted: u64,
+    served: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedRecord {
+    key: IpnsName,
+    record: Vec<u8>,
+}
+
+impl Mirror {
+    /// The mirror with what the store remembers of it.
+    pub(crate) fn load(config: MirrorConfig, keep: Option<Keep>, store: Store) -> Result<Self, StoreError> {
+        let saved: Saved = match store.state_get(&key(&config))? {
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            None => Saved::default(),
+        };
+        let mut heads = Heads::default();
+        for one in saved.accepted {
+            match load_head(&store, &one) {
+                Some(accepted) => heads.accepted.push(Arc::new(accepted)),
+                None => {
+                    warn!(mirror = %config.name, head = one.cid, "a remembered head is not on disk any more")
+                }
+            }
+        }
+        for one in saved.signed {
+            match restore(&store, &one) {
+                Some(signed) => heads.signed.push(signed),
+                None => {
+                    warn!(mirror = %config.name, key = %one.key, "a remembered record cannot be read any more")
+                }
+            }
+        }
+        if !saved.seen.is_empty() {
+            // Without it an older head could be taken; better none than that.
+            heads.seen = Seen::from_bytes(&saved.seen).map_err(|_| StoreError::State(key(&config)))?;
+        }
+        Ok(Self {
+            config,
+            keep,
+            store,
+            heads: RwLock::new(heads),
+            changing: Mutex::default(),
+            found: Mutex::default(),
+            used: Mutex::new(saved.used),
+        })
+    }
+
+    /// The mirror's NAME as text.
+    pub fn name(&self) -> String {
+        self.config.name.to_string()
+    }
+
+    /// The head that new requests are answered from.
+    pub fn current(&self) -> Option<Arc<Accepted>> {
+        self.heads
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .accepted
+            .first()
+            .cloned()
+    }
+
+    /// All heads that are here, newest first.
+    pub fn heads(&self) -> Vec<Arc<Accepted>> {
+        self.heads
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .accepted
+            .clone()
+    }
+
+    /// The newest record of each importer.
+    pub fn signed(&self) -> Vec<Signed> {
+        self.heads
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .signed
+            .clone()
+    }
+
+    /// How upstream's paths map to ours: as the head says, else as configured.
+    pub fn layout(&self) -> Layout {
+        self.current().map_or(self.config.layout, |head| head.head.layout)
+    }
+
+    /// What was seen so far, for `names::choose`.
+    pub fn seen(&self) -> Seen {
+        self.heads
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .seen
+            .clone()
+    }
+
+    /// Makes the head of `new` current and remembers `signed` and `seen`. The tree is retained
+    /// and the head pinned first, then the new state written, then memory changes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing has changed then but perhaps a retained tree more, which the
+    /// next prune releases.
+    pub(crate) fn accept(
+        &self,
+        new: &Signed,
+        now: u64,
+        signed: Vec<Signed>,
+        seen: Seen,
+    ) -> Result<(), StoreError> {
+        self.store.retain(&self.label(&new.head.tree), &new.head.tree)?;
+        self.store.pin(&new.head_cid)?;
+        let accepted = Arc::new(Accepted {
+            cid: new.head_cid,
+            head: new.head.clone(),
+            accepted: now,
+            served: AtomicU64::new(0),
+        });
+        self.remember(signed, seen, |heads| {
+            heads.accepted.retain(|old| old.cid != accepted.cid);
+            heads.accepted.insert(0, accepted);
+        })
+    }
+
+    /// Remembers newer records and what was seen; the current head stays.
+    pub(crate) fn refresh(&self, signed: Vec<Signed>, seen: Seen) -> Result<(), StoreError> {
+        self.remember(signed, seen, |_| ())
+    }
+
+    fn remember(
+        &self,
+        signed: Vec<Signed>,
+        seen: Seen,
+        more: impl FnOnce(&mut Heads),
+    ) -> Result<(), StoreError> {
+        for one in &signed {
+            self.store.pin(&one.head_cid)?;
+        }
+        let old = self.signed();
+        self.change(|heads| {
+            more(heads);
+            heads.signed = signed;
+            heads.seen = seen;
+        })?;
+        let heads = self.heads.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for one in old {
+            if !heads.holds(&one.head_cid) {
+                self.store.unpin(&one.head_cid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of heads that nobody needs: not current, not kept by the policy, not served
+    /// in the last 24 h, not of a run. Returns how many went.
+    pub(crate) fn prune(&self, now: SystemTime, in_use: &[Cid]) -> Result<usize, StoreError> {
+        let seconds = unix_seconds(now);
+        let keep = self.keep.unwrap_or(Keep {
+            age: Duration::ZERO,
+            count: 1,
+        });
+        let mut trees: Vec<Cid> = Vec::new();
+        let mut gone = Vec::new();
+        self.change(|heads| {
+            heads.accepted.retain(|one| {
+                let known = trees.contains(&one.head.tree);
+                let served = one.served.load(Ordering::Relaxed);
+                let stays = in_use.contains(&one.cid)
+                    || (served != 0 && seconds < served.saturating_add(SERVED.as_secs()))
+                    || (!known && trees.len() < keep.count.max(1))
+                    || (!known && seconds < one.accepted.saturating_add(keep.age.as_secs()));
+                if stays && !known {
+                    trees.push(one.head.tree);
+                }
+                if !stays {
+                    gone.push(Arc::clone(one));
+                }
+                stays
+            });
+        })?;
+        let count = gone.len();
+        for one in gone {
+            if !self.signed().iter().any(|signed| signed.head_cid == one.cid) {
+                self.store.unpin(&one.cid)?;
+            }
+            if !trees.contains(&one.head.tree) {
+                self.store.release(&self.label(&one.head.tree))?;
+            }
+        }
+        self.release_strays(&trees)?;
+        Ok(count)
+    }
+
+    /// Trees that a crash left retained without a head.
+    fn release_strays(&self, trees: &[Cid]) -> Result<(), StoreError> {
+        let prefix = format!("head/{}/", self.config.name);
+        for (label, tree) in self.store.retained()? {
+            if label.starts_with(&prefix) && !trees.contains(&tree) {
+                self.store.release(&label)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that `head` is served to somebody.
+    pub(crate) fn served(&self, head: &Accepted, now: SystemTime) -> Result<(), StoreError> {
+        let seconds = unix_seconds(now);
+        if head.touch(seconds) {
+            self.change(|_| ())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes that clients use the database at `path`.
+    pub(crate) fn use_database(&self, path: &str) -> Result<(), StoreError> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.iter().any(|known| known == path) || used.len() >= 4096 {
+            return Ok(());
+        }
+        used.push(path.to_owned());
+        drop(used);
+        self.change(|_| ())
+    }
+
+    /// Paths of databases that clients asked for.
+    pub(crate) fn used_databases(&self) -> Vec<String> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What `path` is in `tree`; nothing if there is no such path.
+    ///
+    /// # Errors
+    /// [`dag::ReadError`] if a directory cannot be read.
+    pub(crate) fn look_up(&self, tree: &Cid, path: &[Vec<u8>]) -> Result<Option<Found>, dag::ReadError> {
+        let key = (*tree, path.join(&b'/'));
+        {
+            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = found.get(&key) {
+                return Ok(known.clone());
+            }
+        }
+        let answer = look_up(&self.store, tree, path)?;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() >= MAX_FOUND {
+            found.clear();
+        }
+        found.insert(key, answer.clone());
+        Ok(answer)
+    }
+
+    fn label(&self, tree: &Cid) -> String {
+        format!("head/{}/{tree}", self.config.name)
+    }
+
+    /// Changes the heads: first on disk, then in memory. One change at a time.
+    fn change(&self, change: impl FnOnce(&mut Heads)) -> Result<(), StoreError> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heads = self.heads.read().unwrap_or_else(PoisonError::into_inner).clone();
+        change(&mut heads);
+        let saved = Saved {
+            accepted: heads
+                .accepted
+                .iter()
+                .map(|one| SavedHead {
+                    cid: one.cid.to_string(),
+                    accepted: one.accepted,
+                    served: one.served.load(Ordering::Relaxed),
+                })
+                .collect(),
+            signed: heads
+                .signed
+                .iter()
+                .map(|one| SavedRecord {
+                    key: one.key,
+                    record: one.record.bytes().to_vec(),
+                })
+                .collect(),
+            seen: heads.seen.to_bytes(),
+            used: self.used_databases(),
+        };
+        let bytes = serde_json::to_vec(&saved).unwrap_or_default();
+        self.store.state_put(&[(&key(&self.config), Some(&bytes))])?;
+        *self.heads.write().unwrap_or_else(PoisonError::into_inner) = heads;
+        Ok(())
+    }
+}
+
+impl Heads {
+    /// Some head or record here is `head`.
+    fn holds(&self, head: &Cid) -> bool {
+        self.accepted.iter().any(|one| one.cid == *head)
+            || self.signed.iter().any(|one| one.head_cid == *head)
+    }
+}
+
+fn key(config: &MirrorConfig) -> String {
+    format!("mirror/{}", config.name)
+}
+
+fn load_head(store: &Store, saved: &SavedHead) -> Option<Accepted> {
+    let cid = Cid::try_from(saved.cid.as_str()).ok()?;
+    let head = Head::decode(&store.get(&cid).ok()??).ok()?;
+    Some(Accepted {
+        cid,
+        head,
+        accepted: saved.accepted,
+        served: AtomicU64::new(saved.served),
+    })
+}
+
+fn restore(store: &Store, saved: &SavedRecord) -> Option<Signed> {
+    let record = Record::from_bytes(&saved.record).ok()?;
+    let head = store.get(&record.head()?).ok()??;
+    Signed::restore(saved.key, record, &head).ok()
+}
+
+/// What `path` below `root` is, by the blocks on disk.
+pub(crate) fn look_up(store: &Store, root: &Cid, path: &[Vec<u8>]) -> Result<Option<Found>, dag::ReadError> {
+    let segments: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+    match dag::resolve(root, &segments, store) {
+        Ok(resolved) => {
+            let kind = match (resolved.kind, resolved.tsize) {
+                (dag::Kind::File { len }, _) | (dag::Kind::Raw, Some(len)) => FoundKind::File(len),
+                (dag::Kind::Raw, None) => {
+                    match store.block_len(&resolved.cid).map_err(dag::SourceError::new)? {
+                        Some(len) => FoundKind::File(len),
+                        None => return Err(dag::ReadError::Missing(vec![resolved.cid])),
+                    }
+                }
+                (dag::Kind::Directory, _) => FoundKind::Directory,
+                _ => return Ok(None),
+            };
+            Ok(Some(Found {
+                cid: resolved.cid,
+                roots: resolved.roots,
+                kind,
+            }))
+        }
+        Err(dag::ReadError::NotFound { .. } | dag::ReadError::NotADirectory { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,361 @@
+//! The node: its parts put together, its workers started, its clean stop.
+//!
+//! - Invariant: workers run in the task set that the caller owns; when it stops, they end.
+//! - Invariant: without a network ([`Online::No`]) nothing leaves the machine; importing
+//!   and looking things up work all the same.
+//! - Not here: HTTP, the command line, the configuration file.
+
+use std::collections::HashSet;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use pacstore_import::{Source, StampSource};
+use pacstore_names::{IpnsName, MirrorName};
+use pacstore_net::{Multiaddr, Net, NetConfig, PeerId};
+use pacstore_runtime::{Clock, Pool, RateLimit, Tasks};
+use pacstore_store::{Options, Store};
+use pacstore_upstream::{AddressRules, Http, HttpOptions, Url};
+use tracing::warn;
+
+use crate::blocks::{Privacy, Shared};
+use crate::bytes_out::{BytesOut, Counters};
+use crate::config::Config;
+use crate::fetch::{FetchError, Fetcher};
+use crate::freshness::Times;
+use crate::importer::Importing;
+use crate::keys::{KeyError, Keys};
+use crate::mirror::Mirror;
+use crate::runs::Runs;
+
+/// Whether the node joins the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Online {
+    /// It does.
+    Yes,
+    /// Only disk and upstreams.
+    No,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Open(#[source] pacstore_store::OpenError),
+    /// What the store remembers cannot be read.
+    #[error("cannot read what the store remembers")]
+    Store(#[from] crate::error::StoreError),
+    /// A key cannot be used.
+    #[error("cannot use a key")]
+    Key(#[from] KeyError),
+    /// The network cannot be started.
+    #[error("cannot start the network")]
+    Net(#[source] pacstore_net::NetError),
+    /// An import cannot be set up.
+    #[error("cannot set up the import of {mirror}")]
+    Import {
+        /// Its NAME.
+        mirror: MirrorName,
+        /// What is wrong.
+        #[source]
+        source: pacstore_import::SpecError,
+    },
+}
+
+impl StartError {
+    /// One sentence on what to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Key(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// A running node. Clones are the same node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) net: Option<Net>,
+    pub(crate) tasks: Tasks,
+    pub(crate) clock: Clock,
+    pub(crate) fetch: Fetcher,
+    pub(crate) mirrors: Vec<Arc<Mirror>>,
+    pub(crate) imports: Vec<Arc<Importing>>,
+    pub(crate) runs: Runs,
+    pub(crate) times: Times,
+    pub(crate) counters: Counters,
+    pub(crate) following: crate::follow::Board,
+}
+
+impl Node {
+    /// Opens the store and starts what the configuration switches on.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(
+        config: Config,
+        online: Online,
+        tasks: &Tasks,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let (dir, max_size, store_clock) = (config.store_dir.clone(), config.max_size, clock.clone());
+        let opened = tasks
+            .blocking(Pool::Disk, move || {
+                Store::open(
+                    &dir,
+                    Options {
+                        max_size,
+                        clock: store_clock,
+                    },
+                )
+            })
+            .await;
+        let store = match opened {
+            Ok(store) => store.map_err(StartError::Open)?,
+            Err(_) => return Err(StartError::Store(crate::error::StoreError::Stopping)),
+        };
+        let keys = Keys::new(&config.state_dir);
+        let http = Http::new(http_options(&config));
+        let imports = Importing::load_all(&config, &keys, &store, &http, tasks, &clock)?;
+        let mut mirrors = Vec::new();
+        for mirror in &config.mirrors {
+            let keep = imports
+                .iter()
+                .find(|i| i.name() == &mirror.name)
+                .map(|i| i.config.keep);
+            mirrors.push(Arc::new(Mirror::load(mirror.clone(), keep, store.clone())?));
+        }
+        let net = match online {
+            Online::Yes => Some(start_net(&config, &keys, &store, tasks, &clock)?),
+            Online::No => None,
+        };
+        let inner = Arc::new(Inner {
+            fetch: Fetcher::new(store.clone(), net.clone(), http, tasks.clone()),
+            times: Times::new(store.clone()),
+            counters: Counters::load(&store)?,
+            runs: Runs::default(),
+            following: crate::follow::Board::default(),
+            config,
+            store,
+            net,
+            tasks: tasks.clone(),
+            clock,
+            mirrors,
+            imports,
+        });
+        let node = Self { inner };
+        node.start_workers();
+        Ok(node)
+    }
+
+    fn start_workers(&self) {
+        let tasks = &self.inner.tasks;
+        if self.inner.net.is_some() {
+            tasks.spawn("follow", crate::follow::run(self.clone()));
+            tasks.spawn("announce", crate::publish::announce(self.clone()));
+            for import in &self.inner.imports {
+                tasks.spawn(
+                    format!("import {}", import.name()),
+                    crate::importer::run(self.clone(), Arc::clone(import)),
+                );
+            }
+        }
+        tasks.spawn("gc", crate::gc::run(self.clone()));
+    }
+
+    /// What is left to write once the tasks have ended.
+    pub fn close(&self) {
+        if let Err(error) = self.inner.counters.save(&self.inner.store) {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot save the byte counters"
+            );
+        }
+    }
+
+    /// This node's peer id, with a network.
+    pub fn peer_id(&self) -> Option<PeerId> {
+        self.inner.net.as_ref().map(Net::peer_id)
+    }
+
+    /// The addresses it listens on, ports resolved, each with `/p2p/ID`.
+    pub async fn addresses(&self) -> Vec<Multiaddr> {
+        match &self.inner.net {
+            Some(net) => {
+                let id = net.peer_id();
+                let bound = net.listen_addresses().await;
+                bound
+                    .into_iter()
+                    .map(|address| address.with_p2p(id).unwrap_or_else(|address| address))
+                    .collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// All mirrors, in configuration order.
+    pub fn mirrors(&self) -> &[Arc<Mirror>] {
+        &self.inner.mirrors
+    }
+
+    /// The mirror called `name`: its NAME, its inlined DNSLink label, or the KEY of one of
+    /// its importers where one suffices.
+    pub fn mirror(&self, name: &str) -> Option<Arc<Mirror>> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let by_name = |wanted: &str| self.inner.mirrors.iter().find(|m| m.name() == wanted).cloned();
+        if let Some(mirror) = by_name(&name) {
+            return Some(mirror);
+        }
+        if let Ok(key) = name.parse::<IpnsName>() {
+            let of_key = |m: &&Arc<Mirror>| m.config.quorum <= 1 && m.config.importers.contains(&key);
+            return self.inner.mirrors.iter().find(of_key).cloned();
+        }
+        if name.contains('.') {
+            return None;
+        }
+        MirrorName::from_label(&name)
+            .ok()
+            .and_then(|decoded| by_name(&decoded.to_string()))
+    }
+
+    /// The mirror that `/pacman/REPO/ARCH/` is answered from and the repository's folder in
+    /// it: the first in configuration order whose current head lists it.
+    pub fn repository(&self, repo: &str, arch: &str) -> RepositoryIn {
+        for mirror in &self.inner.mirrors {
+            let Some(head) = mirror.current() else { continue };
+            let limit = mirror.config.folder.trim_matches('/');
+            let below = |folder: &str| {
+                limit.is_empty() || folder == limit || folder.starts_with(&format!("{limit}/"))
+            };
+            let folders: Vec<String> = head
+                .head
+                .repositories
+                .iter()
+                .filter(|r| r.name == repo && r.is_for(arch) && below(&r.folder))
+                .map(|r| r.folder.clone())
+                .collect();
+            match &folders[..] {
+                [] => {}
+                [folder] => return RepositoryIn::One(Arc::clone(mirror), folder.clone()),
+                _ => return RepositoryIn::Several(mirror.name(), folders),
+            }
+        }
+        RepositoryIn::None
+    }
+
+    /// The fetch engine.
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.inner.fetch
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The task set the node lives in.
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// The network, if joined.
+    pub fn net(&self) -> Option<&Net> {
+        self.inner.net.as_ref()
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Bytes that left the gateway so far.
+    pub fn bytes_out(&self) -> BytesOut {
+        self.inner.counters.get()
+    }
+
+    pub(crate) async fn read_stored(
+        &self,
+        file: &Arc<pacstore_store::OpenFile>,
+        start: u64,
+        end: u64,
+    ) -> Result<bytes::Bytes, FetchError> {
+        crate::read::stored(&self.inner.tasks, file, start, end).await
+    }
+}
+
+/// Which mirror has a repository.
+#[derive(Debug)]
+pub enum RepositoryIn {
+    /// This one, in this folder.
+    One(Arc<Mirror>, String),
+    /// The first mirror that has it has it in several folders.
+    Several(String, Vec<String>),
+    /// None.
+    None,
+}
+
+/// Dials only what the configuration names.
+fn http_options(config: &Config) -> HttpOptions {
+    let mut urls: Vec<Url> = config
+        .mirrors
+        .iter()
+        .flat_map(|mirror| mirror.upstreams.clone())
+        .collect();
+    for import in &config.imports {
+        urls.extend(import.spec.from.iter().filter_map(|source| match source {
+            Source::Http(url) => Some(url.clone()),
+            Source::Directory(_) | Source::Rsync(_) => None,
+        }));
+        if let Some(StampSource::Url(url)) = &import.spec.stamp {
+            urls.push(url.clone());
+        }
+    }
+    HttpOptions {
+        user_agent: concat!("pacstore/", env!("CARGO_PKG_VERSION")).to_owned(),
+        allow_private: AddressRules::only(&urls),
+        ..HttpOptions::default()
+    }
+}
+
+fn start_net(
+    config: &Config,
+    keys: &Keys,
+    store: &Store,
+    tasks: &Tasks,
+    clock: &Clock,
+) -> Result<Net, StartError> {
+    let friends: HashSet<PeerId> = config
+        .swarm
+        .peers
+        .iter()
+        .filter_map(pacstore_net::peer_of)
+        .collect();
+    let privacy = Privacy {
+        friends,
+        private: config.imports.iter().any(|import| !import.public),
+    };
+    let blocks = Arc::new(Shared::new(store.clone(), Arc::new(RwLock::new(privacy))));
+    let mut net = NetConfig::new(keys.node()?.seed());
+    net.listen.clone_from(&config.swarm.listen);
+    net.bootstrap.clone_from(&config.swarm.bootstrap);
+    net.peers.clone_from(&config.swarm.peers);
+    net.mdns = config.swarm.mdns;
+    net.dht = config.swarm.dht;
+    net.upload = config.upload.map(|rate| RateLimit::new(Some(rate)));
+    Net::start(net, blocks, tasks, clock.clone()).map_err(StartError::Net)
+}
+
+/// Grace for tasks at a stop.
+pub const STOP_GRACE: Duration = Duration::from_secs(4);

@@ -1,0 +1,352 @@
+//! Making heads: what a round found becomes a head, a record, and known to others.
+//!
+//! Order: the head block and the tree are durable, then the sequence number, then the
+//! record, then memory; only then others are told. A crash in between leaves the last
+//! head in force, and the next round converges.
+//!
+//! - Invariant: a sequence number is on disk before a record with it exists.
+//! - Invariant: a refresh of the same head keeps the sequence; only validity grows.
+//! - Not here: what is imported (`crate::importer`), the wire (`pacstore-net`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cid::Cid;
+use pacstore_dag::Block;
+use pacstore_import::Round;
+use pacstore_names::{
+    Head, IpnsName, Record, RecordData, Repository, Signed, SignedError, TreeTimes, choose, unix_seconds,
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use crate::error::StoreError;
+use crate::follow::keep_record;
+use crate::importer::{Importing, counts, head_repository};
+use crate::mirror::Mirror;
+use crate::node::Node;
+
+/// How long a record is valid. A client that sees no newer one for that long has no name.
+pub(crate) const VALIDITY: Duration = Duration::from_secs(72 * 3600);
+
+/// A record is renewed when less than this is left of it.
+const RENEW: Duration = Duration::from_secs(48 * 3600);
+
+/// How long resolvers may keep a record.
+const TTL: Duration = Duration::from_secs(60);
+
+/// `checked` moves in a new head over the same tree at most this often, in seconds.
+const CHECKED: u64 = 1800;
+
+/// How often records are looked at.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// Why a head could not be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The store failed.
+    #[error("cannot keep the new head")]
+    Store(#[from] StoreError),
+    /// The record cannot be made.
+    #[error("cannot sign the new head")]
+    Record(#[from] pacstore_names::RecordError),
+    /// The head cannot be made.
+    #[error("cannot write the new head")]
+    Head(#[from] pacstore_names::HeadError),
+    /// What we made does not fit together.
+    #[error("the new head does not verify")]
+    Signed(#[from] SignedError),
+    /// The configuration has no mirror for the import.
+    #[error("no mirror is configured for this import")]
+    NoMirror,
+}
+
+impl PublishError {
+    /// One sentence on what to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// A new head over a new tree.
+    Tree,
+    /// A new head over the same tree: states or times moved.
+    Facts,
+    /// The published head already says all of it.
+    Same,
+}
+
+/// Publishes what `round` found. Blocking.
+pub(crate) fn publish(
+    node: &Node,
+    import: &Importing,
+    mirror: &Mirror,
+    round: &Round,
+) -> Result<Published, PublishError> {
+    let own = import.key.name();
+    let last = mirror.signed().into_iter().find(|signed| signed.key == own);
+    let head = make_head(node, import, last.as_ref(), round)?;
+    if last.as_ref().is_some_and(|last| same(&last.head, &head)) {
+        return Ok(Published::Same);
+    }
+    let moved = last.as_ref().is_none_or(|last| last.head.tree != head.tree);
+    let (cid, bytes) = head.encode()?;
+    let store = &node.inner.store;
+    store
+        .put_nodes(&[Block {
+            cid,
+            data: bytes.clone().into(),
+        }])
+        .map_err(StoreError::from)?;
+    // Ours stays whole for others even where the quorum prefers another tree.
+    store
+        .retain(&format!("own/{own}"), &head.tree)
+        .map_err(StoreError::from)?;
+    let record = sign(node, import, cid, &head.tree, head.sequence)?;
+    let signed = Signed::verify(own, record, &bytes, node.inner.clock.now())?;
+    take_in(node, mirror, signed)?;
+    info!(mirror = %mirror.config.name, tree = %head.tree, head = %cid, "published");
+    Ok(if moved { Published::Tree } else { Published::Facts })
+}
+
+/// Our own newest head, weighed like any other's.
+fn take_in(node: &Node, mirror: &Mirror, new: Signed) -> Result<(), PublishError> {
+    let mut signed = mirror.signed();
+    signed.retain(|old| old.key != new.key);
+    signed.push(new);
+    let choice = choose(
+        &signed,
+        &mirror.config.importers,
+        mirror.config.quorum,
+        &mirror.seen(),
+    );
+    match choice.pick {
+        Some(pick) => {
+            let picked = signed[pick].clone();
+            mirror.accept(&picked, unix_seconds(node.inner.clock.now()), signed, choice.seen)?;
+        }
+        None => mirror.refresh(signed, choice.seen)?,
+    }
+    Ok(())
+}
+
+/// The head that `round` asks for.
+fn make_head(
+    node: &Node,
+    import: &Importing,
+    last: Option<&Signed>,
+    round: &Round,
+) -> Result<Head, PublishError> {
+    let now = unix_seconds(node.inner.clock.now());
+    let previous = match last {
+        Some(last) if last.head.tree == round.tree => last.head.previous,
+        Some(last) => Some(last.head_cid),
+        None => None,
+    };
+    let old = |name: &str, folder: &str| {
+        last.and_then(|last| {
+            last.head
+                .in_folder(folder)
+                .find(|repository| repository.name == name)
+        })
+    };
+    let in_tree = round.repositories.iter().filter(|facts| facts.in_tree);
+    let repositories: Vec<Repository> = in_tree
+        .map(|facts| head_repository(facts, old(&facts.name, &facts.folder), now))
+        .collect();
+    let upstream_time = round.upstream_time.unwrap_or(0);
+    let tree_times = repositories.is_empty().then_some(TreeTimes {
+        upstream_time,
+        checked: now,
+    });
+    Ok(Head {
+        mirror: import.name().clone(),
+        tree: round.tree,
+        profile: import.config.spec.profile.name().to_owned(),
+        layout: import.config.layout,
+        public: import.config.public,
+        max_age_s: import.config.max_age.map_or(0, |age| age.as_secs()),
+        sequence: next_sequence(node, &import.key.name())?,
+        previous,
+        counts: counts(round),
+        tree_times,
+        repositories,
+    })
+}
+
+/// Nothing moved that clients would need a new head for.
+fn same(old: &Head, new: &Head) -> bool {
+    let facts = |head: &Head| {
+        let of_one = |r: &Repository| {
+            (
+                r.folder.clone(),
+                r.name.clone(),
+                r.state,
+                r.detail.clone(),
+                r.upstream_time,
+                r.db_time,
+            )
+        };
+        (
+            head.tree,
+            head.public,
+            head.max_age_s,
+            head.layout,
+            head.repositories.iter().map(of_one).collect::<Vec<_>>(),
+        )
+    };
+    facts(old) == facts(new) && new.checked() < old.checked() + CHECKED
+}
+
+fn sequence_key(key: &IpnsName) -> String {
+    format!("sequence/{key}")
+}
+
+/// One more than any sequence that we used or saw for this key.
+fn next_sequence(node: &Node, key: &IpnsName) -> Result<u64, StoreError> {
+    let stored = node.inner.store.state_get(&sequence_key(key))?;
+    let damaged = || StoreError::State(sequence_key(key));
+    let local = match stored {
+        Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| damaged())?),
+        None => 0,
+    };
+    Ok(local.saturating_add(1))
+}
+
+/// Remembers that `sequence` was used or seen for `key`, if it is the highest.
+pub(crate) fn saw_sequence(node: &Node, key: &IpnsName, sequence: u64) -> Result<(), StoreError> {
+    if sequence < next_sequence(node, key)? {
+        return Ok(());
+    }
+    node.inner
+        .store
+        .state_put(&[(&sequence_key(key), Some(&sequence.to_be_bytes()))])?;
+    Ok(())
+}
+
+/// Signs a record for `head`. The sequence is durable before the record exists.
+fn sign(
+    node: &Node,
+    import: &Importing,
+    head: Cid,
+    tree: &Cid,
+    sequence: u64,
+) -> Result<Record, PublishError> {
+    saw_sequence(node, &import.key.name(), sequence)?;
+    let data = RecordData {
+        value: format!("/ipfs/{tree}").into_bytes(),
+        sequence,
+        validity: node.inner.clock.now() + VALIDITY,
+        ttl: TTL,
+        head: Some(head),
+    };
+    Ok(Record::create(&import.key, data)?)
+}
+
+/// Renews the record of what `import` last published if its end is near.
+pub(crate) fn renew(node: &Node, import: &Importing, mirror: &Mirror) -> Result<bool, PublishError> {
+    let own = import.key.name();
+    let Some(old) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
+        return Ok(false);
+    };
+    let left = old
+        .record
+        .validity()
+        .duration_since(node.inner.clock.now())
+        .unwrap_or_default();
+    if RENEW < left {
+        return Ok(false);
+    }
+    let record = sign(node, import, old.head_cid, &old.head.tree, old.record.sequence())?;
+    take_in(node, mirror, Signed { record, ..old })?;
+    Ok(true)
+}
+
+impl Node {
+    /// This node signs with `key`.
+    pub(crate) fn signs(&self, key: &IpnsName) -> bool {
+        self.inner.imports.iter().any(|import| import.key.name() == *key)
+    }
+
+    /// Tells the network what `import` last published.
+    pub(crate) async fn tell(&self, import: &Importing, mirror: &Arc<Mirror>) {
+        let Some(net) = &self.inner.net else { return };
+        let own = import.key.name();
+        let Some(signed) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
+            return;
+        };
+        keep_record(net, &signed);
+        if !import.config.public {
+            return;
+        }
+        if let Err(error) = net.provide(&signed.head.tree).await {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot announce the tree"
+            );
+        }
+        if let Err(error) = net.publish_record(&own, signed.record.bytes()).await {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "the DHT did not take the record; connected peers get it from us"
+            );
+        }
+    }
+
+    /// Learns from the network which sequence of our own keys is in use, after a loss of state.
+    async fn learn_sequences(&self) {
+        let Some(net) = &self.inner.net else { return };
+        for import in &self.inner.imports {
+            let own = import.key.name();
+            let found = net.find_record(&own, FIND_OWN).await.unwrap_or_default();
+            let Some(highest) = found.iter().map(|found| found.record.sequence()).max() else {
+                continue;
+            };
+            if let Err(error) = saw_sequence(self, &own, highest) {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot remember a sequence"
+                );
+            }
+        }
+    }
+}
+
+/// How long other nodes are asked for our own records at start.
+const FIND_OWN: Duration = Duration::from_secs(5);
+
+/// Keeps records in force: looks at each every few minutes, renews and tells.
+pub(crate) async fn announce(node: Node) {
+    let stop = node.inner.tasks.stop();
+    if stop.run_until_cancelled(node.learn_sequences()).await.is_none() {
+        return;
+    }
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        for import in &node.inner.imports {
+            let Some(mirror) = node.mirror(&import.name().to_string()) else {
+                continue;
+            };
+            match renew(&node, import, &mirror) {
+                Ok(_) => {}
+                Err(error) => {
+                    warn!(mirror = %import.name(), error = &error as &dyn std::error::Error, "cannot renew the record; will retry");
+                }
+            }
+            if stop
+                .run_until_cancelled(node.tell(import, &mirror))
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+}

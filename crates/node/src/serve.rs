@@ -1,0 +1,502 @@
+//! What a request for a path gets: the rules of mirrors, runs, staleness and times.
+//!
+//! [`Node::ask`] decides without touching the network; [`Node::open`] then opens what is
+//! to be given, from disk or from whoever has it.
+//!
+//! - Invariant: an unknown path is answered at once from the directories on disk.
+//! - Invariant: a database over its age limit is never given, nor "not modified".
+//! - Not here: HTTP (`pacstore-http`), fetching (`crate::fetch`).
+//! - Read first: `docs/semantics.md`, which lists each rule with its test.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cid::Cid;
+use pacstore_dag::{self as dag, Entry};
+use pacstore_names::{Layout, Repository};
+use pacstore_pacman::{self as pacman, DbFileName, DbKind};
+use pacstore_runtime::Pool;
+use pacstore_store::OpenFile;
+use tracing::{info, warn};
+use url::Url;
+
+use crate::error::StoreError;
+use crate::fetch::{FetchError, Opened, Reader, Sources};
+use crate::mirror::{Accepted, Found, FoundKind, Mirror, look_up};
+use crate::node::Node;
+use crate::runs::Asked;
+
+/// How long an answer under a name may be kept by caches: an importer's head is seen
+/// within this time anyway.
+const NAME_TTL: Duration = Duration::from_secs(60);
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The client's address: pacman runs are told apart by it.
+    pub address: IpAddr,
+    /// Which of its connections: a database and its signature on one are a pair.
+    pub connection: u64,
+}
+
+/// What a request gets.
+#[derive(Debug)]
+pub enum Answer {
+    /// A file.
+    File(Box<FileAnswer>),
+    /// A directory.
+    Directory(DirectoryAnswer),
+    /// Go there.
+    Redirect(Url),
+    /// No such thing; why, for the log and the body.
+    NotFound(String),
+}
+
+/// A file to give.
+#[derive(Clone, Debug)]
+pub struct FileAnswer {
+    /// Its root.
+    pub root: Cid,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Databases and their signatures have one.
+    pub last_modified: Option<SystemTime>,
+    /// CIDs of all segments of its path.
+    pub roots: Vec<Cid>,
+    /// How long caches may keep it; none = for ever.
+    pub ttl: Option<Duration>,
+    /// Where it may come from.
+    pub sources: Sources,
+}
+
+/// A directory to list.
+#[derive(Clone, Debug)]
+pub struct DirectoryAnswer {
+    /// Its CID.
+    pub cid: Cid,
+    /// CIDs of all segments of its path.
+    pub roots: Vec<Cid>,
+    /// How long caches may keep it; none = for ever.
+    pub ttl: Option<Duration>,
+    /// Names, bytes below, is a directory.
+    pub entries: Vec<(Vec<u8>, u64, bool)>,
+}
+
+/// Why an answer could not be made: the disk or a damaged directory.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The store failed.
+    #[error("the store cannot be read")]
+    Store(#[from] StoreError),
+    /// A directory is missing or damaged.
+    #[error("a directory cannot be read")]
+    Directory(#[from] dag::ReadError),
+    /// The node is stopping.
+    #[error("stopping")]
+    Stopping,
+}
+
+impl Node {
+    /// What `client` gets for `path` of `mirror`.
+    ///
+    /// # Errors
+    /// [`AskError`] if what is on disk cannot be read.
+    pub async fn ask(
+        &self,
+        client: Client,
+        mirror: &Arc<Mirror>,
+        path: &[Vec<u8>],
+    ) -> Result<Answer, AskError> {
+        let (node, mirror, path) = (self.clone(), Arc::clone(mirror), path.to_vec());
+        // Directories are read from the page cache, mostly from memory: no need for the pool.
+        node.decide(client, &mirror, &path)
+    }
+
+    fn decide(&self, client: Client, mirror: &Arc<Mirror>, path: &[Vec<u8>]) -> Result<Answer, AskError> {
+        let Some(current) = mirror.current() else {
+            return Ok(Answer::NotFound(format!(
+                "no head of {} is known yet",
+                mirror.config.name
+            )));
+        };
+        let asked = asked(path);
+        let chosen = self
+            .inner
+            .runs
+            .head(client.address, &mirror.name(), asked, current.cid);
+        let heads = mirror.heads();
+        let first = heads.iter().find(|head| head.cid == chosen).unwrap_or(&current);
+        let older = heads.iter().filter(|head| head.cid != first.cid);
+        // The run's head first, then the others from the newest on, for packages only.
+        for head in std::iter::once(first).chain(older) {
+            if head.cid != first.cid && (is_database(path) || !is_package(path)) {
+                continue;
+            }
+            for path in forms(path) {
+                if let Some(found) = mirror.look_up(&head.head.tree, &path)? {
+                    return self.found(mirror, head, &path, found);
+                }
+            }
+        }
+        Ok(unknown(mirror, path))
+    }
+
+    fn found(
+        &self,
+        mirror: &Arc<Mirror>,
+        head: &Arc<Accepted>,
+        path: &[Vec<u8>],
+        found: Found,
+    ) -> Result<Answer, AskError> {
+        let FoundKind::File(len) = found.kind else {
+            return Ok(Answer::Directory(self.directory(&found, Some(NAME_TTL))?));
+        };
+        let name = path.last().cloned().unwrap_or_default();
+        let mut answer = FileAnswer {
+            root: found.cid,
+            len,
+            name,
+            last_modified: None,
+            roots: found.roots,
+            ttl: Some(NAME_TTL),
+            sources: Sources {
+                len: (found.cid.codec() == dag::RAW).then_some(len),
+                profile: Some(head.head.profile.clone()),
+                peers: true,
+                upstreams: upstream_urls(mirror, head.head.layout, path),
+            },
+        };
+        mirror.served(head, self.inner.clock.now())?;
+        if let Some(database) = Database::of(path) {
+            if let Some(refused) = self.refuse_stale(mirror, head, &database, &answer) {
+                return Ok(refused);
+            }
+            answer.last_modified = Some(self.database_time(mirror, head, &database)?);
+            if database.is_db && !database.is_signature {
+                mirror.use_database(&String::from_utf8_lossy(&database.path))?;
+            }
+        }
+        Ok(Answer::File(Box::new(answer)))
+    }
+
+    /// Over its age limit a database is not given: an upstream, or the next Server, is.
+    fn refuse_stale(
+        &self,
+        mirror: &Mirror,
+        head: &Accepted,
+        database: &Database,
+        answer: &FileAnswer,
+    ) -> Option<Answer> {
+        let repository = database.repository(&head.head)?;
+        let now = self.inner.clock.now();
+        let max_age = head.head.max_age_s;
+        if !repository.is_refused_at(now, head.head.max_age()) {
+            return None;
+        }
+        let age = repository.age(now);
+        info!(mirror = %mirror.config.name, repository = repository.name, age_s = age.as_secs(), "too old to be given");
+        Some(match answer.sources.upstreams.first() {
+            Some(url) => Answer::Redirect(url.clone()),
+            None => Answer::NotFound(format!(
+                "{} is {} s old, the limit is {max_age} s",
+                repository.name,
+                age.as_secs()
+            )),
+        })
+    }
+
+    fn database_time(
+        &self,
+        mirror: &Mirror,
+        head: &Accepted,
+        database: &Database,
+    ) -> Result<SystemTime, AskError> {
+        let tree = &head.head.tree;
+        let (base, signature) = database.pair();
+        let base_found = mirror.look_up(tree, &split(&base))?;
+        let signature_found = mirror.look_up(tree, &split(&signature))?;
+        let upstream = database.repository(&head.head).map_or(UNIX_EPOCH, |r| {
+            UNIX_EPOCH
+                + Duration::from_secs(if database.is_db {
+                    r.db_time
+                } else {
+                    r.files_time.unwrap_or(r.db_time)
+                })
+        });
+        let Some(base_found) = base_found else {
+            return Ok(upstream);
+        };
+        let path = String::from_utf8_lossy(&base).into_owned();
+        let signature = signature_found.map(|found| found.cid);
+        Ok(self.inner.times.told(
+            &mirror.name(),
+            &path,
+            &base_found.cid,
+            signature.as_ref(),
+            upstream,
+        )?)
+    }
+
+    /// What `path` below `root` is, for `/ipfs/`: only what is configured, unless open.
+    ///
+    /// # Errors
+    /// [`AskError`] if what is on disk cannot be read.
+    pub async fn ask_cid(&self, root: &Cid, path: &[Vec<u8>]) -> Result<Answer, AskError> {
+        self.by_cid(root, path, self.inner.config.open).await
+    }
+
+    /// What `path` below `root` is, whatever is configured: for the daemon's own socket.
+    ///
+    /// # Errors
+    /// [`AskError`] if what is on disk cannot be read.
+    pub async fn ask_any(&self, root: &Cid, path: &[Vec<u8>]) -> Result<Answer, AskError> {
+        self.by_cid(root, path, true).await
+    }
+
+    async fn by_cid(&self, root: &Cid, path: &[Vec<u8>], any: bool) -> Result<Answer, AskError> {
+        let store = self.inner.store.clone();
+        let (wanted, segments) = (*root, path.to_vec());
+        for _ in 0..=dag::MAX_TREE_DEPTH * (path.len() + 1) {
+            let (store, segments) = (store.clone(), segments.clone());
+            let looked = self
+                .inner
+                .tasks
+                .blocking(Pool::Disk, move || look_up(&store, &wanted, &segments));
+            match looked.await.map_err(|_| AskError::Stopping)? {
+                Ok(Some(found)) => return self.cid_answer(found, path),
+                Ok(None) => return Ok(Answer::NotFound("no such path".to_owned())),
+                Err(dag::ReadError::Missing(missing)) if any => {
+                    if self.inner.fetch.nodes(&missing).await.is_err() {
+                        return Ok(Answer::NotFound("no peer has it".to_owned()));
+                    }
+                }
+                Err(dag::ReadError::Missing(_)) => {
+                    return Ok(Answer::NotFound("not part of a configured mirror".to_owned()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Answer::NotFound("too deep".to_owned()))
+    }
+
+    fn cid_answer(&self, found: Found, path: &[Vec<u8>]) -> Result<Answer, AskError> {
+        let FoundKind::File(len) = found.kind else {
+            return Ok(Answer::Directory(self.directory(&found, None)?));
+        };
+        Ok(Answer::File(Box::new(FileAnswer {
+            root: found.cid,
+            len,
+            name: path.last().cloned().unwrap_or_default(),
+            last_modified: None,
+            sources: Sources {
+                len: (found.cid.codec() == dag::RAW).then_some(len),
+                profile: None,
+                peers: true,
+                upstreams: Vec::new(),
+            },
+            roots: found.roots,
+            ttl: None,
+        })))
+    }
+
+    fn directory(&self, found: &Found, ttl: Option<Duration>) -> Result<DirectoryAnswer, AskError> {
+        let listed = dag::list(&found.cid, &self.inner.store)?;
+        let entries = listed.into_iter().map(|(name, entry)| {
+            let directory = self.is_directory(&entry);
+            (name, entry.tsize, directory)
+        });
+        Ok(DirectoryAnswer {
+            cid: found.cid,
+            roots: found.roots.clone(),
+            ttl,
+            entries: entries.collect(),
+        })
+    }
+
+    fn is_directory(&self, entry: &Entry) -> bool {
+        entry.cid.codec() == dag::DAG_PB
+            && matches!(
+                look_up(&self.inner.store, &entry.cid, &[]),
+                Ok(Some(Found {
+                    kind: FoundKind::Directory,
+                    ..
+                }))
+            )
+    }
+
+    /// Opens the file of `answer`.
+    ///
+    /// # Errors
+    /// [`FetchError`] if no source gives it.
+    pub async fn open(&self, answer: &FileAnswer) -> Result<Content, FetchError> {
+        let opened = self.inner.fetch.open(&answer.root, &answer.sources).await?;
+        Ok(match opened {
+            Opened::Stored(file) => {
+                self.inner.store.touch(&answer.root);
+                Content::Stored(Arc::new(file))
+            }
+            Opened::Arriving(reader) => Content::Arriving(reader),
+            Opened::Small(small) => Content::Small(small.data, small.origin),
+        })
+    }
+}
+
+/// An opened file.
+#[derive(Debug)]
+pub enum Content {
+    /// On disk.
+    Stored(Arc<OpenFile>),
+    /// On its way.
+    Arriving(Reader),
+    /// In memory, just come in.
+    Small(Bytes, pacstore_store::Origin),
+}
+
+impl Content {
+    /// The next bytes at `start`, not past `end`, counted as given. Never empty.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    pub async fn read(&mut self, node: &Node, start: u64, end: u64) -> Result<Bytes, FetchError> {
+        match self {
+            Self::Stored(file) => {
+                let data = node.read_stored(file, start, end).await?;
+                node.inner
+                    .counters
+                    .add_shared(&file.info.by_origin, data.len() as u64);
+                Ok(data)
+            }
+            Self::Arriving(reader) => {
+                let root = reader.root();
+                let read = reader.read(start, end).await?;
+                let (data, origin) = read.ok_or_else(|| FetchError::NoSource {
+                    cid: root,
+                    why: "past its end".into(),
+                })?;
+                node.inner.counters.add(origin, data.len() as u64);
+                Ok(data)
+            }
+            Self::Small(data, origin) => {
+                let part =
+                    data.slice(start.min(data.len() as u64) as usize..end.min(data.len() as u64) as usize);
+                node.inner.counters.add(*origin, part.len() as u64);
+                Ok(part)
+            }
+        }
+    }
+}
+
+fn asked(path: &[Vec<u8>]) -> Asked {
+    match path.last() {
+        Some(name) if name.ends_with(b".db") => Asked::Database,
+        _ => Asked::Other,
+    }
+}
+
+fn is_database(path: &[Vec<u8>]) -> bool {
+    Database::of(path).is_some()
+}
+
+fn is_package(path: &[Vec<u8>]) -> bool {
+    path.last().is_some_and(|name| {
+        let base = name.strip_suffix(b".sig").unwrap_or(name);
+        std::str::from_utf8(base).is_ok_and(pacman::is_package_file)
+    })
+}
+
+/// The path as asked, and without `os/ARCH` where it has it: both forms are answered.
+fn forms(path: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
+    let mut forms = vec![path.to_vec()];
+    if let [repo, os, _arch, rest @ ..] = path {
+        if os == b"os" {
+            let mut short = vec![repo.clone()];
+            short.extend_from_slice(rest);
+            forms.push(short);
+        }
+    }
+    forms
+}
+
+/// No head has it: an upstream may, if it is named like a package.
+fn unknown(mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
+    if is_package(path) {
+        if let Some(url) = upstream_urls(mirror, mirror.layout(), path).into_iter().next() {
+            return Answer::Redirect(url);
+        }
+    }
+    warn_once(mirror, path);
+    Answer::NotFound("no such path".to_owned())
+}
+
+fn warn_once(mirror: &Mirror, path: &[Vec<u8>]) {
+    if is_database(path) {
+        warn!(mirror = %mirror.config.name, path = %String::from_utf8_lossy(&path.join(&b'/')), "a database was asked that no head has");
+    }
+}
+
+/// The file's URLs on the mirror's upstreams.
+pub(crate) fn upstream_urls(mirror: &Mirror, layout: Layout, path: &[Vec<u8>]) -> Vec<Url> {
+    let mapped: Vec<&[u8]> = match (layout, path) {
+        (Layout::Archlinux, [repo, file]) => vec![repo, b"os", b"x86_64", file],
+        _ => path.iter().map(Vec::as_slice).collect(),
+    };
+    mirror
+        .config
+        .upstreams
+        .iter()
+        .filter_map(|base| pacstore_upstream::url_of(base, &mapped.join(&b'/')).ok())
+        .collect()
+}
+
+fn split(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect()
+}
+
+/// A path that is a database, a file list, or a signature of one.
+#[derive(Debug)]
+struct Database {
+    /// Its folder.
+    folder: String,
+    /// The repository it is named after.
+    repo: String,
+    /// Without `.sig`.
+    path: Vec<u8>,
+    is_db: bool,
+    is_signature: bool,
+}
+
+impl Database {
+    fn of(path: &[Vec<u8>]) -> Option<Self> {
+        let (name, folders) = path.split_last()?;
+        let name = std::str::from_utf8(name).ok()?;
+        let parsed = DbFileName::parse(name)?;
+        let folder = String::from_utf8(folders.join(&b'/')).ok()?;
+        let base = name.strip_suffix(".sig").unwrap_or(name);
+        let path = if folder.is_empty() {
+            base.to_owned()
+        } else {
+            format!("{folder}/{base}")
+        };
+        Some(Self {
+            folder,
+            repo: parsed.repo.to_owned(),
+            path: path.into_bytes(),
+            is_db: parsed.kind == DbKind::Db,
+            is_signature: name.ends_with(".sig"),
+        })
+    }
+
+    fn pair(&self) -> (Vec<u8>, Vec<u8>) {
+        (self.path.clone(), [&self.path[..], b".sig"].concat())
+    }
+
+    /// The repository of `head` that it belongs to.
+    fn repository<'a>(&self, head: &'a pacstore_names::Head) -> Option<&'a Repository> {
+        head.in_folder(&self.folder)
+            .find(|repository| repository.name == self.repo)
+    }
+}

@@ -8,7 +8,7 @@ use cid::Cid;
 use pacstore_dag::{self as dag, Entry, FileBuilder, Profile};
 use pacstore_import::{Files, ImportSpec, Importer, Progress, Round, RoundError, Source};
 use pacstore_runtime::{Clock, Tasks};
-use pacstore_store::{Options, Store, Tuning};
+use pacstore_store::{OpenError, Options, Store, Tuning};
 use pacstore_upstream::{Http, HttpOptions};
 
 /// A store and a folder for importers.
@@ -24,7 +24,14 @@ impl Bench {
     }
 
     pub(crate) fn with(dir: tempfile::TempDir, max_size: u64, tuning: Tuning) -> Self {
-        let store = Store::open_with(&dir.path().join("store"), Options::new(max_size), tuning).unwrap();
+        // A program that another test starts shares our lock for the moment between fork and exec.
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        let store = loop {
+            match Store::open_with(&dir.path().join("store"), Options::new(max_size), tuning.clone()) {
+                Err(OpenError::Locked { .. }) if std::time::Instant::now() < until => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
         Self { dir, store, tasks: Tasks::new() }
     }
 

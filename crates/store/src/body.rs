@@ -45,8 +45,8 @@ impl std::fmt::Debug for Hashed {
 pub(crate) struct Body {
     pub(crate) id: u64,
     pub(crate) shape: Shape,
-    /// Bytes that count against the cap.
-    pub(crate) capped: u64,
+    /// Bytes that count against the cap: none while something refers to the root.
+    pub(crate) capped: AtomicU64,
     /// Last use, in seconds since 1970.
     pub(crate) used: AtomicU64,
     pub(crate) file: File,
@@ -142,7 +142,7 @@ impl Body {
         Self {
             id,
             shape,
-            capped,
+            capped: AtomicU64::new(capped),
             used: AtomicU64::new(inner.now()),
             file,
             missing: AtomicUsize::new(states.iter().filter(|state| **state == State::Missing).count()),

@@ -24,6 +24,7 @@ use crate::refs;
 #[derive(Debug, Default)]
 pub(crate) struct Derived {
     blocks: BTreeMap<(BlockKey, u64), At>,
+    leaf_rows: BTreeSet<(u64, u32)>,
     roots: BTreeMap<RefKey, u64>,
     sha256: BTreeMap<[u8; 32], u64>,
     refs: HashMap<RefKey, u64>,
@@ -78,6 +79,7 @@ impl Derived {
                 continue;
             }
             self.roots.insert(layout.root, id);
+            self.leaf_rows.insert((id, number as u32));
             let Ok(Some(leaves)) = t.leaves(id, number) else {
                 whole = false;
                 continue;
@@ -138,6 +140,11 @@ impl Derived {
             }
         };
         note("blocks", self.blocks_that_differ(t)?);
+        let mut leaves = 0;
+        for row in t.leaves.iter()? {
+            leaves += u64::from(!self.leaf_rows.contains(&row?.0.value()));
+        }
+        note("leaves", leaves);
         let mut roots = Compare::new(self.roots.len());
         for row in t.roots.iter()? {
             let (key, id) = row?;
@@ -198,6 +205,7 @@ impl Derived {
 
     /// Writes the tables anew.
     pub(crate) fn write(&self, t: &mut Tables<'_>) -> Result<(), IndexError> {
+        t.leaves.retain(|key, _| self.leaf_rows.contains(&key))?;
         t.blocks.retain(|_, _| false)?;
         t.twins.retain(|_, _| false)?;
         t.roots.retain(|_, _| false)?;

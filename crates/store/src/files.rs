@@ -252,8 +252,15 @@ pub(crate) fn add_layout(
 ) -> Result<(), IndexError> {
     let number = record.layouts.len() as u32;
     let was_held = is_held(t, &record)?;
+    let digest = record.sha256_row();
     record.layouts.push(shape.layout.clone());
     t.files.insert(id, record.encode().as_slice())?;
+    if let Some(digest) = digest
+        && record.sha256_row().is_none()
+    {
+        // The new root says it.
+        t.sha256.remove(&digest)?;
+    }
     let mut blocks = Vec::new();
     collect_blocks(id, &shape.leaves, &mut blocks);
     insert_blocks(t, &mut blocks)?;
@@ -305,6 +312,13 @@ pub(crate) fn remove(t: &mut Tables<'_>, id: u64) -> Result<Option<FileRecord>, 
     t.counters.files = t.counters.files.saturating_sub(1);
     t.counters.file_bytes = t.counters.file_bytes.saturating_sub(record.disk_len());
     Ok(Some(record))
+}
+
+/// Takes the rows of a file out, and nothing that follows from them: for fsck, which writes that anew.
+pub(crate) fn forget(t: &mut Tables<'_>, id: u64) -> Result<(), IndexError> {
+    t.files.remove(id)?;
+    t.leaves.retain_in((id, 0)..=(id, u32::MAX), |_, _| false)?;
+    Ok(())
 }
 
 /// True if a label, pin or held node refers to one of the file's roots.

@@ -159,12 +159,8 @@ impl Store {
             if found.is_empty() {
                 return Ok(found);
             }
-            // Twice: files without their nodes go first, by tables that are right; then what followed from them.
-            derived.write(t)?;
             for id in lost {
-                if files::remove(t, id)?.is_none() {
-                    t.files.remove(id)?;
-                }
+                files::forget(t, id)?;
             }
             Derived::of(t)?.0.write(t)?;
             Ok(found)

@@ -76,6 +76,9 @@ impl Store {
         let inner = &self.0;
         let _one_at_a_time = inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = GcReport::default();
+        if inner.used().saturating_add(len) > inner.max_size {
+            inner.refresh_partials()?;
+        }
         while inner.used().saturating_add(len) > inner.max_size {
             let over = inner.used().saturating_add(len) - inner.max_size;
             let slack = SLACK.min(inner.max_size / 100);
@@ -108,6 +111,7 @@ impl Store {
         if !uses.is_empty() {
             inner.write("write uses", |t| write_touched(t, &uses))?;
         }
+        inner.refresh_partials()?;
         while inner.evictable() > target {
             if inner.evict(inner.evictable() - target, &mut report)? == 0 {
                 break;
@@ -191,7 +195,8 @@ impl Inner {
         }
         let mut gone = 0;
         for root in partials {
-            gone += u64::from(self.discard_idle(&root));
+            let discarded = self.discard_idle(&root);
+            gone += u64::from(discarded.map_err(|error| WriteError::file(self.disk.dir(), error))?);
         }
         report.files += ids.len() as u64;
         report.partials += gone;

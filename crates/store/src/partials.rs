@@ -5,6 +5,7 @@
 //! - Not here: their bytes and bitmaps (`crate::partial`, `crate::bitmap`).
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,8 +14,9 @@ use tracing::{info, warn};
 
 use crate::bitmap::Bitmap;
 use crate::body::Body;
-use crate::error::{OpenError, WriteError};
+use crate::error::{IndexError, OpenError, WriteError};
 use crate::files::Lookup;
+use crate::index::REFS;
 use crate::keys::{self, BlockKey, RefKey};
 use crate::leaves::Shape;
 use crate::partial::Partial;
@@ -57,7 +59,7 @@ impl Registry {
         }
         self.sums.count += 1;
         self.sums.bytes += body.shape.len;
-        self.sums.capped += body.capped;
+        self.sums.capped += body.capped.load(Ordering::Relaxed);
         self.by_root.insert(root, body);
     }
 
@@ -71,7 +73,7 @@ impl Registry {
         }
         self.sums.count -= 1;
         self.sums.bytes -= body.shape.len;
-        self.sums.capped -= body.capped;
+        self.sums.capped -= body.capped.load(Ordering::Relaxed);
         Some(body)
     }
 }
@@ -105,11 +107,11 @@ impl Partials {
         let mut idle: Vec<_> = registry
             .by_root
             .iter()
-            .filter(|(_, body)| Arc::strong_count(body) == 1 && body.capped > 0)
+            .filter(|(_, body)| Arc::strong_count(body) == 1 && body.capped.load(Ordering::Relaxed) > 0)
             .map(|(root, body)| Idle {
                 root: *root,
                 used: body.used.load(Ordering::Relaxed),
-                len: body.capped,
+                len: body.capped.load(Ordering::Relaxed),
             })
             .collect();
         idle.sort_unstable_by_key(|idle| (idle.used, idle.root));
@@ -261,18 +263,49 @@ impl Inner {
         .ok()
     }
 
+    /// Looks again which partial files count against the cap, and removes those that came whole another way.
+    pub(crate) fn refresh_partials(&self) -> Result<(), WriteError> {
+        let roots: Vec<_> = self.partials.lock().by_root.keys().copied().collect();
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let known = self.index.read(|txn| {
+            let refs = txn.open_table(REFS)?;
+            let look = |root: &RefKey| Ok((refs.get(root)?.is_some(), txn.find_root(root)?.is_some()));
+            roots.iter().map(look).collect::<Result<Vec<_>, IndexError>>()
+        })?;
+        for (root, (referenced, whole)) in roots.iter().zip(known) {
+            if whole {
+                self.discard_idle(root)
+                    .map_err(|error| WriteError::file(self.disk.dir(), error))?;
+            }
+            let mut registry = self.partials.lock();
+            let Some(body) = registry.by_root.get(root) else {
+                continue;
+            };
+            let now = if referenced { 0 } else { body.shape.len };
+            let before = body.capped.swap(now, Ordering::Relaxed);
+            registry.sums.capped = registry.sums.capped + now - before;
+        }
+        Ok(())
+    }
+
     /// Removes a partial file if nobody has it open.
-    pub(crate) fn discard_idle(&self, root: &RefKey) -> bool {
+    pub(crate) fn discard_idle(&self, root: &RefKey) -> io::Result<bool> {
         let mut registry = self.partials.lock();
         let idle = registry
             .by_root
             .get(root)
-            .is_some_and(|body| Arc::strong_count(body) == 1);
-        let body = if idle { registry.remove(root) } else { None };
+            .filter(|body| Arc::strong_count(body) == 1);
+        let Some(id) = idle.map(|body| body.id) else {
+            return Ok(false);
+        };
+        // The bitmap goes first: without it the file is a stray that is swept.
+        self.disk.remove_bitmap(id)?;
+        registry.remove(root);
         drop(registry);
-        let Some(body) = body else { return false };
-        self.remove_partial_files(body.id);
-        true
+        self.unlink(id);
+        Ok(true)
     }
 
     /// The bitmap goes first: without it the file is a stray that is swept.

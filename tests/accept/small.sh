@@ -1,6 +1,5 @@
 # Update 029 of a real repository by directory, HTTP and rsync: one tree. Then pacman takes it from a client that has peers
 # only, and update 045 after it. (Sourced by run.sh.)
-name=arco.test
 mkdir "$work/small"; cd "$work/small" || exit 1
 materialize 029 up
 importer dir "$name" "$work/small/up"

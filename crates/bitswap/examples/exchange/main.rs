@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release -p pacstore-bitswap --example exchange -- [MIB] [tcp|tls|quic]`
 //!
+//! `... --fetch MULTIADDR INDEX` fetches the blocks of an index (lines of CID, offset, length) from any
+//! peer that speaks Bitswap, Kubo for one; `... --seed tcp DIR` serves `DIR/index` out of `DIR/data`.
+//!
 //! Two processes on loopback. The anchor is a bare stream with the same security and muxer, whose
 //! receiver hashes 1 MiB pieces; then the same bytes as 1 MiB leaves, then 5 000 small blocks.
 //! Prints one line a case: MB/s (1 MB = 10^6 bytes), ratio to the anchor, peak memory of both.
@@ -254,6 +257,80 @@ impl Drop for Served {
     }
 }
 
+/// A node whose swarm runs and is connected to one peer.
+struct Connected {
+    peer: PeerId,
+    bitswap: Bitswap,
+    tasks: Tasks,
+    opener: Opener,
+    outbound: mpsc::Receiver<Stream>,
+}
+
+/// A peer that has nothing to give.
+struct Nothing;
+
+impl Blocks for Nothing {
+    fn len(&self, _: &Cid, _: &PeerId) -> Option<u64> {
+        None
+    }
+
+    fn read(&self, _: &Cid, _: &PeerId, _: &mut Vec<u8>) -> bool {
+        false
+    }
+}
+
+async fn connect(address: &str, transport: &str) -> Fallible<Connected> {
+    let address: Multiaddr = address.trim().parse()?;
+    let Some(Protocol::P2p(peer)) = address.iter().last() else {
+        return Err("no peer in the address".into());
+    };
+    let Node {
+        mut swarm,
+        bitswap,
+        tasks,
+        opener,
+        outbound,
+        inbound,
+    } = node(Arc::new(Nothing), transport)?;
+    swarm.dial(address)?;
+    while !swarm.is_connected(&peer) {
+        swarm.select_next_some().await;
+    }
+    tasks.spawn("swarm", async move {
+        let _inbound = inbound;
+        loop {
+            swarm.select_next_some().await;
+        }
+    });
+    Ok(Connected {
+        peer,
+        bitswap,
+        tasks,
+        opener,
+        outbound,
+    })
+}
+
+/// Fetches the blocks of an index from a peer that somebody else runs.
+#[expect(clippy::print_stdout, reason = "a bench prints")]
+async fn fetch(address: &str, index: &Path) -> Fallible<()> {
+    let index = Index::read(index)?;
+    let Connected { peer, bitswap, .. } = connect(address, "tcp").await?;
+    let session = bitswap.session(SessionOptions::with_peers([peer]));
+    let start = Instant::now();
+    let gets = stream::iter(index.0.iter().map(|(cid, ..)| session.get(*cid))).buffered(64);
+    let bytes = gets
+        .try_fold(0, |sum, got| async move { Ok(sum + got.data.len() as u64) })
+        .await?;
+    let rate = bytes as f64 / 1e6 / start.elapsed().as_secs_f64();
+    println!(
+        "{bytes} bytes of {} blocks at {rate:.0} MB/s; {:?}",
+        index.0.len(),
+        bitswap.ledger(&peer)
+    );
+    Ok(())
+}
+
 #[expect(clippy::print_stdout, reason = "a bench prints")]
 async fn client(mib: usize, transport: &str) -> Fallible<()> {
     let dir = std::env::temp_dir().join(format!("pacstore-exchange-{}", std::process::id()));
@@ -268,33 +345,15 @@ async fn client(mib: usize, transport: &str) -> Fallible<()> {
     let mut served = Served(child, dir.clone());
     let mut address = String::new();
     BufReader::new(served.0.stdout.take().ok_or("no output")?).read_line(&mut address)?;
-    let address: Multiaddr = address.trim().parse()?;
-    let Some(Protocol::P2p(peer)) = address.iter().last() else {
-        return Err("no peer in the address".into());
-    };
 
     let index = Index::read(&dir.join("index"))?;
-    let nothing = Ranges {
-        file: File::open(dir.join("data"))?,
-        at: HashMap::new(),
-    };
-    let Node {
-        mut swarm,
+    let Connected {
+        peer,
         bitswap,
         tasks,
         opener,
         mut outbound,
-        inbound: _inbound,
-    } = node(Arc::new(nothing), transport)?;
-    swarm.dial(address)?;
-    while !swarm.is_connected(&peer) {
-        swarm.select_next_some().await;
-    }
-    tasks.spawn("swarm", async move {
-        loop {
-            swarm.select_next_some().await;
-        }
-    });
+    } = connect(&address, transport).await?;
 
     let total = (mib * MIB) as u64;
     let (large, small) = index.0.split_at(mib);
@@ -357,6 +416,7 @@ async fn main() -> Fallible<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["--seed", transport, dir] => seed(PathBuf::from(dir), transport).await,
+        ["--fetch", address, index] => fetch(address, Path::new(index)).await,
         [mib, transport] => client(mib.parse()?, transport).await,
         [mib] => client(mib.parse()?, "tcp").await,
         _ => client(512, "tcp").await,

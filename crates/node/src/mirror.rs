@@ -19,6 +19,7 @@ use pacstore_dag::{self as dag, BlockSource as _};
 use pacstore_names::{Head, IpnsName, Layout, Record, Seen, Signed, unix_seconds};
 use pacstore_store::Store;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::config::{Keep, MirrorConfig};
@@ -88,6 +89,8 @@ pub struct Mirror {
     found: Mutex<HashMap<(Cid, Vec<u8>), Option<Found>>>,
     /// Folders and names of databases that clients asked for.
     used: Mutex<Vec<String>>,
+    /// Counted up with each change of the heads.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -157,6 +160,7 @@ impl Mirror {
             changing: Mutex::default(),
             found: Mutex::default(),
             used: Mutex::new(saved.used),
+            changes: watch::Sender::new(0),
         })
     }
 
@@ -191,6 +195,11 @@ impl Mirror {
             .unwrap_or_else(PoisonError::into_inner)
             .signed
             .clone()
+    }
+
+    /// Tells of each change of the heads or of what is known of them.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// How upstream's paths map to ours: as the head says, else as configured.
@@ -394,6 +403,7 @@ impl Mirror {
         let bytes = serde_json::to_vec(&saved).unwrap_or_default();
         self.store.state_put(&[(&key(&self.config), Some(&bytes))])?;
         *self.heads.write().unwrap_or_else(PoisonError::into_inner) = heads;
+        self.changes.send_modify(|n| *n += 1);
         Ok(())
     }
 }

@@ -1,0 +1,74 @@
+//! Following: heads come, move, and never go back.
+
+use pacstore_import::Files;
+use pacstore_testkit::{Repo, RepoSpec, TestResult};
+
+use crate::nodes::{Plan, TestNode};
+
+/// Every file below `dir`, as paths from there.
+pub(crate) fn names(dir: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs_err::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+async fn same_files(client: &TestNode, dir: &std::path::Path) -> u64 {
+    let mut bytes = 0;
+    for name in names(dir) {
+        let want = fs_err::read(dir.join(&name)).unwrap();
+        let got = client.get(&name).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(got == want, "{name} differs");
+        bytes += want.len() as u64;
+    }
+    bytes
+}
+
+/// Files of one leaf and of several, databases, signatures: all over the one peer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_gets_every_file_of_a_repository_from_its_peer_alone() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let spec = RepoSpec::new("core").package("small", 20_000).package("big", 3_500_000).packages(5, 5_000);
+    Repo::create(dir.path().join("core/os/x86_64"), spec)?;
+    let importer = Plan::importer(dir.path(), Files::Listed).start().await;
+    importer.import().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    client.follows(&importer).await;
+
+    let bytes = same_files(&client, dir.path()).await;
+    let counted = client.node.bytes_out();
+    assert_eq!((counted.lan, counted.upstream, counted.disk, counted.peer), (bytes, 0, 0, 0));
+
+    importer.stop().await;
+    assert_eq!(same_files(&client, dir.path()).await, bytes);
+    let counted = client.node.bytes_out();
+    assert_eq!(counted.lan, 2 * bytes, "from its own disk now, counted under where it came from");
+    assert_eq!((counted.upstream, counted.disk, counted.peer), (0, 0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_head_reaches_a_connected_client_and_its_files_too() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(3, 10_000))?;
+    let importer = Plan::importer(dir.path(), Files::Listed).start().await;
+    importer.import().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    client.follows(&importer).await;
+    repo.update(&["pkg1"])?;
+    repo.add("new", 50_000)?;
+    importer.import().await;
+    client.follows(&importer).await;
+    same_files(&client, dir.path()).await;
+    Ok(())
+}

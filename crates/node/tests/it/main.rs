@@ -1,0 +1,9 @@
+//! Real nodes on loopback addresses, over real stores, real mirrors and real repositories.
+//!
+//! Nothing here leaves the machine. Each wait has a deadline and is for an event, never for time.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod fetching;
+mod follow;
+mod nodes;

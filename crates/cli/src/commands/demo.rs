@@ -1,11 +1,108 @@
-//! `pacstore demo`: placeholder until the whole way is in place.
+//! `pacstore demo`: the whole way in one process, in a throw-away directory.
+//!
+//! An ordinary mirror with a signed repository, an importer that publishes it, a client
+//! that follows and serves it, an update, a dead importer: all real, all on 127.0.0.1,
+//! each node with a home and a configuration as a user's.
+//!
+//! - Invariant: nothing but the directory and ports of 127.0.0.1 is touched; at the end,
+//!   also after Ctrl-C, everything is stopped and the directory is gone.
+//! - Invariant: exit 0 only if every check held.
+//! - Read first: `demo/steps.rs`.
+
+mod client;
+mod fallback;
+mod fetching;
+mod line;
+mod machine;
+mod pacman;
+mod report;
+mod repository;
+mod stage;
+mod steps;
+mod upstream;
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Exit};
+use report::Say;
+use stage::Stage;
 
-/// Show the whole way in one process
+/// Show the whole way in one process: mirror, importer, peer, gateway, pacman
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Leave the nodes running until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Use this repository instead of a made one: the URL or folder that holds NAME.db
+    #[arg(long, value_name = "URL|DIR", requires = "repo")]
+    upstream: Option<String>,
+    /// The repository's name, such as core
+    #[arg(long, value_name = "NAME", requires = "upstream")]
+    repo: Option<String>,
+}
 
-pub(crate) async fn run(_args: Args, _ctx: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("not built yet")
+/// Exits 0 if every check held, else 1. With `--json` a summary is printed either way.
+pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let dir = tempfile::Builder::new().prefix("pacstore-demo-").tempdir();
+    let dir = dir.context("cannot make a directory for the demo")?;
+    let repo = args.repo.as_deref().unwrap_or(repository::NAME);
+    let mut stage = Stage::new(dir.path(), repo);
+    let mut say = Say::new(ctx);
+    say.line(&format!(
+        "pacstore demo: two nodes and an ordinary mirror on 127.0.0.1, in {}\n",
+        dir.path().display()
+    ));
+    let ended = Box::pin(until_signal(steps::play(&args, &mut stage, &mut say))).await;
+    let kept = match &ended {
+        Ok(()) => closing(&args, &mut stage, &say).await,
+        Err(_) => Ok(()),
+    };
+    say.end(&ended)?;
+    if args.keep && ended.is_ok() && kept.is_ok() {
+        // Ctrl-C is how this ends, so it is no failure.
+        let _ = until_signal(std::future::pending()).await;
+    }
+    stage.clear().await;
+    drop(stage);
+    dir.close().context("cannot remove the demo's directory")?;
+    ended.and(kept).map(|()| Exit::Done)
+}
+
+/// Runs `work` until it ends or somebody has enough of it.
+async fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut term = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ended = work => ended,
+        _ = int.recv() => bail!("interrupted"),
+        _ = term.recv() => bail!("stopped"),
+    }
+}
+
+/// The lines for pacman.conf; with `--keep` node 1 comes back first.
+async fn closing(args: &Args, stage: &mut Stage, say: &Say<'_>) -> anyhow::Result<()> {
+    let server = if args.keep {
+        if stage.importer.node().is_err() {
+            stage.importer.start().await?;
+            let address = stage.importer.swarm().await?;
+            let line = stage.line()?;
+            line.set_target(address);
+        }
+        stage.line()?.set_rate(None);
+        stage.server()?
+    } else {
+        "Server = http://127.0.0.1:8080/pacman/$repo/$arch".to_owned()
+    };
+    say.line(&format!(
+        "\nFor pacman.conf, above the other Server lines:\n\n[{}]\n{server}\n",
+        stage.repo
+    ));
+    say.line(if args.keep {
+        "Both nodes run on until Ctrl-C."
+    } else {
+        "The nodes of the demo are stopped now (--keep leaves them running); `pacstore init importer` and\n\
+         `pacstore init client` write the configuration of real ones, whose gateway has port 8080."
+    });
+    Ok(())
 }

@@ -69,7 +69,8 @@ pub(crate) struct Bitmap {
 }
 
 impl Bitmap {
-    /// Makes the bitmap of a new partial file, durably, with no leaf.
+    /// Makes the bitmap of a new partial file, with no leaf. Durable with the first [`Self::sync`]: one that a
+    /// power cut took half of has a wrong digest, and costs what was begun.
     pub(crate) fn create(disk: &Disk, id: u64, shape: &Shape) -> io::Result<Self> {
         let mut bytes = header(shape);
         let start = bytes.len() as u64;
@@ -79,10 +80,8 @@ impl Bitmap {
         disk.hook.before("write bitmap")?;
         fs::write(&new, &bytes)?;
         let file = File::options().read(true).write(true).open(&new)?;
-        file.sync_all()?;
         disk.hook.before("rename bitmap")?;
         fs::rename(&new, &path)?;
-        sync_dir(disk.dir().join("partial"))?;
         Ok(Self { file, start })
     }
 
@@ -106,8 +105,10 @@ impl Bitmap {
         self.file.write_all_at(&[state.byte()], self.start + leaf as u64)
     }
 
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// Makes the bitmap and its name durable.
+    pub(crate) fn sync(&self, disk: &Disk) -> io::Result<()> {
+        self.file.sync_data()?;
+        sync_dir(disk.dir().join("partial"))
     }
 }
 

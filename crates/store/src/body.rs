@@ -16,12 +16,12 @@ use ring::digest::{Context, SHA256};
 use tracing::warn;
 
 use crate::bitmap::{Bitmap, State};
+use crate::disk::{Disk, sync_dir};
 use crate::error::{PartialError, WriteError};
 use crate::keys::{self, BlockKey, RAW, TAG_SHA2_256};
 use crate::leaves::{LeafAt, Shape};
 use crate::read::digest;
 use crate::record::{ByOrigin, FileInfo, Origin};
-use crate::steps::Hook;
 use crate::store::Inner;
 
 /// How many leaves one write hashes at most, to catch up with leaves that came out of order.
@@ -249,26 +249,31 @@ impl Body {
     }
 
     /// Syncs the data, then marks as durable what was written before the sync.
-    pub(crate) fn flush(&self, hook: &Hook) -> io::Result<()> {
+    pub(crate) fn flush(&self, disk: &Disk) -> io::Result<()> {
         let Some(bitmap) = &self.bitmap else { return Ok(()) };
         let claimed = std::mem::take(&mut *lock(&self.claimed));
         if claimed.is_empty() || self.gone.load(Ordering::Acquire) {
             return Ok(());
         }
         self.unsynced.store(0, Ordering::Release);
-        let synced = hook.before("sync partial").and_then(|()| self.file.sync_data());
-        if let Err(error) = synced {
+        if let Err(error) = self.sync_data(disk) {
             lock(&self.claimed).extend(claimed);
             return Err(error);
         }
-        hook.before("mark leaves")?;
+        disk.hook.before("mark leaves")?;
         for index in claimed {
             if let State::Claimed(origin) = self.state(index) {
                 self.states[index].store(State::Kept(origin).byte(), Ordering::Release);
                 self.set_bitmap(index, State::Kept(origin));
             }
         }
-        bitmap.sync()
+        bitmap.sync(disk)
+    }
+
+    fn sync_data(&self, disk: &Disk) -> io::Result<()> {
+        disk.hook.before("sync partial")?;
+        self.file.sync_data()?;
+        disk.file(self.id).parent().map_or(Ok(()), sync_dir)
     }
 
     /// Hashes a leaf that was just written, if it is the next one, and a few that wait behind it.

@@ -122,7 +122,7 @@ impl Partial {
         if body.claim(index, origin) {
             body.hash_along(index, data);
             if body.unsynced.load(Ordering::Acquire) >= FLUSH_BYTES
-                && let Err(error) = body.flush(hook)
+                && let Err(error) = body.flush(&self.store.0.disk)
             {
                 // Nothing is lost: the leaves stay claimed, and are hashed again after a restart.
                 warn!(
@@ -195,7 +195,7 @@ impl Partial {
     pub fn flush(&self) -> Result<(), WriteError> {
         let path = self.store.0.disk.file(self.body.id);
         self.body
-            .flush(&self.store.0.disk.hook)
+            .flush(&self.store.0.disk)
             .map_err(|error| WriteError::file(&path, error))
     }
 

@@ -180,12 +180,16 @@ impl Store {
             shape.len
         };
         let room = self.reserve(capped)?;
-        let mut registry = self.0.partials.lock();
-        if let Some(body) = registry.by_root.get(&root) {
-            return Ok(shared(body));
-        }
         let body = Arc::new(Body::create(&self.0, self.0.new_id(), shape, capped)?);
-        body.set_nodes(nodes);
+        body.set_nodes(nodes.clone());
+        let mut registry = self.0.partials.lock();
+        if let Some(other) = registry.by_root.get(&root) {
+            // Somebody else began it meanwhile.
+            let other = shared(other);
+            drop(registry);
+            self.0.remove_partial_files(body.id);
+            return Ok(other);
+        }
         registry.add(Arc::clone(&body));
         drop(registry);
         // The registry counts it now.
@@ -325,7 +329,7 @@ impl Inner {
     pub(crate) fn flush_partials(&self) {
         let bodies: Vec<_> = self.partials.lock().by_root.values().cloned().collect();
         for body in bodies {
-            if let Err(error) = body.flush(&self.disk.hook) {
+            if let Err(error) = body.flush(&self.disk) {
                 warn!(
                     error = &error as &dyn std::error::Error,
                     "leaves of a partial file will be checked again"

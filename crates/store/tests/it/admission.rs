@@ -10,7 +10,7 @@ use pacstore_store::{Intake, Origin, Store, Tuning, WriteError};
 use crate::kit::{Home, TINY, TestResult, add, assert_sound, bytes, dag, put, read, tree};
 
 #[test]
-fn the_least_recently_used_goes_first() -> TestResult {
+fn the_least_recently_used_goes_first() {
     let home = Home::new(10_000);
     let store = home.open();
     let mut roots = Vec::new();
@@ -29,7 +29,6 @@ fn the_least_recently_used_goes_first() -> TestResult {
     assert_eq!(here, [true, false, true, false, true]);
     assert!(store.stats().evictable <= 10_000);
     assert_sound(&store, &home);
-    Ok(())
 }
 
 #[test]

@@ -204,7 +204,6 @@ fn a_stray_file_is_removed_and_a_foreign_one_named() -> TestResult {
 #[test]
 fn a_node_with_other_bytes_is_dropped() -> TestResult {
     let built = build();
-    const NODES: TableDefinition<'_, &[u8; 33], &[u8]> = TableDefinition::new("nodes");
     let mut key = [1; 33];
     key[1..].copy_from_slice(built.root.hash().digest());
     built.edit(NODES, |nodes| {
@@ -230,7 +229,6 @@ fn a_node_with_other_bytes_is_dropped() -> TestResult {
 #[test]
 fn an_inner_node_of_a_file_with_other_bytes_takes_the_file_with_it() -> TestResult {
     let built = build();
-    const NODES: TableDefinition<'_, &[u8; 33], &[u8]> = TableDefinition::new("nodes");
     let mut key = [1; 33];
     key[1..].copy_from_slice(built.large.hash().digest());
     built.edit(NODES, |nodes| {
@@ -266,6 +264,7 @@ fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
     Ok(())
 }
 
+const NODES: TableDefinition<'_, &[u8; 33], &[u8]> = TableDefinition::new("nodes");
 const BLOCKS: TableDefinition<'_, &[u8; 33], &[u8; 16]> = TableDefinition::new("blocks");
 const REFS: TableDefinition<'_, &[u8; 34], u64> = TableDefinition::new("refs");
 const ROOTS: TableDefinition<'_, &[u8; 34], u64> = TableDefinition::new("roots");
@@ -280,7 +279,7 @@ fn a_lost_block_row_is_written_again() -> TestResult {
 #[test]
 fn a_block_row_that_points_nowhere_goes() -> TestResult {
     table("blocks", BLOCKS, |blocks| {
-        drop(blocks.insert(&[1; 33], &[9; 16]).unwrap())
+        drop(blocks.insert(&[1; 33], &[9; 16]).unwrap());
     })
 }
 
@@ -302,7 +301,7 @@ fn a_wrong_count_of_references_is_mended() -> TestResult {
 fn a_wrong_order_of_use_and_wrong_sums_are_mended() -> TestResult {
     table("lru", LRU, |lru| drop(lru.insert((5, 5), ()).unwrap()))?;
     table("counters", META, |meta| {
-        drop(meta.insert("counters", [3; 80].as_slice()).unwrap())
+        drop(meta.insert("counters", [3; 80].as_slice()).unwrap());
     })
 }
 
@@ -312,7 +311,7 @@ fn a_row_that_makes_no_sense_takes_its_file_with_it() -> TestResult {
     let built = build();
     let id = built.home.open().file(&built.large)?.ok_or("here")?.id;
     built.edit(FILES, |files| {
-        drop(files.insert(id, [1, 2, 3].as_slice()).unwrap())
+        drop(files.insert(id, [1, 2, 3].as_slice()).unwrap());
     });
     let store = built.home.open();
     let report = store.fsck(true, &mut |_| {})?;

@@ -97,7 +97,7 @@ fn one_file_has_a_root_for_each_profile_and_is_kept_once() -> TestResult {
         assert_eq!(store.dag_of(&dag.root)?.as_ref(), Some(dag));
         assert_eq!(read(&store, &dag.root).as_deref(), Some(&data[..]));
         for leaf in &dag.leaves {
-            assert_eq!(store.block(&leaf.cid)?.is_some(), true, "{}", leaf.cid);
+            assert!(store.block(&leaf.cid)?.is_some(), "{}", leaf.cid);
         }
     }
     assert_sound(&store, &home);

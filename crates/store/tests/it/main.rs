@@ -1,5 +1,10 @@
 //! The store, tested through its public interface on a real disk.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what helpers of tests cannot do fails the test"
+)]
+
 mod admission;
 mod blocks;
 mod crash;

@@ -21,7 +21,7 @@ fn a_second_opener_is_told_who_has_the_store() -> TestResult {
 }
 
 #[test]
-fn a_store_stays_locked_until_the_last_handle_is_dropped() -> TestResult {
+fn a_store_stays_locked_until_the_last_handle_is_dropped() {
     let home = Home::new(1 << 20);
     let store = home.open();
     let batch = store.batch();
@@ -29,7 +29,6 @@ fn a_store_stays_locked_until_the_last_handle_is_dropped() -> TestResult {
     assert!(Store::open(&home.path(), home.options()).is_err());
     drop(batch);
     home.open();
-    Ok(())
 }
 
 #[test]
@@ -71,7 +70,7 @@ fn strays_are_swept_after_a_crash_and_files_of_others_left_alone() -> TestResult
     let names: Vec<_> = home
         .on_disk()
         .iter()
-        .filter_map(|path| path.file_name().map(|n| n.to_owned()))
+        .filter_map(|path| path.file_name().map(std::ffi::OsStr::to_owned))
         .collect();
     assert_eq!(names, ["0000000000000000", "notes.txt"]);
     assert_eq!(std::fs::read_dir(home.path().join("partial"))?.count(), 0);

@@ -1,5 +1,6 @@
 //! Files that arrive leaf by leaf.
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use pacstore_store::{ByOrigin, Origin, Partial, PartialError, Sha256, Store};
@@ -164,7 +165,7 @@ fn many_writers_fill_one_file_at_once_and_share_it() -> TestResult {
 }
 
 #[test]
-fn many_files_finish_at_once() -> TestResult {
+fn many_files_finish_at_once() {
     let home = Home::new(1 << 20);
     let store = home.open();
     std::thread::scope(|scope| {
@@ -183,7 +184,6 @@ fn many_files_finish_at_once() -> TestResult {
     });
     assert_eq!((store.stats().files, store.stats().partials), (64, 0));
     assert_sound(&store, &home);
-    Ok(())
 }
 
 #[test]
@@ -237,7 +237,6 @@ fn a_leaf_that_was_only_claimed_and_did_not_reach_the_disk_is_missing_after_a_re
     write(&partial, &data, 4)?;
     kill(&hook, store, partial);
     // As after a power cut: the unsynced leaf 3 never came to the disk.
-    use std::os::unix::fs::FileExt;
     let file = std::fs::File::options()
         .write(true)
         .open(crate::kit::only_file(&home))?;

@@ -107,7 +107,7 @@ fn no_byte_of_a_changed_shared_file_leaves() -> TestResult {
                 let error = store.open_file(&root).err().ok_or("refused")?;
                 assert!(matches!(error, ReadError::Changed(_)), "{error}");
             }
-            assert_eq!(store.open_file(&root)?.is_none(), true);
+            assert!(store.open_file(&root)?.is_none());
             assert_eq!(store.stats().files, 0);
             assert_sound(&store, &home);
             assert_eq!(std::fs::read(&path)?, other, "the owner's file is left alone");

@@ -37,8 +37,8 @@ for pm in "$@"; do
   is "$version: the client has the head" "$(tree "cli$count" "$name")" "$want"
   PACMAN_BIN=$pm bash "$accept" -b "$GATEWAY/ipns/$name" -r arcolinux_repo_testing -k "$fixture/keys/arcolinux.gpg" -n 27 \
     -U "sh $fixture/materialize.sh $fixture 045 $PWD/up copy && $bin --home $PWD/imp$count import $name --once" \
-    -E hyprland-protocols-git=0.6.4.r0.3a5c2bd-1 -w "$PWD/pacman$count" >"accept$count.out" 2>&1
-  is "$version: pacman-accept over peers only ($(tail -1 "accept$count.out"))" $? 0
+    -E hyprland-protocols-git=0.6.4.r0.3a5c2bd-1 -w "$PWD/pacman$count" >"accept$count.out" 2>&1; code=$?
+  is "$version: pacman-accept over peers only ($(tail -1 "accept$count.out"))" "$code" 0
   "$bin" --home "cli$count" status --json >"status$count.json"
   is "$version: nothing from upstream" "$(field bytes.upstream <"status$count.json")" 0
   is "$version: nothing from disk" "$(field bytes.disk <"status$count.json")" 0

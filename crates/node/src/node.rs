@@ -67,6 +67,7 @@ impl StartError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Key(error) => error.hint(),
+            Self::Open(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }

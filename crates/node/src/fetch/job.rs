@@ -8,8 +8,10 @@
 //! - Invariant: a leaf is marked done only after its bytes were verified and written.
 //! - Not here: how a source gets its bytes (`super::peers`, `super::upstreams`).
 
+use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -20,10 +22,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::plan::{Plan, SourceId};
-use super::{FetchError, Inner, PATIENCE, Sources, peers, upstreams};
+use super::{AskPeers, FetchError, Inner, PATIENCE, Sources, peers, upstreams};
 
 /// Bytes that a reader hands out at once: 256 KiB.
 const PIECE: u64 = 256 << 10;
+
+/// How long a job goes on without a byte when only peers are left to ask and none is connected.
+const LONELY: Duration = Duration::from_secs(3);
+
+/// How long a job goes on without a single whole leaf, however bytes drip in.
+const NO_LEAF: Duration = Duration::from_secs(60);
+
+/// How often a job is looked after.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// One file on its way in. Dropped with its last reader.
 #[derive(Debug)]
@@ -46,6 +57,17 @@ pub(crate) struct Shared {
     changed: watch::Sender<Progress>,
     /// Wakes sources that found nothing to do.
     given_back: watch::Sender<u64>,
+    /// Which peers may be asked.
+    pub(crate) ask: AskPeers,
+    /// Mirrors and peers that still try.
+    alive: AtomicUsize,
+    /// When bytes of any kind last came in.
+    last_byte: Mutex<Instant>,
+    /// What the last source that gave up said.
+    said: Mutex<String>,
+    /// A mirror gave other bytes than the tree says.
+    wrong: AtomicBool,
+    readers: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -67,8 +89,8 @@ impl Job {
         let layout = file.clone();
         let partial = inner.blocking(root, move || store.begin_partial(&layout)).await?;
         let have: Vec<bool> = (0..file.leaves.len()).map(|leaf| partial.has(leaf)).collect();
-        let count = usize::from(sources.peers && inner.net.is_some())
-            + sources.upstreams.len().min(upstreams::AT_ONCE);
+        let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
+        let count = usize::from(ask_peers) + sources.upstreams.len().min(upstreams::AT_ONCE);
         let stop = inner.tasks.stop().child_token();
         let shared = Arc::new(Shared {
             inner: Arc::clone(inner),
@@ -79,9 +101,15 @@ impl Job {
             stop: stop.clone(),
             changed: watch::Sender::new(Progress::default()),
             given_back: watch::Sender::new(0),
+            ask: sources.peers,
+            alive: AtomicUsize::new(count),
+            last_byte: Mutex::new(Instant::now()),
+            said: Mutex::new("neither peers nor upstreams to ask".to_owned()),
+            wrong: AtomicBool::new(false),
+            readers: AtomicU64::new(0),
         });
         let mut source = 0;
-        if sources.peers && inner.net.is_some() {
+        if ask_peers {
             inner
                 .tasks
                 .spawn("fetch/peers", peers::run(Arc::clone(&shared), source));
@@ -91,16 +119,15 @@ impl Job {
             for worker in 0..sources.upstreams.len().min(upstreams::AT_ONCE) {
                 let mut urls = sources.upstreams.clone();
                 urls.rotate_left(worker);
-                inner.tasks.spawn(
-                    "fetch/upstream",
-                    upstreams::run(Arc::clone(&shared), source, urls),
-                );
+                let of_mirror = Arc::clone(&shared);
+                inner.tasks.spawn("fetch/upstream", async move {
+                    upstreams::run(Arc::clone(&of_mirror), source, urls).await;
+                    of_mirror.source_ended();
+                });
                 source += 1;
             }
         }
-        inner
-            .tasks
-            .spawn("fetch/job", watch_over(Arc::clone(&shared), count));
+        inner.tasks.spawn("fetch/job", watch_over(Arc::clone(&shared)));
         Ok(Arc::new(Self {
             shared,
             _stop: stop.drop_guard(),
@@ -113,32 +140,39 @@ impl Job {
     }
 }
 
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.shared.inner.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Waits for the end of the job, finishes the file or says why not.
-async fn watch_over(shared: Arc<Shared>, sources: usize) {
+async fn watch_over(shared: Arc<Shared>) {
     let mut seen = shared.changed.subscribe();
+    let mut last_leaf = Instant::now();
+    let mut leaves = 0;
     let end = loop {
+        // Looked at before the stop: a reader that has all it wanted may be gone already.
         if shared.plan().complete() {
             break shared.finish().await;
         }
-        if sources == 0 {
-            let why = "neither peers nor upstreams to ask".to_owned();
-            break Err(FetchError::NoSource {
-                cid: shared.file.root,
-                why,
-            });
+        let now = seen.borrow_and_update().clone();
+        if let Some(Err(error)) = now.end {
+            break Err(error);
+        }
+        if now.leaves != leaves {
+            (leaves, last_leaf) = (now.leaves, Instant::now());
+        }
+        if shared.stop.is_cancelled() {
+            break Err(FetchError::Stopping);
+        }
+        if let Some(why) = shared.hopeless(last_leaf) {
+            break Err(shared.failure(why));
         }
         tokio::select! {
-            () = shared.stop.cancelled() => break Err(FetchError::Stopping),
-            waited = tokio::time::timeout(PATIENCE, seen.changed()) => match waited {
-                Ok(Ok(())) => {
-                    if let Some(Err(error)) = seen.borrow_and_update().end.clone() { break Err(error) }
-                }
-                Ok(Err(_)) => break Err(FetchError::Stopping),
-                Err(_) => {
-                    let why = format!("no new bytes for {} s", PATIENCE.as_secs());
-                    break Err(FetchError::NoSource { cid: shared.file.root, why });
-                }
-            },
+            () = shared.stop.cancelled() => {}
+            changed = seen.changed() => if changed.is_err() { break Err(FetchError::Stopping) },
+            () = tokio::time::sleep(LOOK) => {}
         }
     };
     match &end {
@@ -171,6 +205,7 @@ impl Shared {
 
     /// Bytes of `leaf` are coming in.
     pub(crate) fn progressed(&self, leaf: usize) {
+        self.heard();
         self.plan().progressed(leaf, Instant::now());
     }
 
@@ -182,6 +217,70 @@ impl Shared {
     /// Bytes a second of `source`, 0 while unknown.
     pub(crate) fn rate(&self, source: SourceId) -> f64 {
         self.plan().rate(source)
+    }
+
+    /// This job's part of `most` leaves in flight: less the more jobs there are.
+    pub(crate) fn window(&self, most: usize) -> usize {
+        let jobs = self.inner.active.load(Ordering::Relaxed).max(1);
+        (super::ALL_WINDOWS / jobs).clamp(2, most)
+    }
+
+    /// Bytes of the longest leaf.
+    pub(crate) fn largest_leaf(&self) -> u64 {
+        self.file
+            .leaves
+            .iter()
+            .take(2)
+            .map(|leaf| leaf.len)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Bytes came in from somebody.
+    pub(crate) fn heard(&self) {
+        *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// A source gave up because of `why`.
+    pub(crate) fn gave_up(&self, why: String, wrong: bool) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        self.wrong.fetch_or(wrong, Ordering::Relaxed);
+    }
+
+    fn source_ended(&self) {
+        self.alive.fetch_sub(1, Ordering::Relaxed);
+        self.changed.send_modify(|_| ());
+    }
+
+    /// Why the file will not come, if that is so.
+    fn hopeless(&self, last_leaf: Instant) -> Option<String> {
+        let said = || self.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let alive = self.alive.load(Ordering::Relaxed);
+        if alive == 0 {
+            return Some(said());
+        }
+        let quiet = self
+            .last_byte
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed();
+        let asks_peers = self.ask != AskPeers::Nobody && self.inner.net.is_some();
+        if asks_peers && alive == 1 && LONELY < quiet && peers::nobody(&self.inner, self.ask) {
+            return Some(format!("no peer is connected; before that: {}", said()));
+        }
+        if PATIENCE < quiet || NO_LEAF < last_leaf.elapsed() {
+            return Some(format!("no new bytes for {} s", quiet.as_secs()));
+        }
+        None
+    }
+
+    fn failure(&self, why: String) -> FetchError {
+        let cid = self.file.root;
+        if self.wrong.load(Ordering::Relaxed) {
+            FetchError::Wrong { cid, why }
+        } else {
+            FetchError::NoSource { cid, why }
+        }
     }
 
     /// `leaf` is here already.
@@ -208,6 +307,7 @@ impl Shared {
 
     /// Writes a verified leaf and tells the readers.
     pub(crate) async fn keep(&self, leaf: usize, data: Bytes, origin: Origin) {
+        self.heard();
         if self.is_done(leaf) {
             return;
         }
@@ -277,11 +377,19 @@ fn earlier(partial: &Partial) -> Origin {
 #[derive(Debug)]
 pub struct Reader {
     job: Arc<Job>,
+    number: u64,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.job.shared.plan().leave(self.number);
+    }
 }
 
 impl Reader {
     pub(crate) fn new(job: Arc<Job>) -> Self {
-        Self { job }
+        let number = job.shared.readers.fetch_add(1, Ordering::Relaxed);
+        Self { job, number }
     }
 
     /// The file's length in bytes.
@@ -317,7 +425,7 @@ impl Reader {
         let Some(leaf) = shared.file.leaves.get(index) else {
             return Ok(None);
         };
-        shared.plan().set_front(index);
+        shared.plan().set_front(self.number, index);
         let mut changed = shared.changed.subscribe();
         while !shared.is_done(index) {
             if let Some(Err(error)) = changed.borrow_and_update().end.clone() {

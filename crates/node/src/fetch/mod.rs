@@ -18,6 +18,7 @@ mod whole;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ pub use job::Reader;
 
 /// Bytes of leaves that all jobs together may have in flight: 24 MiB.
 const IN_FLIGHT: u64 = 24 << 20;
+
+/// Leaves that all jobs together ask of peers, as long as each gets a few.
+pub(crate) const ALL_WINDOWS: usize = 20;
 
 /// How long a job goes on without a single new leaf before it gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
@@ -112,6 +116,8 @@ pub(crate) struct Inner {
     budget: ByteBudget,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: small::InFlight,
+    /// Jobs under way.
+    active: AtomicUsize,
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -162,6 +168,7 @@ impl Fetcher {
             budget: ByteBudget::new(IN_FLIGHT),
             jobs: Mutex::new(HashMap::new()),
             small: small::InFlight::default(),
+            active: AtomicUsize::new(0),
             starting: tokio::sync::Mutex::new(()),
         };
         Self {

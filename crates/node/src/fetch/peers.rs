@@ -2,9 +2,10 @@
 //!
 //! The session keeps the window to each peer, hands a leaf on when a peer stalls, has
 //! it not or goes away, and verifies. This module keeps as many leaves asked as the
-//! session may carry and the byte budget allows.
+//! peers have shown to bring soon and the byte budget allows.
 //!
 //! - Invariant: an unanswered want is dropped (and so cancelled) once its leaf is here.
+//! - Invariant: nothing waits for the byte budget while leaves under way are not looked after.
 //! - Not here: which leaf next (`super::plan`).
 
 use std::sync::Arc;
@@ -15,14 +16,23 @@ use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
 use pacstore_bitswap::{Session, SessionOptions};
 use pacstore_dag::Block;
+use pacstore_net::PeerId;
+use pacstore_runtime::ByteLease;
 use tracing::debug;
 
 use super::job::Shared;
 use super::plan::SourceId;
-use super::{FetchError, Inner};
+use super::{AskPeers, FetchError, Inner};
 
-/// Leaves that a job asks of all peers together.
+/// Leaves that a job asks of all peers together, at most.
 const WINDOW: usize = 16;
+
+/// Leaves asked while it is not known how fast the peers are.
+const FIRST_WINDOW: usize = 4;
+
+/// At a known rate so much is asked as comes within this time: what is asked of slow
+/// peers is kept from faster sources.
+const AHEAD: Duration = Duration::from_millis(800);
 
 /// Inner nodes asked at once.
 const NODES_AT_ONCE: usize = 64;
@@ -33,21 +43,37 @@ const FIND_PEER: Duration = Duration::from_millis(800);
 /// How long one block may take in all before it goes back.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A session with all peers that are connected now.
-pub(crate) fn session(inner: &Inner) -> Option<Session> {
+/// The longest rest after leaves that no peer gave.
+const MAX_REST: Duration = Duration::from_secs(2);
+
+/// Connected peers that may be asked.
+fn may_be_asked(inner: &Inner, ask: AskPeers) -> Vec<PeerId> {
+    let Some(net) = &inner.net else { return Vec::new() };
+    let peers = net.peers().into_iter();
+    let peers = peers.filter(|peer| peer.bitswap != Some(false));
+    let peers = peers.filter(|peer| match ask {
+        AskPeers::Nobody => false,
+        AskPeers::Friends => peer.configured,
+        AskPeers::Everyone => true,
+    });
+    peers.map(|peer| peer.id).collect()
+}
+
+/// No peer is connected that could be asked.
+pub(crate) fn nobody(inner: &Inner, ask: AskPeers) -> bool {
+    may_be_asked(inner, ask).is_empty()
+}
+
+/// A session with the peers that are connected now and may be asked.
+pub(crate) fn session(inner: &Inner, ask: AskPeers) -> Option<Session> {
     let net = inner.net.as_ref()?;
-    let session = net
-        .bitswap()
-        .session(SessionOptions::with_peers([]).patience(FIND_PEER));
-    for peer in net.bitswap().connected() {
-        session.add_peer(peer);
-    }
-    Some(session)
+    let options = SessionOptions::with_peers(may_be_asked(inner, ask)).patience(FIND_PEER);
+    Some(net.bitswap().session(options))
 }
 
 /// Brings leaves of one job until it is over.
 pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
-    let Some(session) = session(&shared.inner) else {
+    let Some(session) = session(&shared.inner, shared.ask) else {
         return;
     };
     let mut flying = FuturesUnordered::new();
@@ -57,38 +83,12 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
             return;
         }
         rest.refresh(&shared, &session);
-        while flying.len() < WINDOW && rest.may_ask() {
+        while flying.len() < window(&shared, source) && rest.may_ask() {
+            let Some(lease) = room(&shared, flying.is_empty()).await else {
+                break;
+            };
             let [leaf] = shared.pick(source, 1)[..] else { break };
-            let wanted = shared.file.leaves[leaf].clone();
-            let lease = shared.inner.budget.acquire(wanted.len).await;
-            let session = session.clone();
-            let shared = Arc::clone(&shared);
-            flying.push(async move {
-                let asked = Instant::now();
-                let got = tokio::select! {
-                    () = shared.stop.cancelled() => None,
-                    () = shared.arrived(leaf) => None,
-                    got = tokio::time::timeout(BLOCK_DEADLINE, session.get(wanted.cid)) => Some(got),
-                };
-                match got {
-                    Some(Ok(Ok(got))) if got.data.len() as u64 == wanted.len => {
-                        let origin = shared.inner.origin(&got.from);
-                        let bytes = got.data.len() as u64;
-                        shared.keep(leaf, got.data, origin).await;
-                        drop(lease);
-                        Some((bytes, asked))
-                    }
-                    Some(other) => {
-                        debug!(cid = %wanted.cid, ?other, "no peer gives this leaf now");
-                        shared.give_back(leaf, source);
-                        None
-                    }
-                    None => {
-                        shared.give_back(leaf, source);
-                        Some((0, asked))
-                    }
-                }
-            });
+            flying.push(bring(&shared, &session, source, leaf, lease));
         }
         if flying.is_empty() {
             tokio::select! {
@@ -103,9 +103,66 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
                 Some((bytes, asked)) => rest.count(&shared, source, bytes, asked),
                 None => rest.failed(),
             },
-            () = tokio::time::sleep(super::plan::LATE) => {}
+            () = tokio::time::sleep(super::plan::LATE / 4) => {}
         }
     }
+}
+
+/// How many leaves may be asked now.
+fn window(shared: &Shared, source: SourceId) -> usize {
+    let rate = shared.rate(source);
+    if rate <= 0.0 {
+        return FIRST_WINDOW;
+    }
+    let leaf = shared.file.leaves.first().map_or(1, |leaf| leaf.len).max(1);
+    ((rate * AHEAD.as_secs_f64() / leaf as f64) as usize).clamp(2, WINDOW)
+}
+
+/// Room for one more leaf. Waited for only when nothing else is to be looked after.
+async fn room(shared: &Shared, wait: bool) -> Option<ByteLease> {
+    let leaf = shared.file.leaves.first().map_or(0, |leaf| leaf.len);
+    if !wait {
+        return shared.inner.budget.try_acquire(leaf);
+    }
+    tokio::select! {
+        () = shared.stop.cancelled() => None,
+        lease = shared.inner.budget.acquire(leaf) => Some(lease),
+    }
+}
+
+/// Asks for one leaf: its bytes and when it was asked, or nothing if nobody gives it now.
+async fn bring(
+    shared: &Arc<Shared>,
+    session: &Session,
+    source: SourceId,
+    leaf: usize,
+    lease: ByteLease,
+) -> Option<(u64, Instant)> {
+    let wanted = shared.file.leaves[leaf].clone();
+    let asked = Instant::now();
+    let got = tokio::select! {
+        () = shared.stop.cancelled() => None,
+        () = shared.arrived(leaf) => None,
+        got = tokio::time::timeout(BLOCK_DEADLINE, session.get(wanted.cid)) => Some(got),
+    };
+    let done = match got {
+        Some(Ok(Ok(got))) if got.data.len() as u64 == wanted.len => {
+            let origin = shared.inner.origin(&got.from);
+            shared.keep(leaf, got.data, origin).await;
+            Some((wanted.len, asked))
+        }
+        Some(other) => {
+            debug!(cid = %wanted.cid, ?other, "no peer gives this leaf now");
+            shared.give_back(leaf, source);
+            None
+        }
+        None => {
+            shared.give_back(leaf, source);
+            Some((0, asked))
+        }
+    };
+    drop(lease);
+    done
 }
 
 /// When to ask again after failures, and how fast the peers were.
@@ -115,20 +172,31 @@ struct Backlog {
     until: Option<Instant>,
     /// The source was busy from the later of this and a leaf's asking to its arrival.
     last: Option<Instant>,
+    /// The peers of the session when it was last looked at.
+    peers: Vec<PeerId>,
+    /// Bytes that the session had then.
+    bytes: u64,
 }
 
 impl Backlog {
     fn may_ask(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() >= until)
+        !self.peers.is_empty() && self.until.is_none_or(|until| Instant::now() >= until)
     }
 
+    /// Leaves that fail together count as one failure.
     fn failed(&mut self) {
+        let now = Instant::now();
+        if self.until.is_some_and(|until| now < until) {
+            return;
+        }
         self.failures += 1;
-        let wait = Duration::from_millis(100 << self.failures.min(5));
-        self.until = Some(Instant::now() + wait);
+        self.until = Some(now + Duration::from_millis(100 << self.failures.min(5)).min(MAX_REST));
     }
 
     fn count(&mut self, shared: &Shared, source: SourceId, bytes: u64, asked: Instant) {
+        if bytes == 0 {
+            return;
+        }
         let now = Instant::now();
         let from = self.last.map_or(asked, |last| last.max(asked));
         shared.measured(source, bytes, now.saturating_duration_since(from));
@@ -137,21 +205,32 @@ impl Backlog {
         self.until = None;
     }
 
-    /// Peers that connected since take part too.
-    fn refresh(&self, shared: &Shared, session: &Session) {
-        let Some(net) = &shared.inner.net else { return };
-        for peer in net.bitswap().connected() {
-            session.add_peer(peer);
+    /// Peers that connected since take part too, and are asked at once; bytes that came
+    /// count although their leaf is not whole yet.
+    fn refresh(&mut self, shared: &Shared, session: &Session) {
+        let now = may_be_asked(&shared.inner, shared.ask);
+        for peer in now.iter().filter(|peer| !self.peers.contains(peer)) {
+            session.add_peer(*peer);
+            self.until = None;
         }
+        for peer in self.peers.iter().filter(|peer| !now.contains(peer)) {
+            session.remove_peer(*peer);
+        }
+        self.peers = now;
+        let bytes = session.stats().iter().map(|peer| peer.bytes).sum();
+        if self.bytes < bytes {
+            shared.heard();
+        }
+        self.bytes = bytes;
     }
 }
 
 /// Fetches inner nodes and keeps them in one transaction.
-pub(crate) async fn nodes(inner: &Arc<Inner>, cids: &[Cid]) -> Result<Vec<Block>, FetchError> {
+pub(crate) async fn nodes(inner: &Arc<Inner>, cids: &[Cid], ask: AskPeers) -> Result<Vec<Block>, FetchError> {
     let Some(first) = cids.first().copied() else {
         return Ok(Vec::new());
     };
-    let Some(session) = session(inner) else {
+    let Some(session) = session(inner, ask) else {
         return Err(FetchError::NoSource {
             cid: first,
             why: "no network".into(),

@@ -10,6 +10,7 @@
 //! - Invariant: a leaf that is done is never handed out again.
 //! - Not here: verification (`super::job`), sockets (`pacstore-bitswap`, `pacstore-upstream`).
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How many leaves of one file may be asked of two sources at once over its whole way in.
@@ -55,8 +56,10 @@ impl Pace {
 pub(crate) struct Plan {
     leaves: Vec<Leaf>,
     done: usize,
-    /// First leaf a reader still needs.
-    front: usize,
+    /// First leaf that each reader still needs, by the reader's number.
+    fronts: BTreeMap<u64, usize>,
+    /// Whose turn it is among the readers.
+    turn: usize,
     hedged: usize,
     paces: Vec<Pace>,
 }
@@ -72,7 +75,8 @@ impl Plan {
         Self {
             leaves,
             done,
-            front: 0,
+            fronts: BTreeMap::new(),
+            turn: 0,
             hedged: 0,
             paces: vec![Pace::default(); sources],
         }
@@ -88,9 +92,25 @@ impl Plan {
         matches!(self.leaves.get(leaf), Some(Leaf::Done))
     }
 
-    /// Readers need nothing before `leaf` any more.
-    pub(crate) fn set_front(&mut self, leaf: usize) {
-        self.front = leaf.min(self.leaves.len());
+    /// `reader` needs nothing before `leaf` any more.
+    pub(crate) fn set_front(&mut self, reader: u64, leaf: usize) {
+        self.fronts.insert(reader, leaf.min(self.leaves.len()));
+    }
+
+    /// `reader` needs nothing any more.
+    pub(crate) fn leave(&mut self, reader: u64) {
+        self.fronts.remove(&reader);
+    }
+
+    /// Where the reader stands whose turn it is; each gets its turn.
+    fn next_front(&mut self) -> usize {
+        self.turn = self.turn.wrapping_add(1);
+        let readers = self.fronts.len().max(1);
+        self.fronts
+            .values()
+            .nth(self.turn % readers)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Hands out the next run of at most `max` touching leaves to `source`, or nothing
@@ -98,15 +118,16 @@ impl Plan {
     pub(crate) fn pick(&mut self, source: SourceId, max: usize, leaf_bytes: u64, now: Instant) -> Vec<usize> {
         let max = max.max(1);
         let ahead = self.ahead(source, max, leaf_bytes);
+        let front = self.next_front();
         let first = self
-            .missing_from(self.front.saturating_add(ahead))
-            .or_else(|| self.missing_from(self.front))
+            .missing_from(front.saturating_add(ahead))
+            .or_else(|| self.missing_from(front))
             .or_else(|| self.missing_from(0));
         let Some(first) = first else {
-            return self.hedge(source, now).into_iter().collect();
+            return self.hedge(front, source, now).into_iter().collect();
         };
         // A leaf that the reader waits for and that is late goes before new ones.
-        if let Some(late) = self.late_at_front(source, now) {
+        if let Some(late) = self.late_at_front(front, source, now) {
             return vec![late];
         }
         let mut run = Vec::new();
@@ -139,15 +160,15 @@ impl Plan {
         (from..self.leaves.len()).find(|leaf| matches!(self.leaves[*leaf], Leaf::Missing))
     }
 
-    fn late_at_front(&mut self, source: SourceId, now: Instant) -> Option<usize> {
-        let front = (self.front..self.leaves.len()).find(|leaf| !self.is_done(*leaf))?;
+    fn late_at_front(&mut self, front: usize, source: SourceId, now: Instant) -> Option<usize> {
+        let front = (front..self.leaves.len()).find(|leaf| !self.is_done(*leaf))?;
         self.second(front, source, now)
     }
 
     /// The end game: nothing is missing, but something is late.
-    fn hedge(&mut self, source: SourceId, now: Instant) -> Option<usize> {
-        (self.front..self.leaves.len())
-            .chain(0..self.front)
+    fn hedge(&mut self, front: usize, source: SourceId, now: Instant) -> Option<usize> {
+        (front..self.leaves.len())
+            .chain(0..front)
             .find_map(|leaf| self.second(leaf, source, now))
     }
 
@@ -286,6 +307,25 @@ mod tests {
             plan.give_back(leaf, 0);
         }
         assert_eq!(plan.pick(1, 8, MIB, now), vec![1, 2, 3]);
+    }
+
+    #[test]
+    fn readers_in_different_places_take_turns() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[false; 100], 1);
+        plan.set_front(1, 0);
+        plan.set_front(2, 50);
+        let mut seen = [
+            plan.pick(0, 1, MIB, now),
+            plan.pick(0, 1, MIB, now),
+            plan.pick(0, 1, MIB, now),
+            plan.pick(0, 1, MIB, now),
+        ]
+        .concat();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 50, 51]);
+        plan.leave(1);
+        assert_eq!(plan.pick(0, 2, MIB, now), [52, 53]);
     }
 
     #[test]

@@ -31,6 +31,12 @@ const RUN: Duration = Duration::from_millis(1500);
 /// Leaves in one run, at most.
 const MAX_RUN: usize = 8;
 
+/// How long a mirror may take for an answer's header, when a file waits for it.
+const HEADER: Duration = Duration::from_secs(5);
+
+/// How long a mirror may send nothing within an answer before its leaves go to others.
+const STALL: Duration = Duration::from_secs(2);
+
 /// Tries of one upstream in a row before it is given up for this file.
 const TRIES: u32 = 3;
 
@@ -76,6 +82,8 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
             }
         }
         warn!(%url, error = &error as &dyn std::error::Error, "upstream given up for this file");
+        let wrong = matches!(error, RunError::Wrong { .. });
+        shared.gave_up(format!("{url}: {}", crate::status::chain(&error)), wrong);
         match urls.next() {
             Some(next) => url = next,
             None => return,
@@ -95,6 +103,8 @@ enum RunError {
     Http(#[source] HttpError),
     #[error("the mirror ended before leaf {leaf}")]
     Short { leaf: usize },
+    #[error("the mirror sent nothing for {} s", .0.as_secs())]
+    Stalled(Duration),
     #[error("leaf {leaf} has other bytes than the tree says")]
     Wrong { leaf: usize },
     #[error("the node is stopping")]
@@ -105,7 +115,7 @@ impl RunError {
     fn worth_another_try(&self) -> bool {
         match self {
             Self::Http(error) => error.is_transient(),
-            Self::Short { .. } => true,
+            Self::Short { .. } | Self::Stalled(_) => true,
             Self::Wrong { .. } | Self::Stopping => false,
         }
     }
@@ -119,14 +129,20 @@ async fn bring(shared: &Arc<Shared>, url: &Url, run: &[usize], bytes: &mut u64) 
     let mut get = Get::new(url);
     get.range = (!whole).then(|| range.clone());
     get.max_len = Some(range.end - range.start);
-    let mut response = shared.inner.http.get(&get).await.map_err(RunError::Http)?;
+    let mut response = tokio::time::timeout(HEADER, shared.inner.http.get(&get))
+        .await
+        .map_err(|_| RunError::Stalled(HEADER))?
+        .map_err(RunError::Http)?;
     let mut rest = Bytes::new();
     for &leaf in run {
         let wanted = shared.file.leaves[leaf].clone();
         let mut data = BytesMut::with_capacity(wanted.len as usize);
         while (data.len() as u64) < wanted.len {
             if rest.is_empty() {
-                let chunk = response.chunk().await.map_err(RunError::Http)?;
+                let chunk = tokio::time::timeout(STALL, response.chunk())
+                    .await
+                    .map_err(|_| RunError::Stalled(STALL))?
+                    .map_err(RunError::Http)?;
                 rest = chunk.ok_or(RunError::Short { leaf })?;
                 *bytes += rest.len() as u64;
                 shared.progressed(leaf);

@@ -1,0 +1,118 @@
+//! Reading a tree through a gateway, over one plain HTTP/1.1 connection.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::process::Given;
+use crate::tree::{Item, Listing, of_bytes};
+
+/// No byte for this long is a failure.
+const STALL: Duration = Duration::from_secs(40);
+
+/// A connection to a gateway.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    address: SocketAddr,
+    stream: BufReader<TcpStream>,
+}
+
+impl Gateway {
+    /// Connects to the gateway at `address`.
+    pub(crate) fn connect(address: SocketAddr) -> Given<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(STALL))?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            address,
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// The body of a GET of `path` (segments of any bytes), which must be answered by 200.
+    pub(crate) fn get(&mut self, path: &[u8]) -> Given<Vec<u8>> {
+        let (encoded, address) = (encode(path), self.address);
+        let request = format!("GET {encoded} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let mut status = String::new();
+        self.stream.read_line(&mut status)?;
+        let mut len = 0;
+        loop {
+            let mut header = String::new();
+            self.stream.read_line(&mut header)?;
+            let header = header.trim_end().to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            }
+            if let Some(value) = header.strip_prefix("content-length:") {
+                len = value.trim().parse()?;
+            }
+        }
+        let mut body = vec![0; len];
+        self.stream.read_exact(&mut body)?;
+        if !status.starts_with("HTTP/1.1 200 ") {
+            let said = String::from_utf8_lossy(&body);
+            return Err(format!("GET {encoded}: {}: {said}", status.trim_end()).into());
+        }
+        Ok(body)
+    }
+
+    /// Everything of `wanted`, as it is below `root` (such as `/ipfs/CID`): each file's bytes,
+    /// each folder's page, which must name as many entries as there are.
+    pub(crate) fn get_all(&mut self, root: &str, wanted: &Listing) -> Given<Listing> {
+        let mut got = Listing::new();
+        for (path, item) in wanted {
+            let mut whole = format!("{root}/").into_bytes();
+            whole.extend_from_slice(path);
+            let item = match item {
+                Item::File { .. } => of_bytes(&self.get(&whole)?),
+                Item::Folder => {
+                    if !path.is_empty() {
+                        whole.push(b'/');
+                    }
+                    let page = self.get(&whole)?;
+                    assert_page(&page, path, wanted);
+                    Item::Folder
+                }
+            };
+            got.insert(path.clone(), item);
+        }
+        Ok(got)
+    }
+}
+
+/// The page of the folder `path` has a link for each of its entries.
+fn assert_page(page: &[u8], path: &[u8], wanted: &Listing) {
+    let page = String::from_utf8_lossy(page);
+    let below = wanted.keys().filter_map(|key| {
+        let name = match path {
+            [] => &key[..],
+            _ => key.strip_prefix(path)?.strip_prefix(b"/")?,
+        };
+        (!name.is_empty() && !name.contains(&b'/')).then_some(name)
+    });
+    let missing: Vec<String> = below
+        .map(encode)
+        .filter(|name| !page.contains(&format!("{name}\"")) && !page.contains(&format!("{name}/\"")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "{} entries are not on the page of `{}`, the first is {}; it begins {:.400}",
+        missing.len(),
+        String::from_utf8_lossy(path),
+        missing[0],
+        page
+    );
+}
+
+/// Percent-encodes all that is neither unreserved nor a slash.
+fn encode(path: &[u8]) -> String {
+    path.iter()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                char::from(*byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -94,10 +94,16 @@ async fn closing(args: &Args, stage: &mut Stage, say: &Say<'_>) -> anyhow::Resul
     } else {
         "Server = http://127.0.0.1:8080/pacman/$repo/$arch".to_owned()
     };
-    say.line(&format!(
-        "\nFor pacman.conf, above the other Server lines:\n\n[{}]\n{server}\n",
-        stage.repo
-    ));
+    let mut lines = format!("\nFor pacman.conf:\n\n[{}]\n{server}\n", stage.repo);
+    if let (true, Some(stage::From::Sample(sample))) = (args.keep, &stage.from) {
+        let path = stage.dir.join("demo.gpg");
+        fs_err::write(&path, sample.public_key().0)?;
+        lines.push_str(&format!(
+            "\nThe key of this repository, for `pacman-key --add`: {}\n",
+            path.display()
+        ));
+    }
+    say.line(&lines);
     say.line(if args.keep {
         "Both nodes run on until Ctrl-C."
     } else {

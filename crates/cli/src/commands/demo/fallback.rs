@@ -53,6 +53,7 @@ pub(super) async fn play(stage: &mut Stage, say: &mut Say<'_>, big: &Big) -> any
     let killed_at = body.len;
     let mut last = Instant::now();
     stage.importer.kill().await;
+    tracing::debug!(ms = last.elapsed().as_millis(), "node 1 is dead");
     if let Some(upstream) = &stage.upstream {
         upstream.set_rate(None);
     }

@@ -278,7 +278,7 @@ async fn fetch(stage: &Stage, say: &mut Say<'_>, what: &str, except: Option<&str
     } = total;
     let said = vec![
         format!(
-            "{files} files, {}, {}; slowest first byte {} ms",
+            "{files} files (the database by two paths), {}, {}; slowest first byte {} ms",
             bytes(all),
             rate(all, took),
             total.slowest_first_byte.as_millis()

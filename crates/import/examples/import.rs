@@ -11,21 +11,42 @@ use pacstore_upstream::{Http, HttpOptions};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [from, folder, rest @ ..] = &args[..] else { return Err("import FROM FOLDER [all] [link]".into()) };
+    let [from, folder, rest @ ..] = &args[..] else {
+        return Err("import FROM FOLDER [all] [link]".into());
+    };
     let mut spec = ImportSpec::new("example", vec![Source::parse(from)?]);
-    spec.files = if rest.iter().any(|a| a == "all") { Files::All } else { Files::Listed };
+    spec.files = if rest.iter().any(|a| a == "all") {
+        Files::All
+    } else {
+        Files::Listed
+    };
     spec.replaced_by_rename = rest.iter().any(|a| a == "link");
     let folder = std::path::Path::new(folder);
     fs_err::create_dir_all(folder)?;
     let store = Store::open(&folder.join("store"), Options::new(u64::MAX / 4))?;
     let http = Http::new(HttpOptions::default());
-    let mut importer = Importer::new(spec, store, http, Tasks::new(), Clock::system(), folder.join("work"))?;
+    let mut importer = Importer::new(
+        spec,
+        store,
+        http,
+        Tasks::new(),
+        Clock::system(),
+        folder.join("work"),
+    )?;
     let start = Instant::now();
     let round = importer.round(&Progress::default()).await?;
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let status = fs_err::read_to_string("/proc/self/status")?;
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or_default();
     println!("{} changed {} {:?}", round.tree, round.changed, round.counts);
-    println!("{:?} wall, {}.{:09} CPU-s, {peak}", start.elapsed(), cpu.tv_sec, cpu.tv_nsec);
+    println!(
+        "{:?} wall, {}.{:09} CPU-s, {peak}",
+        start.elapsed(),
+        cpu.tv_sec,
+        cpu.tv_nsec
+    );
     Ok(())
 }

@@ -35,7 +35,11 @@ pub(crate) struct Labels {
 impl Labels {
     pub(crate) fn new(mirror: &str) -> Self {
         let label = |what: &str| format!("import/{mirror}/{what}");
-        Self { staged: label("staged"), next: label("next"), pending: label("pending") }
+        Self {
+            staged: label("staged"),
+            next: label("next"),
+            pending: label("pending"),
+        }
     }
 }
 
@@ -119,15 +123,32 @@ impl Build {
         if 0 < lost {
             return Ok(Outcome::Lost(lost));
         }
-        let Difference { files, bytes, new, removed, .. } = difference;
+        let Difference {
+            files,
+            bytes,
+            new,
+            removed,
+            ..
+        } = difference;
         let (state, forget) = finish(&tree, &difference);
-        let update = Update { facts: Vec::new(), forget, rows: difference.rows, state: Some(state) };
+        let update = Update {
+            facts: Vec::new(),
+            forget,
+            rows: difference.rows,
+            state: Some(state),
+        };
         self.manifest.commit(&update)?;
         if moved {
             self.store.retain(&self.labels.staged, &tree)?;
             self.store.release(&self.labels.next)?;
         }
-        Ok(Outcome::Built(Built { tree, files, bytes, new, removed }))
+        Ok(Outcome::Built(Built {
+            tree,
+            files,
+            bytes,
+            new,
+            removed,
+        }))
     }
 
     fn lost(&self, difference: &Difference) -> Result<usize, IntakeError> {

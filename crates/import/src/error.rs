@@ -149,7 +149,10 @@ impl SourceError {
     pub(crate) fn is_ours(&self) -> bool {
         matches!(
             self,
-            Self::Stopped(_) | Self::WorkDir(..) | Self::Manifest(_) | Self::Store(_)
+            Self::Stopped(_)
+                | Self::WorkDir(..)
+                | Self::Manifest(_)
+                | Self::Store(_)
                 | Self::Scan(ScanError::Stopped(_))
                 | Self::Fetch(FetchError::Stopped(_) | FetchError::Disk { .. })
         )
@@ -209,5 +212,8 @@ impl IntakeError {
 
 /// Whether an error says that a disk, or a user's share of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

@@ -22,7 +22,10 @@ pub(crate) struct FileFacts {
 impl FileFacts {
     /// The link to it in a directory.
     pub(crate) fn entry(&self) -> Entry {
-        Entry { cid: self.root, tsize: self.tsize }
+        Entry {
+            cid: self.root,
+            tsize: self.tsize,
+        }
     }
 
     /// A compact form for the manifest.

@@ -42,7 +42,10 @@ impl Globs {
         let mut folders = GlobSetBuilder::new();
         let mut starts = Vec::new();
         for pattern in patterns {
-            let fail = |source| GlobError { pattern: pattern.clone(), source };
+            let fail = |source| GlobError {
+                pattern: pattern.clone(),
+                source,
+            };
             let text = pattern.strip_suffix("/***").unwrap_or(pattern);
             let bare = text.trim_end_matches('/');
             let only_folders = bare.len() < text.len();
@@ -62,8 +65,14 @@ impl Globs {
         }
         let all = || patterns.join(", ");
         Ok(Self {
-            any: any.build().map_err(|source| GlobError { pattern: all(), source })?,
-            folders: folders.build().map_err(|source| GlobError { pattern: all(), source })?,
+            any: any.build().map_err(|source| GlobError {
+                pattern: all(),
+                source,
+            })?,
+            folders: folders.build().map_err(|source| GlobError {
+                pattern: all(),
+                source,
+            })?,
             starts,
         })
     }
@@ -95,8 +104,13 @@ impl Globs {
     }
 
     fn above(&self, path: &[u8]) -> bool {
-        let cuts = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
-        cuts.into_iter().any(|cut| path.get(..cut).is_some_and(|folder| self.takes_folder(folder)))
+        let cuts = path
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(i, _)| i);
+        cuts.into_iter()
+            .any(|cut| path.get(..cut).is_some_and(|folder| self.takes_folder(folder)))
     }
 }
 
@@ -148,6 +162,9 @@ mod tests {
 
     #[test]
     fn the_literal_start_of_a_pattern_is_known() {
-        assert_eq!(globs(&["/iso/2026/*.iso", "*.iso"]).starts(), [b"iso/2026".to_vec(), Vec::new()]);
+        assert_eq!(
+            globs(&["/iso/2026/*.iso", "*.iso"]).starts(),
+            [b"iso/2026".to_vec(), Vec::new()]
+        );
     }
 }

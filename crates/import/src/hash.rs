@@ -27,7 +27,12 @@ pub(crate) struct Hashed {
 
 impl Hashed {
     pub(crate) fn facts(&self) -> FileFacts {
-        FileFacts { root: self.dag.root, tsize: self.dag.tsize, len: self.dag.len, sha256: Some(self.sha256) }
+        FileFacts {
+            root: self.dag.root,
+            tsize: self.dag.tsize,
+            len: self.dag.len,
+            sha256: Some(self.sha256),
+        }
     }
 }
 
@@ -111,7 +116,15 @@ mod tests {
 
     fn whole(profile: &Profile, bytes: &[u8], len: u64) -> Hashed {
         let mut copy = Vec::new();
-        let hashed = hash(profile, &mut &*bytes, len, Some(&mut copy), &mut Vec::new(), |_| true).unwrap();
+        let hashed = hash(
+            profile,
+            &mut &*bytes,
+            len,
+            Some(&mut copy),
+            &mut Vec::new(),
+            |_| true,
+        )
+        .unwrap();
         assert_eq!(copy, bytes);
         hashed
     }
@@ -119,7 +132,11 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_the_whole_file_whatever_its_size_and_profile() {
         let bytes: Vec<u8> = (0..(3 * BUFFER + 5)).map(|i| (i * 7 % 251) as u8).collect();
-        for profile in [Profile::UNIXFS_V1_2025, Profile::KUBO_CIDV1, Profile::PACMAN_STORE_2023] {
+        for profile in [
+            Profile::UNIXFS_V1_2025,
+            Profile::KUBO_CIDV1,
+            Profile::PACMAN_STORE_2023,
+        ] {
             for len in [0, 1, 1000, BUFFER - 1, BUFFER, BUFFER + 1, bytes.len()] {
                 let bytes = &bytes[..len];
                 let mut file = FileBuilder::new(&profile);
@@ -137,7 +154,15 @@ mod tests {
 
     #[test]
     fn reading_ends_when_it_is_told_to() {
-        let error = hash(&Profile::UNIXFS_V1_2025, &mut &b"x"[..], 1, None, &mut Vec::new(), |_| false).unwrap_err();
+        let error = hash(
+            &Profile::UNIXFS_V1_2025,
+            &mut &b"x"[..],
+            1,
+            None,
+            &mut Vec::new(),
+            |_| false,
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 }

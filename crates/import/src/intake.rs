@@ -98,6 +98,9 @@ struct Prepared {
     how: Intake,
 }
 
+/// Other names of files, by the number of the name that is read.
+type Twins = HashMap<usize, Vec<(usize, Job)>>;
+
 /// The number of a file, and what became of it.
 type Outcome = (usize, Taken);
 
@@ -134,10 +137,15 @@ impl Intakes {
                 _ => None,
             }
         });
-        let update = Update { facts: facts.collect(), ..Update::default() };
+        let update = Update {
+            facts: facts.collect(),
+            ..Update::default()
+        };
         if !update.facts.is_empty() {
             let manifest = Arc::clone(&self.manifest);
-            self.tasks.blocking(Pool::Disk, move || manifest.commit(&update)).await??;
+            self.tasks
+                .blocking(Pool::Disk, move || manifest.commit(&update))
+                .await??;
         }
         outcomes.extend(more);
         Ok(outcomes)
@@ -155,7 +163,10 @@ impl Intakes {
                 return Ok(());
             }
             let (this, stop) = (self.clone(), stop.clone());
-            let done = self.tasks.blocking(Pool::Hash, move || this.read(slice, &stop)).await??;
+            let done = self
+                .tasks
+                .blocking(Pool::Hash, move || this.read(slice, &stop))
+                .await??;
             if send.send(done).await.is_err() {
                 return Ok(());
             }
@@ -163,9 +174,16 @@ impl Intakes {
     }
 
     /// Reads one slice, on a hashing thread.
-    fn read(&self, slice: Vec<Job>, stop: &CancellationToken) -> Result<Vec<Result<Prepared, Outcome>>, IntakeError> {
+    fn read(
+        &self,
+        slice: Vec<Job>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Result<Prepared, Outcome>>, IntakeError> {
         let mut buffer = Vec::new();
-        slice.into_iter().map(|job| self.read_one(job, &mut buffer, stop)).collect()
+        slice
+            .into_iter()
+            .map(|job| self.read_one(job, &mut buffer, stop))
+            .collect()
     }
 
     fn read_one(
@@ -176,7 +194,12 @@ impl Intakes {
     ) -> Result<Result<Prepared, Outcome>, IntakeError> {
         self.progress.file(|| names::show(&job.path));
         match self.try_read(&job, buffer, stop) {
-            Ok(Some((hashed, path, how))) => Ok(Ok(Prepared { job, hashed, path, how })),
+            Ok(Some((hashed, path, how))) => Ok(Ok(Prepared {
+                job,
+                hashed,
+                path,
+                how,
+            })),
             Ok(None) => Ok(Err((job.at, Taken::Moved))),
             Err(Failed::Read(e)) => match e.kind() {
                 io::ErrorKind::NotFound => Ok(Err((job.at, Taken::Moved))),
@@ -205,7 +228,8 @@ impl Intakes {
         let real = match &job.place {
             Place::Fetched(path) => {
                 let mut file = File::open(path).map_err(Failed::Read)?;
-                let hashed = hash(&self.profile, &mut file, size, None, buffer, go_on).map_err(Failed::Read)?;
+                let hashed =
+                    hash(&self.profile, &mut file, size, None, buffer, go_on).map_err(Failed::Read)?;
                 return Ok(Some((hashed, path.clone(), Intake::Move)));
             }
             Place::Here => &job.path,
@@ -218,7 +242,8 @@ impl Intakes {
             return Ok(None);
         }
         let (hashed, path, how) = if self.taking == Taking::Link {
-            let hashed = hash(&self.profile, &mut file, size, None, buffer, &mut go_on).map_err(Failed::Read)?;
+            let hashed =
+                hash(&self.profile, &mut file, size, None, buffer, &mut go_on).map_err(Failed::Read)?;
             (hashed, root.absolute(real), Intake::Link)
         } else {
             let (hashed, path) = self.copy(&mut file, size, buffer, &mut go_on)?;
@@ -243,7 +268,11 @@ impl Intakes {
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(Hashed, PathBuf), Failed> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let path = self.scratch.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let path = self.scratch.join(format!(
+            "{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
         let fail = |e| Failed::Write(path.clone(), e);
         let options = || File::options().read(true).write(true).create_new(true).clone();
         let mut copy = options().open(&path).map_err(fail)?;
@@ -251,7 +280,10 @@ impl Intakes {
         let done = if cloned {
             hash(&self.profile, &mut copy, size, None, buffer, go_on).map_err(Failed::Read)
         } else {
-            let mut noted = Noted { file: &mut copy, error: None };
+            let mut noted = Noted {
+                file: &mut copy,
+                error: None,
+            };
             let done = hash(&self.profile, file, size, Some(&mut noted), buffer, go_on);
             match noted.error {
                 Some(e) => Err(Failed::Write(path.clone(), e)),
@@ -288,7 +320,11 @@ impl Intakes {
             if !batch.is_empty() && (last || full) {
                 let (this, prepared) = (self.clone(), std::mem::take(&mut batch));
                 bytes = 0;
-                outcomes.extend(self.tasks.blocking(Pool::Disk, move || this.commit(prepared)).await??);
+                outcomes.extend(
+                    self.tasks
+                        .blocking(Pool::Disk, move || this.commit(prepared))
+                        .await??,
+                );
             }
             if last {
                 return Ok(outcomes);
@@ -301,7 +337,13 @@ impl Intakes {
         let mut update = Update::default();
         let mut files = self.store.batch();
         files.stage(&self.label)?;
-        for Prepared { job, hashed, path, how } in batch {
+        for Prepared {
+            job,
+            hashed,
+            path,
+            how,
+        } in batch
+        {
             let file = NewFile {
                 path: &path,
                 how,
@@ -336,7 +378,13 @@ impl Intakes {
 /// The stamp as the store compares it.
 fn seen(stamp: &Stamp) -> Option<Facts> {
     match stamp {
-        Stamp::Disk { ino, size, seconds, nanos, .. } => Some(Facts {
+        Stamp::Disk {
+            ino,
+            size,
+            seconds,
+            nanos,
+            ..
+        } => Some(Facts {
             len: *size,
             mtime_ns: i128::from(*seconds) * 1_000_000_000 + i128::from(*nanos),
             inode: *ino,
@@ -389,13 +437,13 @@ fn slice(queue: &mut VecDeque<Job>) -> Vec<Job> {
 }
 
 /// The largest first, so that no core is left alone with one at the end; files of one inode once.
-fn unite(mut jobs: Vec<Job>) -> (Vec<Job>, HashMap<usize, Vec<(usize, Job)>>) {
+fn unite(mut jobs: Vec<Job>) -> (Vec<Job>, Twins) {
     let inode = |job: &Job| match &job.stamp {
         Stamp::Disk { dev, ino, .. } => (0, *dev, *ino, 0),
         Stamp::Web { .. } => (1, 0, 0, job.at),
     };
     jobs.sort_by_key(inode);
-    let mut twins: HashMap<usize, Vec<(usize, Job)>> = HashMap::new();
+    let mut twins = Twins::new();
     let mut first: Vec<Job> = Vec::with_capacity(jobs.len());
     for job in jobs {
         match first.last() {

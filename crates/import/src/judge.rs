@@ -18,8 +18,10 @@ pub(crate) enum Verdict {
 
 /// Judges all. `torn` says it of each; one that did not change counts as whole, and is not held.
 pub(crate) fn judge(look: &Look, torn: &[bool], atomic: &[Vec<String>]) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> =
-        torn.iter().map(|torn| if *torn { Verdict::Torn } else { Verdict::Moves }).collect();
+    let mut verdicts: Vec<Verdict> = torn
+        .iter()
+        .map(|torn| if *torn { Verdict::Torn } else { Verdict::Moves })
+        .collect();
     let bound = |a: usize, b: usize| -> bool {
         let folder = look.region_of.get(a) == look.region_of.get(b);
         let both = |group: &Vec<String>| match (look.repos.get(a), look.repos.get(b)) {

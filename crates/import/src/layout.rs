@@ -70,14 +70,29 @@ impl Mapping {
     pub(crate) fn to_tree(&self, path: &[u8]) -> Mapped {
         let first = path.split(|b| *b == b'/').next().unwrap_or_default();
         if self.moved.contains(first) {
-            let rest = path.get(first.len()..).and_then(|rest| rest.strip_prefix(ARCHLINUX));
+            let rest = path
+                .get(first.len()..)
+                .and_then(|rest| rest.strip_prefix(ARCHLINUX));
             match rest {
-                Some([]) => return Mapped { path: first.to_vec(), moved: true },
-                Some([b'/', rest @ ..]) => return Mapped { path: names::join(first, rest), moved: true },
+                Some([]) => {
+                    return Mapped {
+                        path: first.to_vec(),
+                        moved: true,
+                    };
+                }
+                Some([b'/', rest @ ..]) => {
+                    return Mapped {
+                        path: names::join(first, rest),
+                        moved: true,
+                    };
+                }
                 _ => {}
             }
         }
-        Mapped { path: path.to_vec(), moved: false }
+        Mapped {
+            path: path.to_vec(),
+            moved: false,
+        }
     }
 
     /// Whether `folder` exists upstream only to hold what the layout moves away (`R/os`).
@@ -97,7 +112,10 @@ mod tests {
         let m = Mapping::new(Layout::Archlinux, repos.into_iter());
         assert_eq!(m.to_tree(b"core/os/x86_64/core.db").path, b"core/core.db");
         assert_eq!(m.to_tree(b"core/os/x86_64").path, b"core");
-        assert_eq!(m.to_tree(b"core/os/x86_64_v3/core.db").path, b"core/os/x86_64_v3/core.db");
+        assert_eq!(
+            m.to_tree(b"core/os/x86_64_v3/core.db").path,
+            b"core/os/x86_64_v3/core.db"
+        );
         assert_eq!(m.to_tree(b"iso/latest/iso.db").path, b"iso/latest/iso.db");
         assert!(m.is_passage(b"core/os") && !m.is_passage(b"iso/os"));
     }
@@ -106,6 +124,9 @@ mod tests {
     fn plain_moves_nothing() {
         let repos: [(&[u8], &str); 1] = [(b"core/os/x86_64", "core")];
         let m = Mapping::new(Layout::Plain, repos.into_iter());
-        assert_eq!(m.to_tree(b"core/os/x86_64/core.db").path, b"core/os/x86_64/core.db");
+        assert_eq!(
+            m.to_tree(b"core/os/x86_64/core.db").path,
+            b"core/os/x86_64/core.db"
+        );
     }
 }

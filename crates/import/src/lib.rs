@@ -27,6 +27,7 @@ mod progress;
 mod repos;
 mod round;
 mod scan;
+mod settle;
 mod source;
 mod spec;
 mod stamp;
@@ -35,6 +36,7 @@ mod tree;
 mod trouble;
 mod view;
 mod web;
+mod work;
 
 pub use error::{IntakeError, RoundError, SourceError};
 pub use globs::GlobError;

@@ -47,17 +47,31 @@ impl Look {
         let (mut repos, gone) = discover(view, compiled.listed.as_deref(), state);
         repos.retain(|repo| !ignored.contains(repo));
         let mapping = Mapping::new(spec.layout, repos.iter().map(|repo| (&*repo.folder, &*repo.name)));
-        let tree_folders: Vec<Vec<u8>> = repos.iter().map(|repo| mapping.to_tree(&repo.folder).path).collect();
+        let tree_folders: Vec<Vec<u8>> = repos
+            .iter()
+            .map(|repo| mapping.to_tree(&repo.folder).path)
+            .collect();
         let regions = Regions::new(tree_folders.iter().map(|folder| &**folder));
-        let region_of: Vec<usize> =
-            tree_folders.iter().map(|folder| regions.number(folder).unwrap_or_default()).collect();
+        let region_of: Vec<usize> = tree_folders
+            .iter()
+            .map(|folder| regions.number(folder).unwrap_or_default())
+            .collect();
         let mut folders = vec![Vec::new(); regions.len()];
         for (folder, region) in tree_folders.into_iter().zip(&region_of) {
             if let Some(slot) = folders.get_mut(*region) {
                 *slot = folder;
             }
         }
-        let mut look = Self { repos, region_of, gone, mapping, regions, folders, marks: Vec::new(), kept: Vec::new() };
+        let mut look = Self {
+            repos,
+            region_of,
+            gone,
+            mapping,
+            regions,
+            folders,
+            marks: Vec::new(),
+            kept: Vec::new(),
+        };
         look.marks = look.digest(view, spec, compiled, now);
         look.kept = look.compare(state, spec);
         look
@@ -92,7 +106,12 @@ impl Look {
             settled.is_some_and(|(mark, _)| state.mark(folder) == Some(*mark))
         };
         let known = |repo: &Repo| state.kept(&repo.folder, &repo.name).is_some();
-        let mut kept: Vec<bool> = self.folders.iter().enumerate().map(|(r, f)| same(r, Some(f))).collect();
+        let mut kept: Vec<bool> = self
+            .folders
+            .iter()
+            .enumerate()
+            .map(|(r, f)| same(r, Some(f)))
+            .collect();
         for (repo, region) in self.repos.iter().zip(&self.region_of) {
             if !known(repo)
                 && let Some(kept) = kept.get_mut(*region)
@@ -122,7 +141,12 @@ impl Look {
     /// Whether a later look shows the same in every part that this one is about to take.
     pub(crate) fn still_holds(&self, later: &Self) -> bool {
         self.repos == later.repos
-            && self.marks.iter().zip(&later.marks).zip(&self.kept).all(|((a, b), kept)| *kept || a.0 == b.0)
+            && self
+                .marks
+                .iter()
+                .zip(&later.marks)
+                .zip(&self.kept)
+                .all(|((a, b), kept)| *kept || a.0 == b.0)
     }
 
     /// The repositories of a region.

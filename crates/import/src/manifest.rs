@@ -62,10 +62,15 @@ pub(crate) struct Update {
 impl Manifest {
     /// Opens it, or begins anew where there is none, or none that can be read.
     pub(crate) fn open(path: &Path) -> Result<Self, ManifestError> {
-        let fail = |source: redb::Error| ManifestError { path: path.to_owned(), source: Box::new(source) };
+        let fail = |source: redb::Error| ManifestError {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
         match Self::attempt(path) {
             Ok(Some(manifest)) => return Ok(manifest),
-            Ok(None) => warn!(path = %path.display(), "the import manifest is of another format; starting anew"),
+            Ok(None) => {
+                warn!(path = %path.display(), "the import manifest is of another format; starting anew")
+            }
             Err(redb::Error::Corrupted(why)) => {
                 warn!(path = %path.display(), why, "the import manifest is damaged; starting anew");
             }
@@ -100,11 +105,17 @@ impl Manifest {
             write.open_table(TREE)?;
         }
         write.commit()?;
-        Ok(Some(Self { path: path.to_owned(), db }))
+        Ok(Some(Self {
+            path: path.to_owned(),
+            db,
+        }))
     }
 
     fn fail(&self) -> impl Fn(redb::Error) -> ManifestError + '_ {
-        |source| ManifestError { path: self.path.clone(), source: Box::new(source) }
+        |source| ManifestError {
+            path: self.path.clone(),
+            source: Box::new(source),
+        }
     }
 
     /// What the last round left; nothing if it was none, or one of another kind.
@@ -170,7 +181,8 @@ impl Manifest {
             let table = self.db.begin_read()?.open_table(TREE)?;
             for row in table.iter()? {
                 let (path, row) = row?;
-                let row = Row::decode(row.value()).ok_or_else(|| redb::Error::Corrupted("a row of the tree".into()))?;
+                let row = Row::decode(row.value())
+                    .ok_or_else(|| redb::Error::Corrupted("a row of the tree".into()))?;
                 each(path.value(), row);
             }
             Ok(())
@@ -220,7 +232,9 @@ impl Manifest {
             let write = self.db.begin_write()?;
             {
                 let mut meta = write.open_table(META)?;
-                let same = meta.get("profile")?.is_some_and(|v| v.value() == profile.as_bytes());
+                let same = meta
+                    .get("profile")?
+                    .is_some_and(|v| v.value() == profile.as_bytes());
                 meta.remove("state")?;
                 meta.insert("profile", profile.as_bytes())?;
                 if !same {

@@ -4,6 +4,8 @@
 //! - Not here: names of packages and databases (crate `pacman`), globs (`crate::globs`).
 //! - Read first: design.md, "Tree".
 
+use std::fmt::Write;
+
 use pacstore_pacman::{DbFileName, DbKind};
 
 /// Whether a name is hidden: it begins with `.` or `~`.
@@ -26,7 +28,10 @@ pub(crate) fn repository_of(name: &[u8]) -> Option<&str> {
 /// The folder and the last part of a path.
 pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
-        Some(cut) => (path.get(..cut).unwrap_or_default(), path.get(cut + 1..).unwrap_or_default()),
+        Some(cut) => (
+            path.get(..cut).unwrap_or_default(),
+            path.get(cut + 1..).unwrap_or_default(),
+        ),
         None => (&[], path),
     }
 }
@@ -54,7 +59,7 @@ pub(crate) fn show(path: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text

@@ -4,7 +4,7 @@
 //! - Not here: what a coherent repository is (crate `pacman`), how files come in (`crate::intake`).
 //! - Read first: design.md, "Head"; `pacstore_pacman::check`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use pacstore_pacman::{self as pacman, Database, DbError, DbFileName, DbKind, Limits, RepoFiles};
@@ -50,24 +50,41 @@ impl Repo {
 ///
 /// One that the last tree holds stays one as long as packages are in its folder, database or not. Gives those that
 /// are gone as well.
-pub(crate) fn discover(view: &View, wanted: Option<&[Wanted]>, state: Option<&State>) -> (Vec<Repo>, Vec<Repo>) {
+pub(crate) fn discover(
+    view: &View,
+    wanted: Option<&[Wanted]>,
+    state: Option<&State>,
+) -> (Vec<Repo>, Vec<Repo>) {
     let mut found: Vec<Repo> = Vec::new();
     let mut gone = Vec::new();
     if let Some(wanted) = wanted {
-        found.extend(wanted.iter().map(|w| Repo { folder: w.folder.clone(), name: w.name.clone() }));
+        found.extend(wanted.iter().map(|w| Repo {
+            folder: w.folder.clone(),
+            name: w.name.clone(),
+        }));
     } else {
         for (path, _) in &view.files {
             let (folder, name) = names::split(path);
             if let Some(name) = names::repository_of(name) {
-                found.push(Repo { folder: folder.to_vec(), name: name.to_owned() });
+                found.push(Repo {
+                    folder: folder.to_vec(),
+                    name: name.to_owned(),
+                });
             }
         }
         for kept in state.map(|s| &*s.repositories).unwrap_or_default() {
-            let repo = Repo { folder: kept.folder.clone(), name: kept.name.clone() };
+            let repo = Repo {
+                folder: kept.folder.clone(),
+                name: kept.name.clone(),
+            };
             if found.contains(&repo) {
                 continue;
             }
-            if has_packages(view, &repo.folder) { found.push(repo) } else { gone.push(repo) }
+            if has_packages(view, &repo.folder) {
+                found.push(repo)
+            } else {
+                gone.push(repo)
+            }
         }
     }
     found.sort();
@@ -118,11 +135,13 @@ pub(crate) fn open(
     let files = own_files(view, repo);
     let main_name = format!("{}.db", repo.name);
     if !files.iter().any(|(name, _)| *name == main_name) {
-        return Ok(Opened::Torn(vec![Trouble::NoDatabase { path: names::show(&repo.path(&main_name)) }]));
+        return Ok(Opened::Torn(vec![Trouble::NoDatabase {
+            path: names::show(&repo.path(&main_name)),
+        }]));
     }
     let mut troubles = Vec::new();
     let mut times = DatabaseTimes::default();
-    let mut read: BTreeMap<[u8; 32], ()> = BTreeMap::new();
+    let mut read: BTreeSet<[u8; 32]> = BTreeSet::new();
     let mut main = None;
     let mut others = Vec::new();
     for (name, at) in files {
@@ -133,7 +152,9 @@ pub(crate) fn open(
                 continue;
             }
         };
-        let Some(parsed) = DbFileName::parse(&name) else { continue };
+        let Some(parsed) = DbFileName::parse(&name) else {
+            continue;
+        };
         if parsed.ending.is_empty() {
             let slot = match (parsed.kind, parsed.signature) {
                 (DbKind::Db, false) => &mut times.db,
@@ -143,12 +164,18 @@ pub(crate) fn open(
             };
             *slot = seconds(view, at);
         }
-        if parsed.signature || facts.sha256.is_some_and(|sha256| read.insert(sha256, ()).is_some()) {
+        if parsed.signature || facts.sha256.is_some_and(|sha256| !read.insert(sha256)) {
             continue;
         }
-        let limits = if parsed.kind == DbKind::Files { Limits::FILES } else { Limits::DB };
+        let limits = if parsed.kind == DbKind::Files {
+            Limits::FILES
+        } else {
+            Limits::DB
+        };
         let Some(bytes) = bytes(store, &facts)? else {
-            troubles.push(Trouble::Moving { path: names::show(&repo.path(&name)) });
+            troubles.push(Trouble::Moving {
+                path: names::show(&repo.path(&name)),
+            });
             continue;
         };
         match Database::read(&bytes, &limits) {
@@ -157,11 +184,16 @@ pub(crate) fn open(
             Err(DbError::Format) if name == main_name && !known && !is_web_page(&bytes) => {
                 return Ok(Opened::NoRepository);
             }
-            Err(e) => troubles.push(Trouble::Database { path: names::show(&repo.path(&name)), why: chain(&e) }),
+            Err(e) => troubles.push(Trouble::Database {
+                path: names::show(&repo.path(&name)),
+                why: chain(&e),
+            }),
         }
     }
     match main {
-        Some(main) if troubles.is_empty() => Ok(Opened::Databases(Box::new(Databases { main, others, times }))),
+        Some(main) if troubles.is_empty() => {
+            Ok(Opened::Databases(Box::new(Databases { main, others, times })))
+        }
         _ => Ok(Opened::Torn(troubles)),
     }
 }
@@ -180,7 +212,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What stands where a database should, if a server or a portal is in trouble.
 fn is_web_page(bytes: &[u8]) -> bool {
-    bytes.iter().find(|b| !b.is_ascii_whitespace()).is_none_or(|b| *b == b'<')
+    bytes
+        .iter()
+        .find(|b| !b.is_ascii_whitespace())
+        .is_none_or(|b| *b == b'<')
 }
 
 /// When the upstream changed a file.
@@ -193,7 +228,9 @@ fn seconds(view: &View, at: usize) -> Option<u64> {
 
 /// The whole of a file in the store; nothing if it is not there or too large for a database.
 fn bytes(store: &Store, facts: &FileFacts) -> Result<Option<Vec<u8>>, IntakeError> {
-    let Some(open) = store.open_file(&facts.root)? else { return Ok(None) };
+    let Some(open) = store.open_file(&facts.root)? else {
+        return Ok(None);
+    };
     if MAX_DATABASE < facts.len {
         return Ok(None);
     }
@@ -215,7 +252,10 @@ pub(crate) fn check(
     let at = |file: &str| view.position(&repo.path(file));
     let lookup = |file: &str| {
         let facts = facts(at(file)?).ok()?;
-        Some(pacman::FileFacts { len: facts.len, sha256: facts.sha256 })
+        Some(pacman::FileFacts {
+            len: facts.len,
+            sha256: facts.sha256,
+        })
     };
     let has = |file: &str| at(file).is_some();
     let others: Vec<(&str, &Database)> = databases.others.iter().map(|(n, d)| (&**n, d)).collect();
@@ -228,7 +268,10 @@ pub(crate) fn check(
         upstream_has: &has,
     });
     let folder = names::show(&repo.folder);
-    let file = |problem| Trouble::File { folder: folder.clone(), problem };
+    let file = |problem| Trouble::File {
+        folder: folder.clone(),
+        problem,
+    };
     // A name that is there without bytes says more than "missing".
     let better = |problem: pacman::Problem| match (&problem.what, at(&problem.file)) {
         (pacman::What::Missing, Some(at)) => facts(at).err().unwrap_or_else(|| file(problem.clone())),
@@ -239,7 +282,9 @@ pub(crate) fn check(
 
 /// The architecture that a repository serves: the part of its folder that is one, else the one that its packages have.
 pub(crate) fn architecture(folder: &[u8], main: &Database) -> Option<String> {
-    let parts = folder.split(|b| *b == b'/').filter_map(|part| std::str::from_utf8(part).ok());
+    let parts = folder
+        .split(|b| *b == b'/')
+        .filter_map(|part| std::str::from_utf8(part).ok());
     if let Some(part) = parts.rev().find(|part| is_architecture(part)) {
         return Some(part.to_owned());
     }
@@ -254,8 +299,22 @@ pub(crate) fn architecture(folder: &[u8], main: &Database) -> Option<String> {
 /// The names that pacman's `$arch` takes in the distributions there are.
 fn is_architecture(part: &str) -> bool {
     const KNOWN: [&str; 16] = [
-        "x86_64", "x86_64_v2", "x86_64_v3", "x86_64_v4", "aarch64", "arm", "armv5", "armv6h", "armv7h", "i486", "i686",
-        "pentium4", "loong64", "riscv64", "ppc64le", "ppc64",
+        "x86_64",
+        "x86_64_v2",
+        "x86_64_v3",
+        "x86_64_v4",
+        "aarch64",
+        "arm",
+        "armv5",
+        "armv6h",
+        "armv7h",
+        "i486",
+        "i686",
+        "pentium4",
+        "loong64",
+        "riscv64",
+        "ppc64le",
+        "ppc64",
     ];
     KNOWN.contains(&part)
 }
@@ -267,14 +326,24 @@ mod tests {
 
     fn view(names: &[&str]) -> View {
         let mut view = View::default();
-        view.files.extend(names.iter().map(|n| (n.as_bytes().into(), Item::None(NoFile::Absent))));
+        view.files.extend(
+            names
+                .iter()
+                .map(|n| (n.as_bytes().into(), Item::None(NoFile::Absent))),
+        );
         view.sort();
         view
     }
 
     #[test]
     fn every_database_makes_a_repository() {
-        let view = view(&["core/os/x86_64/core.db", "core/os/x86_64/core.db.sig", "a.db.tar.gz", "b.db", "c.files"]);
+        let view = view(&[
+            "core/os/x86_64/core.db",
+            "core/os/x86_64/core.db.sig",
+            "a.db.tar.gz",
+            "b.db",
+            "c.files",
+        ]);
         let (found, gone) = discover(&view, None, None);
         let shown: Vec<_> = found.iter().map(Repo::shown).collect();
         assert_eq!(shown, ["b", "core/os/x86_64/core"]);
@@ -284,7 +353,10 @@ mod tests {
     #[test]
     fn the_folder_says_the_architecture_before_the_packages_do() {
         let none = Database::default();
-        assert_eq!(architecture(b"core-x86-64-v3/os/x86_64", &none).as_deref(), Some("x86_64"));
+        assert_eq!(
+            architecture(b"core-x86-64-v3/os/x86_64", &none).as_deref(),
+            Some("x86_64")
+        );
         assert_eq!(architecture(b"repo", &none), None);
     }
 }

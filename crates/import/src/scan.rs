@@ -31,8 +31,14 @@ const MAX_LINKS: usize = 40;
 /// Folders in folders.
 const MAX_DEPTH: usize = 128;
 
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
 
 /// Why a directory could not be walked.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +82,14 @@ impl Root {
     pub(crate) fn open(path: &Path) -> Result<Self, ScanError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fail = |e: Errno| ScanError::Read(path.to_owned(), e.into());
-        let path = path.canonicalize().map_err(|e| ScanError::Read(path.to_owned(), e))?;
+        let path = path
+            .canonicalize()
+            .map_err(|e| ScanError::Read(path.to_owned(), e))?;
         let fd = open(&path, flags, Mode::empty()).map_err(fail)?;
-        Ok(Self { fd: Arc::new(fd), path })
+        Ok(Self {
+            fd: Arc::new(fd),
+            path,
+        })
     }
 
     /// The path of a name below it, for those who can only take paths.
@@ -103,7 +114,12 @@ impl Root {
     fn open_folder(&self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
         let mut at: Option<OwnedFd> = None;
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
-            let next = openat(at.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd), part, FOLDER, Mode::empty())?;
+            let next = openat(
+                at.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd),
+                part,
+                FOLDER,
+                Mode::empty(),
+            )?;
             at = Some(next);
         }
         Ok(at)
@@ -111,10 +127,17 @@ impl Root {
 
     /// Says everything that lies below.
     pub(crate) fn scan(&self, filter: &Filter, stop: &CancellationToken) -> Result<View, ScanError> {
-        let mut walk = Walk { root: self, filter, stop, view: View::default(), count: 0, above: Vec::new() };
+        let mut walk = Walk {
+            root: self,
+            filter,
+            stop,
+            view: View::default(),
+            count: 0,
+            above: Vec::new(),
+        };
         let top = openat(self.fd.as_fd(), c".", FOLDER, Mode::empty());
         let top = top.map_err(|e| ScanError::Read(self.path.clone(), e.into()))?;
-        walk.folder(top, &mut Vec::new(), &mut Vec::new(), 0)?;
+        walk.folder(&top, &mut Vec::new(), &mut Vec::new(), 0)?;
         walk.view.sort();
         Ok(walk.view)
     }
@@ -134,7 +157,11 @@ impl Root {
             }
             here.push(part);
             let path = here.join(&b'/');
-            let stat = match statat(self.fd.as_fd(), c_path(&path)?.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            let stat = match statat(
+                self.fd.as_fd(),
+                c_path(&path)?.as_c_str(),
+                AtFlags::SYMLINK_NOFOLLOW,
+            ) {
                 Ok(stat) => stat,
                 Err(Errno::ACCESS) => return Err(NoFile::Denied),
                 Err(_) => return Err(NoFile::Dangling),
@@ -156,8 +183,14 @@ impl Root {
         let path = here.join(&b'/');
         match last {
             Some(stat) => Ok((path, stat)),
-            None if path.is_empty() => fstat(self.fd.as_fd()).map(|stat| (path, stat)).map_err(|_| NoFile::Dangling),
-            None => match statat(self.fd.as_fd(), c_path(&path)?.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            None if path.is_empty() => fstat(self.fd.as_fd())
+                .map(|stat| (path, stat))
+                .map_err(|_| NoFile::Dangling),
+            None => match statat(
+                self.fd.as_fd(),
+                c_path(&path)?.as_c_str(),
+                AtFlags::SYMLINK_NOFOLLOW,
+            ) {
                 Ok(stat) => Ok((path, stat)),
                 Err(_) => Err(NoFile::Dangling),
             },
@@ -168,7 +201,9 @@ impl Root {
     fn turn(&self, target: &[u8], here: &mut Vec<Vec<u8>>, todo: &mut Vec<Vec<u8>>) -> Result<(), NoFile> {
         let target = if target.first() == Some(&b'/') {
             let root = self.path.as_os_str().as_bytes();
-            let below = target.strip_prefix(root).filter(|rest| matches!(rest.first(), None | Some(b'/')));
+            let below = target
+                .strip_prefix(root)
+                .filter(|rest| matches!(rest.first(), None | Some(b'/')));
             here.clear();
             below.ok_or(NoFile::Leaves)?
         } else {
@@ -184,7 +219,9 @@ impl Root {
 }
 
 fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
-    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec)
+    path.split(|b| *b == b'/')
+        .filter(|part| !part.is_empty())
+        .map(<[u8]>::to_vec)
 }
 
 fn c_path(path: &[u8]) -> Result<CString, NoFile> {
@@ -213,13 +250,19 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// `path` is where the names stand in the view, `real` where the folder lies without links.
-    fn folder(&mut self, fd: OwnedFd, path: &mut Vec<u8>, real: &mut Vec<u8>, depth: usize) -> Result<(), ScanError> {
+    fn folder(
+        &mut self,
+        fd: &OwnedFd,
+        path: &mut Vec<u8>,
+        real: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), ScanError> {
         let fail = |e: Errno| ScanError::Read(self.root.absolute(path), e.into());
         if self.stop.is_cancelled() {
             return Err(ScanError::Stopped(self.root.path.clone()));
         }
-        let stat = fstat(&fd).map_err(fail)?;
-        let mut entries = Dir::read_from(&fd).map_err(fail)?;
+        let stat = fstat(fd).map_err(fail)?;
+        let mut entries = Dir::read_from(fd).map_err(fail)?;
         self.above.push((stat.st_dev, stat.st_ino));
         let mut seen = HashSet::new();
         while let Some(entry) = entries.read() {
@@ -239,7 +282,10 @@ impl Walk<'_> {
             }
             self.count += 1;
             if self.filter.limit < self.count {
-                return Err(ScanError::TooMany { path: self.root.path.clone(), limit: self.filter.limit });
+                return Err(ScanError::TooMany {
+                    path: self.root.path.clone(),
+                    limit: self.filter.limit,
+                });
             }
             let (path_len, real_len) = (path.len(), real.len());
             for buffer in [&mut *path, &mut *real] {
@@ -248,7 +294,7 @@ impl Walk<'_> {
                 }
                 buffer.extend_from_slice(bytes);
             }
-            self.name(&fd, name, path, real, depth)?;
+            self.name(fd, name, path, real, depth)?;
             path.truncate(path_len);
             real.truncate(real_len);
         }
@@ -301,8 +347,18 @@ impl Walk<'_> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 if !self.filter.exclude.takes_file(path) {
-                    let place = if path == real { Place::Here } else { Place::At(real.as_slice().into()) };
-                    self.view.files.push((path.as_slice().into(), Item::File { stamp: stamp(stat), place }));
+                    let place = if path == real {
+                        Place::Here
+                    } else {
+                        Place::At(real.as_slice().into())
+                    };
+                    self.view.files.push((
+                        path.as_slice().into(),
+                        Item::File {
+                            stamp: stamp(stat),
+                            place,
+                        },
+                    ));
                 }
                 Ok(())
             }
@@ -324,7 +380,7 @@ impl Walk<'_> {
                 match opened {
                     Ok(fd) => {
                         self.view.folders.push(path.as_slice().into());
-                        self.folder(fd, path, real, depth + 1)
+                        self.folder(&fd, path, real, depth + 1)
                     }
                     Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
                     Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -356,17 +412,29 @@ mod tests {
 
     fn scan(dir: &Path, exclude: &[&str], hidden: bool) -> View {
         let exclude = Globs::new(&exclude.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>()).unwrap();
-        let filter = Filter { exclude, hidden, limit: 1000 };
-        Root::open(dir).unwrap().scan(&filter, &CancellationToken::new()).unwrap()
+        let filter = Filter {
+            exclude,
+            hidden,
+            limit: 1000,
+        };
+        Root::open(dir)
+            .unwrap()
+            .scan(&filter, &CancellationToken::new())
+            .unwrap()
     }
 
     fn show(view: &View) -> Vec<String> {
         let files = view.files.iter().map(|(path, item)| match item {
-            Item::File { place: Place::At(real), .. } => format!("{} -> {}", names::show(path), names::show(real)),
+            Item::File {
+                place: Place::At(real),
+                ..
+            } => format!("{} -> {}", names::show(path), names::show(real)),
             Item::File { .. } => names::show(path),
             Item::None(why) => format!("{}: {why}", names::show(path)),
         });
-        files.chain(view.folders.iter().map(|path| format!("{}/", names::show(path)))).collect()
+        files
+            .chain(view.folders.iter().map(|path| format!("{}/", names::show(path))))
+            .collect()
     }
 
     #[test]
@@ -425,7 +493,15 @@ mod tests {
         )
         .unwrap();
         let all = show(&scan(dir.path(), &["*.lck"], false));
-        let want = ["-x", "WARNING: y", "a b", "new\\nline", "pipe: no regular file", "\\xff\\xfe", "empty/"];
+        let want = [
+            "-x",
+            "WARNING: y",
+            "a b",
+            "new\\nline",
+            "pipe: no regular file",
+            "\\xff\\xfe",
+            "empty/",
+        ];
         assert_eq!(all, want);
         assert_eq!(scan(dir.path(), &[], true).files.len(), 9);
     }

@@ -81,7 +81,9 @@ impl Transport {
     /// Puts away what turned out wrong, so that the next look brings it anew.
     pub(crate) async fn distrust(&self, paths: Vec<Vec<u8>>) -> Result<(), SourceError> {
         let Self::Rsync(module) = self else { return Ok(()) };
-        let Some(root) = module.root.clone() else { return Ok(()) };
+        let Some(root) = module.root.clone() else {
+            return Ok(());
+        };
         module
             .tasks
             .blocking(Pool::Disk, move || {
@@ -115,7 +117,13 @@ impl Directory {
     ) -> Result<Self, SourceError> {
         let path = path.to_owned();
         let root = tasks.blocking(Pool::Disk, move || Root::open(&path)).await??;
-        Ok(Self { root, filter, taking, tasks: tasks.clone(), progress: progress.clone() })
+        Ok(Self {
+            root,
+            filter,
+            taking,
+            tasks: tasks.clone(),
+            progress: progress.clone(),
+        })
     }
 
     async fn look(&self) -> Result<View, SourceError> {
@@ -128,7 +136,9 @@ impl Directory {
 async fn scan(tasks: &Tasks, root: Root, filter: Filter) -> Result<View, SourceError> {
     let stop = tasks.stop().child_token();
     let _guard = stop.clone().drop_guard();
-    Ok(tasks.blocking(Pool::Disk, move || root.scan(&filter, &stop)).await??)
+    Ok(tasks
+        .blocking(Pool::Disk, move || root.scan(&filter, &stop))
+        .await??)
 }
 
 /// An rsync module and the tree that it is copied to.
@@ -161,7 +171,10 @@ impl Module {
         self.transfer(false).await?;
         self.looks += 1;
         let staged = self.staged.clone();
-        let root = self.tasks.blocking(Pool::Disk, move || Root::open(&staged)).await??;
+        let root = self
+            .tasks
+            .blocking(Pool::Disk, move || Root::open(&staged))
+            .await??;
         self.root = Some(root.clone());
         scan(&self.tasks, root, self.filter.clone()).await
     }
@@ -172,14 +185,22 @@ impl Module {
             let databases = ["*.db", "*.db.*", "*.files", "*.files.*"];
             spec.rules.extend(databases.map(Rule::exclude));
         } else {
-            spec.delete = Some(Deletion { excluded: true, despite_errors: true, at_most: None });
+            spec.delete = Some(Deletion {
+                excluded: true,
+                despite_errors: true,
+                at_most: None,
+            });
         }
         if !self.filter.hidden {
             spec.rules.extend([".*", "~*"].map(Rule::exclude));
         }
         // What rsync would read in another way is left to the scan.
-        let same = self.exclude.iter().filter(|pattern| !pattern.contains(['{', '}']));
-        spec.rules.extend(same.map(|pattern| Rule::exclude(pattern.as_bytes())));
+        let same = self
+            .exclude
+            .iter()
+            .filter(|pattern| !pattern.contains(['{', '}']));
+        spec.rules
+            .extend(same.map(|pattern| Rule::exclude(pattern.as_bytes())));
         spec.deadline = self.deadline;
         let stop: CancellationToken = self.tasks.stop().child_token();
         spec.stop = stop;

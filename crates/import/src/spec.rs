@@ -112,8 +112,8 @@ impl Default for Limits {
         Self {
             passes: 3,
             requests: 8,
-            small: Duration::from_secs(120),
-            source: Duration::from_secs(24 * 3600),
+            small: Duration::from_mins(2),
+            source: Duration::from_hours(24),
             names: 5_000_000,
         }
     }
@@ -187,16 +187,26 @@ impl ImportSpec {
                 Source::Directory(path) if !path.is_absolute() => {
                     return Err(SpecError::Source(source.to_string()));
                 }
-                Source::Http(_) if self.files == Files::All => return Err(SpecError::AllOverHttp(source.to_string())),
+                Source::Http(_) if self.files == Files::All => {
+                    return Err(SpecError::AllOverHttp(source.to_string()));
+                }
                 _ => {}
             }
         }
         let listed = match &self.repositories {
             Repositories::All => None,
             Repositories::List(list) if list.is_empty() => return Err(SpecError::NoRepository),
-            Repositories::List(list) => Some(list.iter().map(|r| self.repository(r)).collect::<Result<_, _>>()?),
+            Repositories::List(list) => Some(
+                list.iter()
+                    .map(|r| self.repository(r))
+                    .collect::<Result<_, _>>()?,
+            ),
         };
-        Ok(Compiled { exclude: Globs::new(&self.exclude)?, also: Globs::new(&self.also)?, listed })
+        Ok(Compiled {
+            exclude: Globs::new(&self.exclude)?,
+            also: Globs::new(&self.also)?,
+            listed,
+        })
     }
 
     fn repository(&self, text: &str) -> Result<Wanted, SpecError> {
@@ -212,7 +222,10 @@ impl ImportSpec {
         if parts().any(odd) || names::repository_of(format!("{name}.db").as_bytes()).is_none() {
             return Err(wrong());
         }
-        Ok(Wanted { folder, name: name.to_owned() })
+        Ok(Wanted {
+            folder,
+            name: name.to_owned(),
+        })
     }
 
     /// A digest of everything that decides which tree an upstream state gives.
@@ -256,6 +269,13 @@ pub(crate) struct Compiled {
     pub(crate) listed: Option<Vec<Wanted>>,
 }
 
+/// A spec and what was read out of it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) spec: ImportSpec,
+    pub(crate) compiled: Compiled,
+}
+
 /// Why a spec cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -284,7 +304,9 @@ impl SpecError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::AllOverHttp(_) => Some("use `files = \"listed\"`, or an rsync URL or a directory"),
-            Self::NoRepository => Some("use `repositories = \"all\"` or name one, such as \"core/os/x86_64/core\""),
+            Self::NoRepository => {
+                Some("use `repositories = \"all\"` or name one, such as \"core/os/x86_64/core\"")
+            }
             Self::Repository(_) => Some("write FOLDER/NAME, such as \"core/os/x86_64/core\""),
             _ => None,
         }
@@ -297,9 +319,17 @@ mod tests {
 
     #[test]
     fn a_source_is_a_path_or_a_url() {
-        assert_eq!(Source::parse("/srv/a").unwrap(), Source::Directory("/srv/a".into()));
-        assert!(matches!(Source::parse("https://m.example/arch"), Ok(Source::Http(u)) if u.path() == "/arch/"));
-        assert!(matches!(Source::parse("rsync://m.example/arch/"), Ok(Source::Rsync(_))));
+        assert_eq!(
+            Source::parse("/srv/a").unwrap(),
+            Source::Directory("/srv/a".into())
+        );
+        assert!(
+            matches!(Source::parse("https://m.example/arch"), Ok(Source::Http(u)) if u.path() == "/arch/")
+        );
+        assert!(matches!(
+            Source::parse("rsync://m.example/arch/"),
+            Ok(Source::Rsync(_))
+        ));
         for bad in ["srv/a", "ftp://x/", "http://x/?q", "", "https:///x"] {
             assert!(Source::parse(bad).is_err() || bad == "https:///x", "{bad}");
         }
@@ -310,11 +340,20 @@ mod tests {
         let mut spec = ImportSpec::new("m", vec![Source::Directory("/srv".into())]);
         spec.repositories = Repositories::List(vec!["core".into(), "extra/os/x86_64/extra".into()]);
         let folders = |spec: &ImportSpec| -> Vec<Vec<u8>> {
-            spec.compile().unwrap().listed.unwrap().into_iter().map(|r| r.folder).collect()
+            spec.compile()
+                .unwrap()
+                .listed
+                .unwrap()
+                .into_iter()
+                .map(|r| r.folder)
+                .collect()
         };
         assert_eq!(folders(&spec), [b"".to_vec(), b"extra/os/x86_64".to_vec()]);
         spec.layout = Layout::Archlinux;
-        assert_eq!(folders(&spec), [b"core/os/x86_64".to_vec(), b"extra/os/x86_64".to_vec()]);
+        assert_eq!(
+            folders(&spec),
+            [b"core/os/x86_64".to_vec(), b"extra/os/x86_64".to_vec()]
+        );
         spec.repositories = Repositories::List(vec!["../x".into()]);
         assert!(matches!(spec.check(), Err(SpecError::Repository(_))));
     }

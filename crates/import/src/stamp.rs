@@ -43,10 +43,15 @@ pub(crate) async fn read(
 ) -> Option<ChangeStamp> {
     let url = match (stamp, source) {
         (StampSource::Url(url), _) => url.clone(),
-        (StampSource::Path(path), Source::Http(base)) => url_of(base, path.trim_start_matches('/').as_bytes()).ok()?,
+        (StampSource::Path(path), Source::Http(base)) => {
+            url_of(base, path.trim_start_matches('/').as_bytes()).ok()?
+        }
         (StampSource::Path(path), _) => {
             let (root, path) = (root?, path.trim_start_matches('/').as_bytes().to_vec());
-            return tasks.blocking(Pool::Disk, move || from_disk(&root, &path)).await.ok()?;
+            return tasks
+                .blocking(Pool::Disk, move || from_disk(&root, &path))
+                .await
+                .ok()?;
         }
     };
     let mut get = Get::new(&url);
@@ -55,16 +60,29 @@ pub(crate) async fn read(
     let answer = async {
         let mut answer = http.get(&get).await?;
         let bytes = answer.bytes().await?;
-        let modified = answer.last_modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let modified = answer
+            .last_modified
+            .and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         Ok::<_, pacstore_upstream::HttpError>((bytes, modified))
     };
     match answer.await {
-        Ok((bytes, _)) if bytes.iter().find(|b| !b.is_ascii_whitespace()).is_none_or(|b| *b == b'<') => None,
-        Ok((bytes, modified)) => {
-            Some(ChangeStamp { bytes: bytes.to_vec(), modified: modified.map(|since| since.as_secs()) })
+        Ok((bytes, _))
+            if bytes
+                .iter()
+                .find(|b| !b.is_ascii_whitespace())
+                .is_none_or(|b| *b == b'<') =>
+        {
+            None
         }
+        Ok((bytes, modified)) => Some(ChangeStamp {
+            bytes: bytes.to_vec(),
+            modified: modified.map(|since| since.as_secs()),
+        }),
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "the change stamp cannot be read");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the change stamp cannot be read"
+            );
             None
         }
     }
@@ -74,7 +92,10 @@ fn from_disk(root: &Root, path: &[u8]) -> Option<ChangeStamp> {
     let (file, stamp) = root.open_file(path).ok()?;
     let mut bytes = Vec::new();
     file.take(MAX).read_to_end(&mut bytes).ok()?;
-    Some(ChangeStamp { bytes, modified: stamp.seconds().and_then(|s| u64::try_from(s).ok()) })
+    Some(ChangeStamp {
+        bytes,
+        modified: stamp.seconds().and_then(|s| u64::try_from(s).ok()),
+    })
 }
 
 /// The time that stands in a stamp: seconds since 1970 as its first word, or `date=` and RFC 3339.
@@ -83,11 +104,16 @@ fn written_time(bytes: &[u8]) -> Option<u64> {
     let first = text.split_ascii_whitespace().next()?;
     if let Ok(seconds) = first.parse::<u64>() {
         // Anything outside of 2001 to 2286 is some other number.
-        return (1_000_000_000..10_000_000_000).contains(&seconds).then_some(seconds);
+        return (1_000_000_000..10_000_000_000)
+            .contains(&seconds)
+            .then_some(seconds);
     }
     let date = text.lines().find_map(|line| line.strip_prefix("date="))?;
     let date: Timestamp = date.trim().parse().ok()?;
-    SystemTime::from(date).duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+    SystemTime::from(date)
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .map(|since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -97,7 +123,10 @@ mod tests {
     #[test]
     fn the_forms_of_stamps_in_use_are_read() {
         assert_eq!(written_time(b"1744500000\n"), Some(1_744_500_000));
-        assert_eq!(written_time(b"###\nstate=abc\ndate=2025-04-12T23:20:00Z\n"), Some(1_744_500_000));
+        assert_eq!(
+            written_time(b"###\nstate=abc\ndate=2025-04-12T23:20:00Z\n"),
+            Some(1_744_500_000)
+        );
         assert_eq!(written_time(b"Sun Apr 13 2025"), None);
         assert_eq!(written_time(b"7"), None);
         assert_eq!(written_time(b""), None);

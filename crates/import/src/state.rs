@@ -25,7 +25,10 @@ pub struct DatabaseTimes {
 impl DatabaseTimes {
     /// The newest of them.
     pub fn newest(&self) -> Option<u64> {
-        [self.db, self.db_sig, self.files, self.files_sig].into_iter().flatten().max()
+        [self.db, self.db_sig, self.files, self.files_sig]
+            .into_iter()
+            .flatten()
+            .max()
     }
 
     /// The newest of the two databases, signatures left aside.
@@ -149,11 +152,16 @@ impl State {
     }
 
     pub(crate) fn kept(&self, folder: &[u8], name: &str) -> Option<&Kept> {
-        self.repositories.iter().find(|kept| kept.folder == folder && kept.name == name)
+        self.repositories
+            .iter()
+            .find(|kept| kept.folder == folder && kept.name == name)
     }
 
     pub(crate) fn mark(&self, folder: Option<&[u8]>) -> Option<[u8; 32]> {
-        self.marks.iter().find(|m| m.folder.as_deref() == folder).map(|m| m.mark)
+        self.marks
+            .iter()
+            .find(|m| m.folder.as_deref() == folder)
+            .map(|m| m.mark)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -162,6 +170,8 @@ impl State {
 
     /// Nothing for what another version wrote: it can be had again.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().filter(|state: &Self| state.tree().is_some())
+        serde_json::from_slice(bytes)
+            .ok()
+            .filter(|state: &Self| state.tree().is_some())
     }
 }

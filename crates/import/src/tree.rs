@@ -55,6 +55,9 @@ impl Row {
     }
 }
 
+/// Rows by their paths, in order; a folder's path ends in `/`.
+pub(crate) type Rows = Vec<(Box<[u8]>, Row)>;
+
 /// Which folder of the tree a path belongs to.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Regions {
@@ -83,8 +86,14 @@ impl Regions {
 
     /// The region of a path: that of the deepest repository folder above it. A folder's path ends in `/`.
     pub(crate) fn of(&self, path: &[u8]) -> Option<usize> {
-        let cuts = path.iter().enumerate().rev().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
-        cuts.chain([0]).find_map(|cut| self.folders.get(path.get(..cut)?).copied())
+        let cuts = path
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(i, _)| i);
+        cuts.chain([0])
+            .find_map(|cut| self.folders.get(path.get(..cut)?).copied())
     }
 }
 
@@ -172,7 +181,7 @@ impl Difference {
 /// Brings rows into order and drops what cannot stand beside another: gives the paths that were dropped.
 ///
 /// Each row says whether the layout moved it; such a one wins. Empty folders that are none go without a word.
-pub(crate) fn arrange(mut rows: Vec<(Box<[u8]>, Row, bool)>) -> (Vec<(Box<[u8]>, Row)>, Vec<Box<[u8]>>) {
+pub(crate) fn arrange(mut rows: Vec<(Box<[u8]>, Row, bool)>) -> (Rows, Vec<Box<[u8]>>) {
     rows.sort_by(|a, b| a.0.cmp(&b.0).then(b.2.cmp(&a.2)));
     let mut dropped = Vec::new();
     rows.dedup_by(|later, first| {
@@ -197,7 +206,7 @@ pub(crate) fn arrange(mut rows: Vec<(Box<[u8]>, Row, bool)>) -> (Vec<(Box<[u8]>,
     }
     clash.sort_unstable();
     clash.dedup();
-    let mut kept: Vec<(Box<[u8]>, Row)> = Vec::with_capacity(rows.len());
+    let mut kept: Rows = Vec::with_capacity(rows.len());
     for (path, row, _) in rows {
         if clash.binary_search_by(|c| (**c).cmp(&path)).is_ok() {
             dropped.push(path);
@@ -224,25 +233,46 @@ mod tests {
 
     fn row(n: u8) -> Row {
         let root = pacstore_dag::raw_cid(pacstore_dag::HashKind::Sha2_256, &[n]);
-        Row::File(FileFacts { root, tsize: 1, len: 1, sha256: Some([n; 32]) })
+        Row::File(FileFacts {
+            root,
+            tsize: 1,
+            len: 1,
+            sha256: Some([n; 32]),
+        })
     }
 
     fn rows(list: &[(&str, u8)]) -> Vec<(Box<[u8]>, Row)> {
         let rows = list.iter().map(|(path, n)| {
-            let row = if path.ends_with('/') { Row::EmptyFolder } else { row(*n) };
+            let row = if path.ends_with('/') {
+                Row::EmptyFolder
+            } else {
+                row(*n)
+            };
             (path.as_bytes().into(), row, false)
         });
         arrange(rows.collect()).0
     }
 
-    fn apply(base: Option<&cid::Cid>, next: &[(Box<[u8]>, Row)], old: &[(Box<[u8]>, Row)], blocks: &mut BTreeMap<cid::Cid, bytes::Bytes>) -> cid::Cid {
+    fn apply(
+        base: Option<&cid::Cid>,
+        next: &[(Box<[u8]>, Row)],
+        old: &[(Box<[u8]>, Row)],
+        blocks: &mut BTreeMap<cid::Cid, bytes::Bytes>,
+    ) -> cid::Cid {
         let feed = |each: &mut dyn FnMut(&[u8], Row)| -> Result<(), ()> {
             old.iter().for_each(|(path, row)| each(path, row.clone()));
             Ok(())
         };
         let difference = difference(next, &Regions::default(), |_| false, feed).unwrap();
         let mut sink = Vec::new();
-        let edit = edit_tree(&Profile::UNIXFS_V1_2025, base, difference.changes, blocks, &mut sink).unwrap();
+        let edit = edit_tree(
+            &Profile::UNIXFS_V1_2025,
+            base,
+            difference.changes,
+            blocks,
+            &mut sink,
+        )
+        .unwrap();
         blocks.extend(sink.into_iter().map(|block| (block.cid, block.data)));
         edit.root.cid
     }
@@ -297,8 +327,16 @@ mod tests {
 
     #[test]
     fn a_folder_is_empty_only_if_nothing_lies_in_it() {
-        let paths = |list| rows(list).into_iter().map(|(p, _)| String::from_utf8(p.to_vec()).unwrap()).collect::<Vec<_>>();
-        assert_eq!(paths(&[("a/", 0), ("a/b/", 0), ("a/b/c", 1), ("d/", 0), ("d-e", 1)]), ["a/b/c", "d-e", "d/"]);
+        let paths = |list| {
+            rows(list)
+                .into_iter()
+                .map(|(p, _)| String::from_utf8(p.to_vec()).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            paths(&[("a/", 0), ("a/b/", 0), ("a/b/c", 1), ("d/", 0), ("d-e", 1)]),
+            ["a/b/c", "d-e", "d/"]
+        );
     }
 
     #[test]

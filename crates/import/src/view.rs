@@ -67,15 +67,25 @@ impl Stamp {
             // HTTP's own times have whole seconds.
             Self::Web { modified, .. } => (modified.unwrap_or_default(), 999_999_999),
         };
-        let Ok(seconds) = u64::try_from(seconds) else { return true };
+        let Ok(seconds) = u64::try_from(seconds) else {
+            return true;
+        };
         let written = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
-        written.and_then(|written| written.checked_add(GRAIN)).is_some_and(|settled| settled < now)
+        written
+            .and_then(|written| written.checked_add(GRAIN))
+            .is_some_and(|settled| settled < now)
     }
 
     /// A compact form for the manifest and for digests.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Disk { dev, ino, size, seconds, nanos } => {
+            Self::Disk {
+                dev,
+                ino,
+                size,
+                seconds,
+                nanos,
+            } => {
                 out.push(0);
                 for number in [dev, ino, size] {
                     out.extend_from_slice(&number.to_be_bytes());
@@ -83,7 +93,12 @@ impl Stamp {
                 out.extend_from_slice(&seconds.to_be_bytes());
                 out.extend_from_slice(&nanos.to_be_bytes());
             }
-            Self::Web { server, size, modified, etag } => {
+            Self::Web {
+                server,
+                size,
+                modified,
+                etag,
+            } => {
                 let etag = etag.as_deref().unwrap_or_default().as_bytes();
                 let etag = etag.get(..etag.len().min(1024)).unwrap_or_default();
                 out.push(1);
@@ -235,7 +250,12 @@ pub(crate) struct Mark {
 impl Mark {
     /// `now` decides which stamps are settled.
     pub(crate) fn new(now: SystemTime) -> Self {
-        Self { context: Context::new(&SHA256), buffer: Vec::new(), settled: true, now }
+        Self {
+            context: Context::new(&SHA256),
+            buffer: Vec::new(),
+            settled: true,
+            now,
+        }
     }
 
     /// Takes in a file.
@@ -272,8 +292,19 @@ mod tests {
 
     #[test]
     fn stamps_survive_their_compact_form() {
-        let disk = Stamp::Disk { dev: 1, ino: 2, size: 3, seconds: -4, nanos: 5 };
-        let web = Stamp::Web { server: 9, size: 1, modified: None, etag: Some("\"x\"".into()) };
+        let disk = Stamp::Disk {
+            dev: 1,
+            ino: 2,
+            size: 3,
+            seconds: -4,
+            nanos: 5,
+        };
+        let web = Stamp::Web {
+            server: 9,
+            size: 1,
+            modified: None,
+            etag: Some("\"x\"".into()),
+        };
         for stamp in [disk, web] {
             let mut bytes = Vec::new();
             stamp.encode(&mut bytes);
@@ -286,7 +317,13 @@ mod tests {
     #[test]
     fn a_file_written_just_now_is_not_settled() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let at = |seconds| Stamp::Disk { dev: 0, ino: 0, size: 0, seconds, nanos: 0 };
+        let at = |seconds| Stamp::Disk {
+            dev: 0,
+            ino: 0,
+            size: 0,
+            seconds,
+            nanos: 0,
+        };
         assert!(at(990).is_settled(now));
         assert!(!at(999).is_settled(now));
         assert!(!at(2000).is_settled(now), "nor is one from the future");
@@ -300,7 +337,10 @@ mod tests {
             view.files.push((name.as_bytes().into(), item()));
         }
         view.sort();
-        let names: Vec<_> = view.files[view.below(b"a")].iter().map(|(n, _)| n.to_vec()).collect();
+        let names: Vec<_> = view.files[view.below(b"a")]
+            .iter()
+            .map(|(n, _)| n.to_vec())
+            .collect();
         assert_eq!(names, [b"a/x".to_vec(), b"a/y/z".to_vec()]);
         assert_eq!(view.below(b"").len(), 5);
     }

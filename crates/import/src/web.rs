@@ -84,10 +84,20 @@ impl Web {
         let want = |path| Want { path, expected: None };
         let main = |repo: &Repo| repo.path(&format!("{}.db", repo.name));
         let mut view = View::default();
-        self.get_all(&mut view, repos.iter().map(|repo| want(main(repo))).chain(also.into_iter().map(want)).collect()).await?;
+        self.get_all(
+            &mut view,
+            repos
+                .iter()
+                .map(|repo| want(main(repo)))
+                .chain(also.into_iter().map(want))
+                .collect(),
+        )
+        .await?;
         let mut more = Vec::new();
         for repo in &repos {
-            let Some(Item::File { stamp, place }) = view.get(&main(repo)) else { continue };
+            let Some(Item::File { stamp, place }) = view.get(&main(repo)) else {
+                continue;
+            };
             // Twins are rare and come with their database; signatures may come late.
             let quiet = matches!(place, Place::Known(_)) && self.is_old(stamp);
             for name in pacman::database_names(&repo.name) {
@@ -112,22 +122,32 @@ impl Web {
     /// Adds what the databases name.
     pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
         let known: BTreeSet<Vec<u8>> = view.files.iter().map(|(path, _)| path.to_vec()).collect();
-        let wants: Vec<Want> = wants.into_iter().filter(|want| !known.contains(&want.path)).collect();
-        let bytes = wants.iter().filter_map(|want| want.expected.and_then(|(len, _)| len)).sum();
+        let wants: Vec<Want> = wants
+            .into_iter()
+            .filter(|want| !known.contains(&want.path))
+            .collect();
+        let bytes = wants
+            .iter()
+            .filter_map(|want| want.expected.and_then(|(len, _)| len))
+            .sum();
         self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
         self.get_all(view, wants).await
     }
 
     async fn get_all(&self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
-        let mut wants: Vec<Want> = wants.into_iter().filter(|want| self.is_ours(&want.path)).collect();
+        let mut wants: Vec<Want> = wants
+            .into_iter()
+            .filter(|want| self.is_ours(&want.path))
+            .collect();
         wants.sort_by(|a, b| a.path.cmp(&b.path));
         wants.dedup_by(|b, a| a.path == b.path);
-        let this = &*self;
+        let this = self;
         let mut got = stream::iter(wants)
             .map(|want| async move {
                 let got = this.get(&want).await?;
                 this.progress.file(|| names::show(&want.path));
-                this.progress.bytes(want.expected.and_then(|(len, _)| len).unwrap_or_default());
+                this.progress
+                    .bytes(want.expected.and_then(|(len, _)| len).unwrap_or_default());
                 Ok::<_, SourceError>((want.path, got))
             })
             .buffer_unordered(self.limits.requests.max(1));
@@ -136,8 +156,16 @@ impl Web {
             if let Got::Item(item) = got {
                 failed += usize::from(item == Item::None(NoFile::Cut));
                 if MAX_FAILED < failed {
-                    let url = self.url(&path).map_or_else(|| self.root.to_string(), |url| url.to_string());
-                    return Err(HttpError::ShortBody { url, expected: None, got: 0, source: None }.into());
+                    let url = self
+                        .url(&path)
+                        .map_or_else(|| self.root.to_string(), |url| url.to_string());
+                    return Err(HttpError::ShortBody {
+                        url,
+                        expected: None,
+                        got: 0,
+                        source: None,
+                    }
+                    .into());
                 }
                 view.files.push((path.into(), item));
             }
@@ -148,13 +176,22 @@ impl Web {
 
     /// Whether a file has lain there for an hour.
     fn is_old(&self, stamp: &Stamp) -> bool {
-        let written = stamp.seconds().and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+        let written = stamp
+            .seconds()
+            .and_then(|s| u64::try_from(s).ok())
+            .map(Duration::from_secs);
         let age = written.and_then(|w| self.now.duration_since(UNIX_EPOCH).ok()?.checked_sub(w));
-        age.is_some_and(|age| Duration::from_secs(3600) < age)
+        age.is_some_and(|age| Duration::from_hours(1) < age)
     }
 
     async fn is_remembered(&self, path: &[u8]) -> Result<bool, SourceError> {
-        Ok(self.remembered(&Want { path: path.to_vec(), expected: None }).await?.is_some())
+        Ok(self
+            .remembered(&Want {
+                path: path.to_vec(),
+                expected: None,
+            })
+            .await?
+            .is_some())
     }
 
     fn is_ours(&self, path: &[u8]) -> bool {
@@ -167,7 +204,10 @@ impl Web {
 
     fn server(&self) -> u64 {
         let digest = digest(&SHA256, self.root.as_str().as_bytes());
-        digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        digest
+            .as_ref()
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes))
     }
 
     /// One file: from the store if it is there, else over the wire.
@@ -178,7 +218,10 @@ impl Web {
             && facts.sha256 == Some(sha256)
             && len.is_none_or(|len| len == facts.len)
         {
-            return Ok(Got::Item(Item::File { stamp: stamp.clone(), place: Place::Known(Box::new(facts.clone())) }));
+            return Ok(Got::Item(Item::File {
+                stamp: stamp.clone(),
+                place: Place::Known(Box::new(facts.clone())),
+            }));
         }
         if let Some((len, Some(sha256))) = want.expected
             && let Some(facts) = self.in_store(len, sha256).await?
@@ -189,17 +232,26 @@ impl Web {
                 modified: None,
                 etag: Some(hex(&sha256).into()),
             };
-            return Ok(Got::Item(Item::File { stamp, place: Place::Known(Box::new(facts)) }));
+            return Ok(Got::Item(Item::File {
+                stamp,
+                place: Place::Known(Box::new(facts)),
+            }));
         }
         self.download(want, remembered).await
     }
 
     /// What is known of a path from this server, if the store still has the file.
     async fn remembered(&self, want: &Want) -> Result<Option<(Stamp, FileFacts)>, SourceError> {
-        let (manifest, store, path, server) =
-            (Arc::clone(&self.manifest), self.store.clone(), want.path.clone(), self.server());
+        let (manifest, store, path, server) = (
+            Arc::clone(&self.manifest),
+            self.store.clone(),
+            want.path.clone(),
+            self.server(),
+        );
         let work = move || -> Result<_, SourceError> {
-            let Some((stamp, facts)) = manifest.remembered(&path)? else { return Ok(None) };
+            let Some((stamp, facts)) = manifest.remembered(&path)? else {
+                return Ok(None);
+            };
             let same = matches!(&stamp, Stamp::Web { server: known, .. } if *known == server);
             let here = same && store.file(&facts.root)?.is_some();
             Ok(here.then_some((stamp, facts)))
@@ -211,22 +263,39 @@ impl Web {
     async fn in_store(&self, len: Option<u64>, sha256: [u8; 32]) -> Result<Option<FileFacts>, SourceError> {
         let (store, profile) = (self.store.clone(), self.profile);
         let work = move || -> Result<_, SourceError> {
-            let Some(info) = store.file_by_sha256(&sha256)? else { return Ok(None) };
+            let Some(info) = store.file_by_sha256(&sha256)? else {
+                return Ok(None);
+            };
             if len.is_some_and(|len| len != info.len) {
                 return Ok(None);
             }
-            let Some(known) = store.dag_of(&info.root)? else { return Ok(None) };
+            let Some(known) = store.dag_of(&info.root)? else {
+                return Ok(None);
+            };
             let leaves = known.leaves.iter().map(|leaf| (leaf.cid, leaf.len)).collect();
             // Only a layout of our profile has the root that others will compute.
-            let Ok(ours) = dag::from_leaves(&profile, leaves) else { return Ok(None) };
+            let Ok(ours) = dag::from_leaves(&profile, leaves) else {
+                return Ok(None);
+            };
             let same = ours.root == known.root;
-            Ok(same.then(|| FileFacts { root: ours.root, tsize: ours.tsize, len: ours.len, sha256: Some(sha256) }))
+            Ok(same.then(|| FileFacts {
+                root: ours.root,
+                tsize: ours.tsize,
+                len: ours.len,
+                sha256: Some(sha256),
+            }))
         };
         self.tasks.blocking(Pool::Disk, work).await?
     }
 
-    async fn download(&self, want: &Want, remembered: Option<(Stamp, FileFacts)>) -> Result<Got, SourceError> {
-        let Some(url) = self.url(&want.path) else { return Ok(Got::Absent) };
+    async fn download(
+        &self,
+        want: &Want,
+        remembered: Option<(Stamp, FileFacts)>,
+    ) -> Result<Got, SourceError> {
+        let Some(url) = self.url(&want.path) else {
+            return Ok(Got::Absent);
+        };
         let named = want.expected.is_some();
         let none = |why| Ok(Got::Item(Item::None(why)));
         let dest = self.folder.join(self.file_name(want));
@@ -235,20 +304,41 @@ impl Web {
         {
             // Of a round that was cut short; the digest is checked like any other's.
             let etag = Some(hex(&sha256).into());
-            let stamp = Stamp::Web { server: self.server(), size: len, modified: None, etag };
-            return Ok(Got::Item(Item::File { stamp, place: Place::Fetched(dest) }));
+            let stamp = Stamp::Web {
+                server: self.server(),
+                size: len,
+                modified: None,
+                etag,
+            };
+            return Ok(Got::Item(Item::File {
+                stamp,
+                place: Place::Fetched(dest),
+            }));
         }
         let mut fetch = Fetch::new(&url, &dest);
         let expected_len = want.expected.and_then(|(len, _)| len);
-        let longest = if want.path.ends_with(b".sig") { MAX_SIGNATURE } else { MAX_FILE };
+        let longest = if want.path.ends_with(b".sig") {
+            MAX_SIGNATURE
+        } else {
+            MAX_FILE
+        };
         fetch.max_len = Some(expected_len.unwrap_or(longest));
-        fetch.deadline = if named { Some(self.limits.source) } else { Some(self.limits.small) };
+        fetch.deadline = if named {
+            Some(self.limits.source)
+        } else {
+            Some(self.limits.small)
+        };
         if let Some((Stamp::Web { modified, etag, .. }, _)) = &remembered
             && !named
         {
-            fetch.if_none_match = etag.as_deref().filter(|etag| etag.contains('"')).map(str::to_owned);
+            fetch.if_none_match = etag
+                .as_deref()
+                .filter(|etag| etag.contains('"'))
+                .map(str::to_owned);
             if fetch.if_none_match.is_none() {
-                fetch.if_modified_since = modified.and_then(|s| u64::try_from(s).ok()).map(|s| UNIX_EPOCH + Duration::from_secs(s));
+                fetch.if_modified_since = modified
+                    .and_then(|s| u64::try_from(s).ok())
+                    .map(|s| UNIX_EPOCH + Duration::from_secs(s));
             }
         }
         let mut tried = 0;
@@ -262,16 +352,29 @@ impl Web {
                         (None, Some(_)) => None,
                         (None, None) => Some(hex(&fetched.sha256).into()),
                     };
-                    let stamp = Stamp::Web { server: self.server(), size: fetched.len, modified, etag };
-                    return Ok(Got::Item(Item::File { stamp, place: Place::Fetched(dest) }));
+                    let stamp = Stamp::Web {
+                        server: self.server(),
+                        size: fetched.len,
+                        modified,
+                        etag,
+                    };
+                    return Ok(Got::Item(Item::File {
+                        stamp,
+                        place: Place::Fetched(dest),
+                    }));
                 }
                 Err(error) => error,
             };
-            let FetchError::Http(http) = &error else { return Err(error.into()) };
+            let FetchError::Http(http) = &error else {
+                return Err(error.into());
+            };
             match http {
                 HttpError::NotModified { .. } => {
                     if let Some((stamp, facts)) = remembered {
-                        return Ok(Got::Item(Item::File { stamp, place: Place::Known(Box::new(facts)) }));
+                        return Ok(Got::Item(Item::File {
+                            stamp,
+                            place: Place::Known(Box::new(facts)),
+                        }));
                     }
                     return none(NoFile::Cut);
                 }
@@ -281,7 +384,9 @@ impl Web {
                 // Many servers say 403 for what is not there.
                 HttpError::Status { code: 401 | 403, .. } => return Ok(Got::Absent),
                 HttpError::TooLong { .. } => return none(NoFile::Longer),
-                HttpError::Connect { .. } | HttpError::Busy { .. } if TRIES <= tried => return Err(error.into()),
+                HttpError::Connect { .. } | HttpError::Busy { .. } if TRIES <= tried => {
+                    return Err(error.into());
+                }
                 _ if http.is_transient() && tried < TRIES => {}
                 _ if http.is_transient() && named => return none(NoFile::Cut),
                 _ => return Err(error.into()),
@@ -301,7 +406,8 @@ impl Web {
     }
 
     async fn is_whole(&self, path: PathBuf, len: u64) -> Result<bool, SourceError> {
-        let work = move || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == len);
+        let work =
+            move || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == len);
         Ok(self.tasks.blocking(Pool::Disk, work).await?)
     }
 
@@ -311,7 +417,13 @@ impl Web {
             return Ok(found.clone());
         }
         let mut repos: Vec<Repo> = match &self.wanted {
-            Some(wanted) => wanted.iter().map(|w| Repo { folder: w.folder.clone(), name: w.name.clone() }).collect(),
+            Some(wanted) => wanted
+                .iter()
+                .map(|w| Repo {
+                    folder: w.folder.clone(),
+                    name: w.name.clone(),
+                })
+                .collect(),
             None => self.find_repositories().await?,
         };
         repos.sort();
@@ -323,8 +435,14 @@ impl Web {
 
     async fn find_repositories(&self) -> Result<Vec<Repo>, SourceError> {
         if self.layout == Layout::Archlinux {
-            let top = self.listing(b"").await?.ok_or_else(|| SourceError::NoListing(self.root.to_string()))?;
-            let folders = top.into_iter().filter(|(_, is_folder)| *is_folder).map(|(name, _)| name);
+            let top = self
+                .listing(b"")
+                .await?
+                .ok_or_else(|| SourceError::NoListing(self.root.to_string()))?;
+            let folders = top
+                .into_iter()
+                .filter(|(_, is_folder)| *is_folder)
+                .map(|(name, _)| name);
             let repos = folders.filter_map(|name| {
                 let folder = [&*name, ARCHLINUX].concat();
                 String::from_utf8(name).ok().map(|name| Repo { folder, name })
@@ -335,7 +453,10 @@ impl Web {
         let files = self.crawl(Vec::new(), |path| {
             let (folder, name) = names::split(path);
             if let Some(name) = names::repository_of(name) {
-                repos.push(Repo { folder: folder.to_vec(), name: name.to_owned() });
+                repos.push(Repo {
+                    folder: folder.to_vec(),
+                    name: name.to_owned(),
+                });
             }
             false
         });
@@ -351,7 +472,11 @@ impl Web {
             return Ok(all);
         }
         for start in self.also.starts() {
-            all.extend(self.crawl(start.clone(), |path| self.also.covers_file(path)).await?.unwrap_or_default());
+            all.extend(
+                self.crawl(start.clone(), |path| self.also.covers_file(path))
+                    .await?
+                    .unwrap_or_default(),
+            );
         }
         Ok(all)
     }
@@ -395,7 +520,9 @@ impl Web {
         let url = if folder.is_empty() {
             self.root.clone()
         } else {
-            let Some(url) = self.url(&[folder, b"/"].concat()) else { return Ok(None) };
+            let Some(url) = self.url(&[folder, b"/"].concat()) else {
+                return Ok(None);
+            };
             url
         };
         let mut get = Get::new(&url);
@@ -403,13 +530,21 @@ impl Web {
         get.deadline = Some(self.limits.small);
         let mut answer = match self.http.get(&get).await {
             Ok(answer) => answer,
-            Err(HttpError::Status { code: 401 | 403 | 404 | 410, .. }) => return Ok(None),
+            Err(HttpError::Status {
+                code: 401 | 403 | 404 | 410,
+                ..
+            }) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let html = answer.bytes().await?;
         let base = answer.url.clone();
-        let entries = self.tasks.blocking(Pool::Hash, move || parse_listing(&html, &base)).await?;
-        let visible = entries.into_iter().filter(|e| self.hidden || !names::is_hidden(&e.name));
+        let entries = self
+            .tasks
+            .blocking(Pool::Hash, move || parse_listing(&html, &base))
+            .await?;
+        let visible = entries
+            .into_iter()
+            .filter(|e| self.hidden || !names::is_hidden(&e.name));
         Ok(Some(visible.map(|e| (e.name, e.is_dir)).collect()))
     }
 }

@@ -56,7 +56,10 @@ async fn a_directory_that_changes_while_it_is_read_is_read_again() -> TestResult
     let mut watch = progress.subscribe();
     let mut importer = bench.importer(of_directory(dir.path()));
     let change = async {
-        watch.wait_for(|s| s.step == pacstore_import::Step::Reading && 10 < s.files_done).await.unwrap();
+        watch
+            .wait_for(|s| s.step == pacstore_import::Step::Reading && 10 < s.files_done)
+            .await
+            .unwrap();
         repo.update(&["pkg1", "pkg39"]).unwrap();
     };
     let (round, ()) = tokio::join!(importer.round(&progress), change);
@@ -71,7 +74,10 @@ async fn a_directory_that_changes_while_it_is_read_is_read_again() -> TestResult
 async fn one_file_that_does_not_come_tears_its_repository_only() -> TestResult {
     let dir = tempfile::tempdir()?;
     let core = Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(3, 2_000))?;
-    let mut extra = Repo::create(dir.path().join("extra"), RepoSpec::new("extra").packages(3, 2_000))?;
+    let mut extra = Repo::create(
+        dir.path().join("extra"),
+        RepoSpec::new("extra").packages(3, 2_000),
+    )?;
     let server = Upstream::folder(dir.path())?;
     let bench = Bench::new();
     let spec = of_url(&server.url(""));

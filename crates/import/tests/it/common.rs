@@ -28,11 +28,17 @@ impl Bench {
         let until = std::time::Instant::now() + Duration::from_secs(10);
         let store = loop {
             match Store::open_with(&dir.path().join("store"), Options::new(max_size), tuning.clone()) {
-                Err(OpenError::Locked { .. }) if std::time::Instant::now() < until => std::thread::yield_now(),
+                Err(OpenError::Locked { .. }) if std::time::Instant::now() < until => {
+                    std::thread::yield_now()
+                }
                 opened => break opened.unwrap(),
             }
         };
-        Self { dir, store, tasks: Tasks::new() }
+        Self {
+            dir,
+            store,
+            tasks: Tasks::new(),
+        }
     }
 
     /// As after an end of the process.
@@ -46,7 +52,15 @@ impl Bench {
     pub(crate) fn importer(&self, spec: ImportSpec) -> Importer {
         let http = Http::new(HttpOptions::default());
         let work = self.dir.path().join("work").join(&spec.mirror);
-        Importer::new(spec, self.store.clone(), http, self.tasks.clone(), Clock::system(), work).unwrap()
+        Importer::new(
+            spec,
+            self.store.clone(),
+            http,
+            self.tasks.clone(),
+            Clock::system(),
+            work,
+        )
+        .unwrap()
     }
 
     /// One round with an importer that is opened for it alone.
@@ -63,13 +77,21 @@ impl Bench {
 
     fn walk(&self, folder: &Cid, path: Vec<u8>, found: &mut Vec<(Vec<u8>, Vec<u8>)>) {
         for (name, Entry { cid, .. }) in dag::list(folder, &self.store).unwrap() {
-            let path = if path.is_empty() { name } else { [&*path, b"/", &name].concat() };
+            let path = if path.is_empty() {
+                name
+            } else {
+                [&*path, b"/", &name].concat()
+            };
             let is_folder = cid.codec() == dag::DAG_PB
                 && dag::kind(&cid, &self.store.node(&cid).unwrap().unwrap()).unwrap() == dag::Kind::Directory;
             if is_folder {
                 self.walk(&cid, path, found);
             } else {
-                let mut open = self.store.open_file(&cid).unwrap().expect("every file is in the store");
+                let mut open = self
+                    .store
+                    .open_file(&cid)
+                    .unwrap()
+                    .expect("every file is in the store");
                 let mut bytes = Vec::new();
                 std::io::Read::read_to_end(&mut open.file, &mut bytes).unwrap();
                 found.push((path, bytes));
@@ -78,7 +100,10 @@ impl Bench {
     }
 
     pub(crate) fn names(&self, tree: &Cid) -> Vec<String> {
-        self.files(tree).into_iter().map(|(path, _)| String::from_utf8_lossy(&path).into_owned()).collect()
+        self.files(tree)
+            .into_iter()
+            .map(|(path, _)| String::from_utf8_lossy(&path).into_owned())
+            .collect()
     }
 }
 
@@ -117,7 +142,10 @@ fn entry_of(path: &Path) -> Entry {
     let mut file = FileBuilder::new(&profile);
     file.push(&fs_err::read(path).unwrap());
     let file = file.finish();
-    Entry { cid: file.root, tsize: file.tsize }
+    Entry {
+        cid: file.root,
+        tsize: file.tsize,
+    }
 }
 
 /// Makes every file of a directory look as if it had lain there for a day, so that stamps are settled.

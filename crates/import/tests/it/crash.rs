@@ -64,8 +64,14 @@ async fn stopped_everywhere(kind: io::ErrorKind, stride: usize) -> TestResult {
     let mut stops = 0;
     for step in (0..500).step_by(stride) {
         mirror.show("old")?;
-        let gate = Arc::new(StopAt { left: AtomicUsize::new(usize::MAX), kind });
-        let tuning = Tuning { steps: Some(Arc::<StopAt>::clone(&gate)), ..Tuning::default() };
+        let gate = Arc::new(StopAt {
+            left: AtomicUsize::new(usize::MAX),
+            kind,
+        });
+        let tuning = Tuning {
+            steps: Some(Arc::<StopAt>::clone(&gate)),
+            ..Tuning::default()
+        };
         let bench = Bench::with(tempfile::tempdir()?, 1 << 40, tuning);
         assert_eq!(bench.round(&spec).await?.tree, old);
         let files = bench.files(&old);
@@ -76,24 +82,44 @@ async fn stopped_everywhere(kind: io::ErrorKind, stride: usize) -> TestResult {
         let bench = bench.reopen(Tuning::default());
         if let Err(error) = &done {
             stops += 1;
-            assert!(kind != io::ErrorKind::StorageFull || error.is_disk_full(), "step {step}: {error:?}");
-            let held: Vec<_> = bench.store.retained()?.into_iter().map(|(_, tree)| tree).collect();
+            assert!(
+                kind != io::ErrorKind::StorageFull || error.is_disk_full(),
+                "step {step}: {error:?}"
+            );
+            let held: Vec<_> = bench
+                .store
+                .retained()?
+                .into_iter()
+                .map(|(_, tree)| tree)
+                .collect();
             bench.store.gc(Some(0))?;
             if held.contains(&old) {
                 assert_eq!(bench.files(&old), files, "step {step}: the last tree is whole");
             } else {
                 // All was done but for the tidying up.
-                assert!(held.contains(&new) && !bench.files(&new).is_empty(), "step {step}: a tree is held");
+                assert!(
+                    held.contains(&new) && !bench.files(&new).is_empty(),
+                    "step {step}: a tree is held"
+                );
             }
         }
         let round = bench.round(&spec).await?;
         assert_eq!(round.tree, new, "step {step}: the next round converges");
         assert_eq!(bench.files(&round.tree).len() as u64, round.counts.files);
-        let labels: Vec<_> = bench.store.retained()?.into_iter().map(|(label, _)| label).collect();
+        let labels: Vec<_> = bench
+            .store
+            .retained()?
+            .into_iter()
+            .map(|(label, _)| label)
+            .collect();
         assert_eq!(labels, ["import/test.mirror/staged"], "step {step}");
         bench.store.gc(Some(0))?;
         assert_eq!(bench.store.stats().evictable, 0, "step {step}");
-        assert_eq!(bench.store.stats().files, distinct(&bench, &new), "step {step}: nothing else is left");
+        assert_eq!(
+            bench.store.stats().files,
+            distinct(&bench, &new),
+            "step {step}: nothing else is left"
+        );
         if done.is_ok() {
             break;
         }
@@ -103,7 +129,12 @@ async fn stopped_everywhere(kind: io::ErrorKind, stride: usize) -> TestResult {
 }
 
 fn distinct(bench: &Bench, tree: &cid::Cid) -> u64 {
-    bench.files(tree).into_iter().map(|(_, bytes)| bytes).collect::<BTreeSet<_>>().len() as u64
+    bench
+        .files(tree)
+        .into_iter()
+        .map(|(_, bytes)| bytes)
+        .collect::<BTreeSet<_>>()
+        .len() as u64
 }
 
 #[tokio::test]
@@ -136,7 +167,9 @@ async fn a_round_that_is_dropped_midway_is_made_good_by_the_next() -> TestResult
     let round = loop {
         match bench.round(&of_directory(dir.path())).await {
             Ok(round) => break round,
-            Err(RoundError::Intake(pacstore_import::IntakeError::Manifest(_))) => tokio::task::yield_now().await,
+            Err(RoundError::Intake(pacstore_import::IntakeError::Manifest(_))) => {
+                tokio::task::yield_now().await
+            }
             Err(e) => return Err(e.into()),
         }
     };

@@ -8,7 +8,9 @@ use crate::common::{Bench, age, all, cid_of, of_directory};
 /// All 45 real updates in a row.
 #[tokio::test]
 async fn each_of_the_real_updates_gives_the_tree_of_an_import_from_nothing() -> TestResult {
-    let Some(fixture) = Fixture::arcolinux() else { return Ok(()) };
+    let Some(fixture) = Fixture::arcolinux() else {
+        return Ok(());
+    };
     let dir = tempfile::tempdir()?;
     let (listed, every) = (Bench::new(), Bench::new());
     let spec = of_directory(dir.path());
@@ -19,9 +21,17 @@ async fn each_of_the_real_updates_gives_the_tree_of_an_import_from_nothing() -> 
         let round = listed.round(&spec).await?;
         assert_eq!(round.tree, expected, "update {n}: {:?}", round.repositories);
         assert_eq!(round.changed, last != Some(expected), "update {n}");
-        assert_eq!(every.round(&all(spec.clone())).await?.tree, expected, "update {n}, all");
+        assert_eq!(
+            every.round(&all(spec.clone())).await?.tree,
+            expected,
+            "update {n}, all"
+        );
         if n % 11 == 0 {
-            assert_eq!(Bench::new().round(&spec).await?.tree, expected, "update {n} from nothing");
+            assert_eq!(
+                Bench::new().round(&spec).await?.tree,
+                expected,
+                "update {n} from nothing"
+            );
         }
         last = Some(expected);
     }
@@ -36,7 +46,10 @@ fn bytes_read(status: &Status) -> u64 {
 #[tokio::test]
 async fn unchanged_files_are_not_read_again() -> TestResult {
     let dir = tempfile::tempdir()?;
-    let mut repo = Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(30, 10_000))?;
+    let mut repo = Repo::create(
+        dir.path().join("core"),
+        RepoSpec::new("core").packages(30, 10_000),
+    )?;
     age(dir.path());
     let bench = Bench::new();
     let spec = of_directory(dir.path());
@@ -47,14 +60,19 @@ async fn unchanged_files_are_not_read_again() -> TestResult {
     let untouched = repo.package_path("pkg7")?;
     repo.update(&["pkg3"])?;
     age(dir.path());
-    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs_err::metadata(path).unwrap());
+    let inode =
+        |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs_err::metadata(path).unwrap());
     let before = inode(&untouched);
     let progress = Progress::default();
     let watch = progress.subscribe();
     let round = importer.round(&progress).await?;
     assert_eq!(round.tree, cid_of(dir.path()));
     assert_eq!(before, inode(&untouched));
-    assert_eq!(round.counts.new, 2 + 4, "package and signature, two databases and theirs");
+    assert_eq!(
+        round.counts.new,
+        2 + 4,
+        "package and signature, two databases and theirs"
+    );
     assert!(bytes_read(&watch.borrow()) < 30_000);
 
     let again = importer.round(&progress).await?;
@@ -112,7 +130,10 @@ async fn another_profile_or_a_lost_manifest_gives_the_right_tree_too() -> TestRe
     assert_eq!(bench.round(&spec).await?.tree, first.tree);
     fs_err::remove_file(bench.dir.path().join("work/test.mirror/manifest.redb"))?;
     assert_eq!(bench.round(&spec).await?.tree, first.tree);
-    fs_err::write(bench.dir.path().join("work/test.mirror/manifest.redb"), b"no database")?;
+    fs_err::write(
+        bench.dir.path().join("work/test.mirror/manifest.redb"),
+        b"no database",
+    )?;
     assert_eq!(bench.round(&spec).await?.tree, first.tree);
     assert_eq!(bench.files(&first.tree).len() as u64, first.counts.files);
     Ok(())

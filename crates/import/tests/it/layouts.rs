@@ -1,6 +1,6 @@
 //! Layout `archlinux`, architectures, several repositories, `atomic`.
 
-use pacstore_import::{Layout, Repositories, RepoState};
+use pacstore_import::{Layout, RepoState, Repositories};
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 
 use crate::common::{Bench, all, cid_of, of_directory, of_url};
@@ -9,7 +9,10 @@ use crate::common::{Bench, all, cid_of, of_directory, of_url};
 async fn archlinux_moves_repositories_up_and_leaves_the_rest() -> TestResult {
     let (dir, flat) = (tempfile::tempdir()?, tempfile::tempdir()?);
     for name in ["core", "extra"] {
-        Repo::create(dir.path().join(name).join("os/x86_64"), RepoSpec::new(name).packages(4, 900))?;
+        Repo::create(
+            dir.path().join(name).join("os/x86_64"),
+            RepoSpec::new(name).packages(4, 900),
+        )?;
         Repo::create(flat.path().join(name), RepoSpec::new(name).packages(4, 900))?;
     }
     let mut spec = of_directory(dir.path());
@@ -17,9 +20,23 @@ async fn archlinux_moves_repositories_up_and_leaves_the_rest() -> TestResult {
     let bench = Bench::new();
     let round = bench.round(&spec).await?;
     assert_eq!(round.tree, cid_of(flat.path()));
-    let facts: Vec<_> = round.repositories.iter().map(|r| (&*r.name, &*r.folder, r.arch.as_deref())).collect();
-    assert_eq!(facts, [("core", "core", Some("x86_64")), ("extra", "extra", Some("x86_64"))]);
-    assert_eq!(Bench::new().round(&all(spec.clone())).await?.tree, cid_of(flat.path()), "no `os` is left");
+    let facts: Vec<_> = round
+        .repositories
+        .iter()
+        .map(|r| (&*r.name, &*r.folder, r.arch.as_deref()))
+        .collect();
+    assert_eq!(
+        facts,
+        [
+            ("core", "core", Some("x86_64")),
+            ("extra", "extra", Some("x86_64"))
+        ]
+    );
+    assert_eq!(
+        Bench::new().round(&all(spec.clone())).await?.tree,
+        cid_of(flat.path()),
+        "no `os` is left"
+    );
 
     let server = Upstream::folder(dir.path())?;
     let mut web = of_url(&server.url(""));
@@ -44,7 +61,10 @@ async fn a_torn_repository_does_not_hold_the_others_unless_they_are_bound() -> T
     let dir = tempfile::tempdir()?;
     let mut repos = Vec::new();
     for name in ["core", "extra", "multilib"] {
-        repos.push(Repo::create(dir.path().join(name), RepoSpec::new(name).packages(3, 700))?);
+        repos.push(Repo::create(
+            dir.path().join(name),
+            RepoSpec::new(name).packages(3, 700),
+        )?);
     }
     let (free, bound) = (Bench::new(), Bench::new());
     let spec = of_directory(dir.path());
@@ -52,7 +72,13 @@ async fn a_torn_repository_does_not_hold_the_others_unless_they_are_bound() -> T
     atomic.atomic = vec![vec!["core".into(), "/extra/extra".into()]];
     let first = free.round(&spec).await?;
     bound.round(&atomic).await?;
-    let before = |bench: &Bench| bench.names(&first.tree).into_iter().filter(|n| n.starts_with("extra")).collect::<Vec<_>>();
+    let before = |bench: &Bench| {
+        bench
+            .names(&first.tree)
+            .into_iter()
+            .filter(|n| n.starts_with("extra"))
+            .collect::<Vec<_>>()
+    };
     let old_extra = before(&free);
 
     repos[0].update_database_only(&["pkg1"])?;
@@ -66,10 +92,22 @@ async fn a_torn_repository_does_not_hold_the_others_unless_they_are_bound() -> T
     assert!(names.contains(&format!("extra/{}", repos[1].file_name("pkg2")?)));
 
     let round = bound.round(&atomic).await?;
-    assert_eq!(round.repositories[1].state, RepoState::Held { with: "core/core".into() });
+    assert_eq!(
+        round.repositories[1].state,
+        RepoState::Held {
+            with: "core/core".into()
+        }
+    );
     assert_eq!(round.repositories[2].state, RepoState::Whole);
     let names = bound.names(&round.tree);
-    assert_eq!(names.iter().filter(|n| n.starts_with("extra")).cloned().collect::<Vec<_>>(), old_extra);
+    assert_eq!(
+        names
+            .iter()
+            .filter(|n| n.starts_with("extra"))
+            .cloned()
+            .collect::<Vec<_>>(),
+        old_extra
+    );
     assert!(names.contains(&format!("multilib/{}", repos[2].file_name("pkg0")?)));
 
     repos[0].finish_update()?;
@@ -95,7 +133,10 @@ async fn a_repository_that_was_torn_from_the_first_time_is_left_out() -> TestRes
     assert_eq!(round.tree, good);
     assert!(!round.repositories[1].in_tree);
     extra.restore_package("pkg1")?;
-    assert_eq!(bench.round(&of_directory(dir.path())).await?.tree, cid_of(dir.path()));
+    assert_eq!(
+        bench.round(&of_directory(dir.path())).await?.tree,
+        cid_of(dir.path())
+    );
     Ok(())
 }
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use pacstore_import::{Files, ImportSpec, Repositories, RoundError, Source, SourceError};
-use pacstore_testkit::{Fault, Fixture, Listing, Materialize, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
+use pacstore_testkit::{
+    Fault, Fixture, Listing, Materialize, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream,
+};
 
 use crate::common::{Bench, all, cid_of, of_directory, of_url};
 
@@ -12,7 +14,10 @@ fn mirror(dir: &Path) -> TestResult {
     let mut core = RepoSpec::new("core").packages(20, 3_000);
     core.twins = true;
     Repo::create(dir.join("core/os/x86_64"), core)?;
-    let extra = RepoSpec::new("extra").package("big", 3_500_000).package("exact", 1 << 20).package("small", 10);
+    let extra = RepoSpec::new("extra")
+        .package("big", 3_500_000)
+        .package("exact", 1 << 20)
+        .package("small", 10);
     Repo::create(dir.join("extra/os/x86_64"), extra)?;
     Ok(())
 }
@@ -27,7 +32,11 @@ async fn three_transports_give_one_tree() -> TestResult {
     let round = bench.round(&of_directory(dir.path())).await?;
     assert_eq!(round.tree, expected, "listed");
     assert!(round.changed && !round.is_torn());
-    assert_eq!(Bench::new().round(&all(of_directory(dir.path()))).await?.tree, expected, "all");
+    assert_eq!(
+        Bench::new().round(&all(of_directory(dir.path()))).await?.tree,
+        expected,
+        "all"
+    );
 
     for style in [Listing::Nginx, Listing::Apache] {
         let server = Upstream::folder(dir.path())?;
@@ -35,7 +44,10 @@ async fn three_transports_give_one_tree() -> TestResult {
         let web = Bench::new();
         let by_web = web.round(&of_url(&server.url(""))).await?;
         assert_eq!(by_web.tree, expected, "web");
-        assert_eq!(by_web.repositories, round.repositories, "times and architectures are the same");
+        assert_eq!(
+            by_web.repositories, round.repositories,
+            "times and architectures are the same"
+        );
         assert_eq!(web.files(&by_web.tree), bench.files(&round.tree));
     }
     if let Some(daemon) = RsyncDaemon::serve(dir.path())? {
@@ -50,11 +62,16 @@ async fn three_transports_give_one_tree() -> TestResult {
 
 #[tokio::test]
 async fn the_real_repository_gives_one_tree_over_all_three() -> TestResult {
-    let Some(fixture) = Fixture::arcolinux() else { return Ok(()) };
+    let Some(fixture) = Fixture::arcolinux() else {
+        return Ok(());
+    };
     let dir = tempfile::tempdir()?;
     fixture.materialize(29, dir.path(), Materialize::Copy)?;
     let expected = cid_of(dir.path());
-    assert_eq!(Bench::new().round(&of_directory(dir.path())).await?.tree, expected);
+    assert_eq!(
+        Bench::new().round(&of_directory(dir.path())).await?.tree,
+        expected
+    );
     let server = Upstream::folder(dir.path())?;
     assert_eq!(Bench::new().round(&of_url(&server.url(""))).await?.tree, expected);
     if let Some(daemon) = RsyncDaemon::serve(dir.path())? {
@@ -106,11 +123,15 @@ async fn without_listings_the_repositories_must_be_named() -> TestResult {
     let mut spec = of_url(&server.url(""));
     match Bench::new().round(&spec).await {
         Err(RoundError::NoSource { attempts, .. }) => {
-            assert!(matches!(&attempts[..], [(_, SourceError::NoListing(_))]), "{attempts:?}");
+            assert!(
+                matches!(&attempts[..], [(_, SourceError::NoListing(_))]),
+                "{attempts:?}"
+            );
         }
         other => panic!("{other:?}"),
     }
-    spec.repositories = Repositories::List(vec!["core/os/x86_64/core".into(), "extra/os/x86_64/extra".into()]);
+    spec.repositories =
+        Repositories::List(vec!["core/os/x86_64/core".into(), "extra/os/x86_64/extra".into()]);
     assert_eq!(Bench::new().round(&spec).await?.tree, cid_of(dir.path()));
     Ok(())
 }
@@ -122,15 +143,23 @@ async fn the_next_source_is_taken_when_one_fails() -> TestResult {
     let dead = Upstream::memory()?;
     dead.stop();
     let server = Upstream::folder(dir.path())?;
-    let from = [dead.url(""), server.url("")].iter().map(|u| Source::parse(u)).collect::<Result<Vec<_>, _>>()?;
+    let from = [dead.url(""), server.url("")]
+        .iter()
+        .map(|u| Source::parse(u))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut spec = ImportSpec::new("test.mirror", from);
     let round = Bench::new().round(&spec).await?;
     assert_eq!(round.tree, cid_of(dir.path()));
     assert_eq!(round.source, spec.from[1]);
 
-    spec.from = vec![Source::Directory("/nonexistent/mirror".into()), Source::parse(&dead.url(""))?];
+    spec.from = vec![
+        Source::Directory("/nonexistent/mirror".into()),
+        Source::parse(&dead.url(""))?,
+    ];
     match Bench::new().round(&spec).await {
-        Err(error @ RoundError::NoSource { .. }) => assert_eq!(error.hint(), Some("check the directory in `from`")),
+        Err(error @ RoundError::NoSource { .. }) => {
+            assert_eq!(error.hint(), Some("check the directory in `from`"))
+        }
         other => panic!("{other:?}"),
     }
     Ok(())
@@ -146,9 +175,18 @@ async fn a_failing_source_does_not_move_anything_and_a_good_one_does_again() -> 
     repo.update(&["pkg3"])?;
     server.fault("*", Fault::Status(503));
     assert!(bench.round(&of_url(&server.url(""))).await.is_err());
-    assert!(bench.store.retained()?.iter().any(|(_, tree)| *tree == first.tree));
+    assert!(
+        bench
+            .store
+            .retained()?
+            .iter()
+            .any(|(_, tree)| *tree == first.tree)
+    );
     server.heal();
-    assert_eq!(bench.round(&of_url(&server.url(""))).await?.tree, cid_of(dir.path()));
+    assert_eq!(
+        bench.round(&of_url(&server.url(""))).await?.tree,
+        cid_of(dir.path())
+    );
     Ok(())
 }
 
@@ -167,7 +205,10 @@ async fn a_directory_without_database_is_an_error_when_listed_and_a_tree_when_al
 #[tokio::test]
 async fn a_package_that_the_store_has_is_not_fetched() -> TestResult {
     let dir = tempfile::tempdir()?;
-    Repo::create(dir.path(), RepoSpec::new("core").packages(4, 2_000).package("big", 2_500_000))?;
+    Repo::create(
+        dir.path(),
+        RepoSpec::new("core").packages(4, 2_000).package("big", 2_500_000),
+    )?;
     let server = Upstream::folder(dir.path())?;
     let bench = Bench::new();
     let first = bench.round(&of_directory(dir.path())).await?;

@@ -1,11 +1,19 @@
 //! Torn upstreams: each wrong file is named, and the repository does not move.
 
 use pacstore_import::{ImportSpec, RepoState, RoundError};
-use pacstore_testkit::{Fixture, Materialize, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream, corrupt, truncate};
+use pacstore_testkit::{
+    Fixture, Materialize, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream, corrupt, truncate,
+};
 
 use crate::common::{Bench, cid_of, of_directory, of_url, troubles};
 
-const WAYS: [&str; 5] = ["missing", "truncated", "other bytes", "database newer", "database cut"];
+const WAYS: [&str; 5] = [
+    "missing",
+    "truncated",
+    "other bytes",
+    "database newer",
+    "database cut",
+];
 
 fn tear(repo: &mut Repo, way: &str) -> TestResult {
     match way {
@@ -22,7 +30,11 @@ async fn torn_by(way: &str, source: &str) -> TestResult {
     let dir = tempfile::tempdir()?;
     let mut repo = Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(5, 5_000))?;
     let server = Upstream::folder(dir.path())?;
-    let daemon = if source == "rsync" { RsyncDaemon::serve(dir.path())? } else { None };
+    let daemon = if source == "rsync" {
+        RsyncDaemon::serve(dir.path())?
+    } else {
+        None
+    };
     let spec: ImportSpec = match source {
         "directory" => of_directory(dir.path()),
         "web" => of_url(&server.url("")),
@@ -37,15 +49,27 @@ async fn torn_by(way: &str, source: &str) -> TestResult {
     tear(&mut repo, way)?;
     let torn = bench.round(&spec).await?;
     assert_eq!(torn.tree, whole.tree, "{way} by {source}");
-    assert!(!torn.changed && !torn.repositories[0].checked, "{way} by {source}");
+    assert!(
+        !torn.changed && !torn.repositories[0].checked,
+        "{way} by {source}"
+    );
     let named = troubles(&torn.repositories);
-    let file = if way == "database cut" { "core.db".into() } else { repo.file_name("pkg2")? };
+    let file = if way == "database cut" {
+        "core.db".into()
+    } else {
+        repo.file_name("pkg2")?
+    };
     assert_eq!(named.len(), 1, "{way} by {source}: {named:?}");
-    assert!(named[0].starts_with(&format!("core/{file} ")), "{way} by {source}: {named:?}");
+    assert!(
+        named[0].starts_with(&format!("core/{file} ")),
+        "{way} by {source}: {named:?}"
+    );
 
     // From nothing there is nothing to keep.
     let error = Bench::new().round(&spec).await.unwrap_err();
-    let RoundError::Torn { repositories, .. } = &error else { panic!("{way} by {source}: {error:?}") };
+    let RoundError::Torn { repositories, .. } = &error else {
+        panic!("{way} by {source}: {error:?}")
+    };
     assert_eq!(troubles(repositories), named);
     Ok(())
 }
@@ -76,7 +100,9 @@ async fn a_torn_rsync_module_names_its_files_and_does_not_move() -> TestResult {
 
 #[tokio::test]
 async fn the_real_repository_torn_in_three_ways_does_not_move() -> TestResult {
-    let Some(fixture) = Fixture::arcolinux() else { return Ok(()) };
+    let Some(fixture) = Fixture::arcolinux() else {
+        return Ok(());
+    };
     let dir = tempfile::tempdir()?;
     let bench = Bench::new();
     fixture.materialize(28, dir.path(), Materialize::Copy)?;
@@ -98,9 +124,15 @@ async fn the_real_repository_torn_in_three_ways_does_not_move() -> TestResult {
     assert_eq!(torn.tree, whole.tree);
     let named = troubles(&torn.repositories);
     assert_eq!(named.len(), 3, "{named:?}");
-    for (path, what) in packages.iter().zip(["is missing", "has 1000 bytes", "has SHA-256"]) {
+    for (path, what) in packages
+        .iter()
+        .zip(["is missing", "has 1000 bytes", "has SHA-256"])
+    {
         let name = path.file_name().unwrap().to_string_lossy();
-        assert!(named.iter().any(|n| n.contains(&*name) && n.contains(what)), "{name} {what}: {named:?}");
+        assert!(
+            named.iter().any(|n| n.contains(&*name) && n.contains(what)),
+            "{name} {what}: {named:?}"
+        );
     }
     Ok(())
 }
@@ -141,6 +173,9 @@ async fn files_database_of_another_state_tears_the_repository() -> TestResult {
     let torn = bench.round(&of_directory(dir.path())).await?;
     assert_eq!(torn.tree, whole.tree);
     let named = troubles(&torn.repositories);
-    assert!(named.len() == 1 && named[0].starts_with("core.files is of another state"), "{named:?}");
+    assert!(
+        named.len() == 1 && named[0].starts_with("core.files is of another state"),
+        "{named:?}"
+    );
     Ok(())
 }

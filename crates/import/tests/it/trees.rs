@@ -12,7 +12,16 @@ use crate::common::{Bench, all, cid_of, of_directory, of_url};
 #[tokio::test]
 async fn every_name_of_unix_and_every_empty_folder_is_taken() -> TestResult {
     let dir = tempfile::tempdir()?;
-    for name in [&b"a b"[..], b"new\nline", b"\xff\xfe\x01", b"WARNING: x", b"-rf", b"a.db.lck", "\u{e9}".as_bytes(), b"%41"] {
+    for name in [
+        &b"a b"[..],
+        b"new\nline",
+        b"\xff\xfe\x01",
+        b"WARNING: x",
+        b"-rf",
+        b"a.db.lck",
+        "\u{e9}".as_bytes(),
+        b"%41",
+    ] {
         fs_err::write(dir.path().join(OsStr::from_bytes(name)), name)?;
     }
     fs_err::create_dir_all(dir.path().join("empty/also empty"))?;
@@ -27,12 +36,18 @@ async fn every_name_of_unix_and_every_empty_folder_is_taken() -> TestResult {
     assert_eq!(round.tree, expected);
     assert_eq!(round.counts.files, 9);
     if let Some(daemon) = RsyncDaemon::serve(dir.path())? {
-        assert_eq!(Bench::new().round(&all(of_url(&daemon.url("")))).await?.tree, expected);
+        assert_eq!(
+            Bench::new().round(&all(of_url(&daemon.url("")))).await?.tree,
+            expected
+        );
     }
     let mut spec = all(of_directory(dir.path()));
     spec.hidden = true;
     let names = bench.names(&bench.round(&spec).await?.tree);
-    assert!(names.contains(&".hidden".into()) && names.contains(&"~temporary".into()), "{names:?}");
+    assert!(
+        names.contains(&".hidden".into()) && names.contains(&"~temporary".into()),
+        "{names:?}"
+    );
     Ok(())
 }
 
@@ -44,12 +59,18 @@ async fn links_are_stored_as_what_they_point_at_under_both_names() -> TestResult
     fs_err::create_dir_all(&folder)?;
     for entry in fs_err::read_dir(repo.folder())? {
         let name = entry?.file_name();
-        symlink(std::path::Path::new("../../../pool").join(&name), folder.join(&name))?;
+        symlink(
+            std::path::Path::new("../../../pool").join(&name),
+            folder.join(&name),
+        )?;
     }
     fs_err::remove_file(dir.path().join("pool/core.db"))?;
     fs_err::remove_file(folder.join("core.db"))?;
     // As repo-add leaves it: the database is a link to its twin.
-    fs_err::rename(dir.path().join("pool/core.files"), folder.join("core.files.tar.gz"))?;
+    fs_err::rename(
+        dir.path().join("pool/core.files"),
+        folder.join("core.files.tar.gz"),
+    )?;
     fs_err::remove_file(folder.join("core.files"))?;
     let aside = tempfile::tempdir()?;
     let twin = Repo::create(aside.path(), RepoSpec::new("core").packages(3, 1_000))?;
@@ -64,7 +85,14 @@ async fn links_are_stored_as_what_they_point_at_under_both_names() -> TestResult
     assert!(!round.is_torn(), "{:?}", round.repositories);
     let names = bench.names(&round.tree);
     assert!(names.iter().all(|n| n.starts_with("core/")), "{names:?}");
-    let db = |name: &str| bench.files(&round.tree).into_iter().find(|(p, _)| p.ends_with(name.as_bytes())).unwrap().1;
+    let db = |name: &str| {
+        bench
+            .files(&round.tree)
+            .into_iter()
+            .find(|(p, _)| p.ends_with(name.as_bytes()))
+            .unwrap()
+            .1
+    };
     assert_eq!(db("core.db"), db("core.db.tar.gz"));
     assert_eq!(names.iter().filter(|n| n.ends_with(".pkg.tar.zst")).count(), 3);
     if let Some(daemon) = RsyncDaemon::serve(dir.path())? {
@@ -78,7 +106,10 @@ async fn links_are_stored_as_what_they_point_at_under_both_names() -> TestResult
 #[tokio::test]
 async fn a_link_out_of_the_root_is_a_missing_file() -> TestResult {
     let dir = tempfile::tempdir()?;
-    let repo = Repo::create(dir.path().join("root/core"), RepoSpec::new("core").packages(3, 1_000))?;
+    let repo = Repo::create(
+        dir.path().join("root/core"),
+        RepoSpec::new("core").packages(3, 1_000),
+    )?;
     fs_err::write(dir.path().join("root/readme"), b"1")?;
     symlink("/etc/passwd", dir.path().join("root/passwd"))?;
     symlink("nowhere", dir.path().join("root/dangling"))?;
@@ -93,10 +124,17 @@ async fn a_link_out_of_the_root_is_a_missing_file() -> TestResult {
     fs_err::rename(&package, dir.path().join("outside"))?;
     symlink(dir.path().join("outside"), &package)?;
     let torn = Bench::new().round(&of_directory(&root)).await.unwrap_err();
-    let pacstore_import::RoundError::Torn { repositories, .. } = &torn else { panic!("{torn:?}") };
-    let RepoState::Torn(troubles) = &repositories[0].state else { panic!() };
+    let pacstore_import::RoundError::Torn { repositories, .. } = &torn else {
+        panic!("{torn:?}")
+    };
+    let RepoState::Torn(troubles) = &repositories[0].state else {
+        panic!()
+    };
     assert_eq!(troubles.len(), 1);
-    assert_eq!(troubles[0].to_string(), format!("core/{} is a link that leaves the root", repo.file_name("pkg1")?));
+    assert_eq!(
+        troubles[0].to_string(),
+        format!("core/{} is a link that leaves the root", repo.file_name("pkg1")?)
+    );
     Ok(())
 }
 
@@ -115,7 +153,10 @@ async fn listed_takes_what_databases_name_and_what_also_takes() -> TestResult {
     spec.also = vec!["/iso".into(), "lastupdate".into()];
     let round = bench.round(&spec).await?;
     let names = bench.names(&round.tree);
-    assert!(names.contains(&"iso/latest/a.iso".into()) && names.contains(&"lastupdate".into()), "{names:?}");
+    assert!(
+        names.contains(&"iso/latest/a.iso".into()) && names.contains(&"lastupdate".into()),
+        "{names:?}"
+    );
     assert!(!names.iter().any(|n| n.contains("old-1")));
     let server = Upstream::folder(dir.path())?;
     let mut web = of_url(&server.url(""));
@@ -124,7 +165,10 @@ async fn listed_takes_what_databases_name_and_what_also_takes() -> TestResult {
 
     spec.exclude = vec![format!("/core/{}", repo.file_name("pkg0")?)];
     let held = bench.round(&spec).await?;
-    assert!(held.is_torn() && held.tree == round.tree, "an excluded package is a missing one");
+    assert!(
+        held.is_torn() && held.tree == round.tree,
+        "an excluded package is a missing one"
+    );
     Ok(())
 }
 

@@ -1,0 +1,369 @@
+//! One pass over a view: databases in, what they name in, everything checked.
+//!
+//! - Invariant: whatever takes long over many names runs in the pools, not on the network's threads.
+//! - Not here: passes and sources (`crate::round`), what becomes of the answer (`crate::settle`).
+//! - Read first: `crate::round`.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use pacstore_runtime::Pool;
+
+use crate::error::IntakeError;
+use crate::facts::FileFacts;
+use crate::intake::{Intakes, Job, Taken};
+use crate::look::Look;
+use crate::names;
+use crate::progress::Step;
+use crate::repos::{self, Databases, Opened, Repo};
+use crate::source::Want;
+use crate::spec::{Files, Plan};
+use crate::stamp::ChangeStamp;
+use crate::state::State;
+use crate::tree::{Row, Rows, arrange};
+use crate::trouble::Trouble;
+use crate::view::{Item, NoFile, Place, Stamp, View};
+
+/// Whether what is known of a file must be proven to be in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sure {
+    /// It is looked for: somebody is about to read it.
+    Yes,
+    /// Whoever builds the tree looks again.
+    Later,
+}
+
+/// What was taken in this round, by upstream path.
+pub(crate) type Taker = HashMap<Box<[u8]>, Taken>;
+
+/// One pass at work. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) look: Arc<Look>,
+    pub(crate) view: Arc<View>,
+    pub(crate) stamp: Option<ChangeStamp>,
+    pub(crate) state: Option<Arc<State>>,
+}
+
+/// The databases of those repositories that are looked at.
+#[derive(Debug)]
+pub(crate) struct AllOpened {
+    /// By number of the repository; none for one that is kept or torn already.
+    pub(crate) databases: Vec<Option<Box<Databases>>>,
+    /// Why one is torn already.
+    pub(crate) troubles: Vec<Vec<Trouble>>,
+    /// Something that is no repository after all.
+    pub(crate) mistaken: Option<Repo>,
+}
+
+/// A name that is to be in the tree: its place in the view, its path in the tree, whether the layout moved it.
+#[derive(Debug)]
+pub(crate) struct Pick {
+    pub(crate) at: usize,
+    tree: Box<[u8]>,
+    moved: bool,
+}
+
+/// What checking gave.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// By number of the repository.
+    pub(crate) troubles: Vec<Vec<Trouble>>,
+    /// Of what belongs to no repository.
+    pub(crate) loose: Vec<Trouble>,
+    pub(crate) rows: Rows,
+}
+
+impl Checked {
+    /// Upstream paths of files that are there with wrong bytes.
+    pub(crate) fn wrong_files(&self) -> Vec<Vec<u8>> {
+        let all = self.troubles.iter().flatten();
+        let wrong = all.filter(|t| match t {
+            Trouble::File { problem, .. } => problem.what != pacstore_pacman::What::Missing,
+            Trouble::Database { .. } => true,
+            _ => false,
+        });
+        wrong.map(|t| t.path().into_bytes()).collect()
+    }
+}
+
+/// The facts of a place in a view, or why it has none.
+fn facts(view: &View, taken: &Taker, at: usize) -> Result<FileFacts, Trouble> {
+    let Some((path, item)) = view.files.get(at) else {
+        return Err(Trouble::NoFile {
+            path: String::new(),
+            why: NoFile::Absent,
+        });
+    };
+    let shown = || names::show(path);
+    match (item, taken.get(path)) {
+        (Item::None(why), _) | (_, Some(Taken::None(why))) => Err(Trouble::NoFile {
+            path: shown(),
+            why: *why,
+        }),
+        (_, Some(Taken::Facts(facts))) => Ok(facts.clone()),
+        (_, Some(Taken::Moved) | None) => Err(Trouble::Moving { path: shown() }),
+    }
+}
+
+impl Work {
+    pub(crate) fn is_kept(&self, repo: usize) -> bool {
+        self.look.is_kept(self.look.region_of.get(repo).copied())
+    }
+
+    /// Takes the databases in and reads them.
+    pub(crate) async fn databases(
+        &self,
+        intakes: &Intakes,
+        taken: &mut Taker,
+    ) -> Result<AllOpened, IntakeError> {
+        let repos: Vec<(usize, &Repo)> = self
+            .look
+            .repos
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| !self.is_kept(*number))
+            .collect();
+        let places = repos
+            .iter()
+            .flat_map(|(_, repo)| repos::own_files(&self.view, repo))
+            .map(|(_, at)| at);
+        let places: BTreeSet<usize> = places.collect();
+        self.bring(intakes, &places.into_iter().collect::<Vec<_>>(), taken, Sure::Yes)
+            .await?;
+        let count = self.look.repos.len();
+        let mut all = AllOpened {
+            databases: (0..count).map(|_| None).collect(),
+            troubles: vec![Vec::new(); count],
+            mistaken: None,
+        };
+        for (number, repo) in repos {
+            let in_tree = self
+                .state
+                .as_ref()
+                .is_some_and(|s| s.kept(&repo.folder, &repo.name).is_some());
+            let known = in_tree || self.plan.compiled.listed.is_some();
+            let own: Vec<usize> = repos::own_files(&self.view, repo)
+                .into_iter()
+                .map(|(_, at)| at)
+                .collect();
+            let facts: HashMap<usize, _> = own
+                .into_iter()
+                .map(|at| (at, facts(&self.view, taken, at)))
+                .collect();
+            let (store, view, of) = (intakes.store.clone(), Arc::clone(&self.view), repo.clone());
+            let opened = intakes.tasks.blocking(Pool::Hash, move || {
+                let absent = || Trouble::NoFile {
+                    path: of.shown(),
+                    why: NoFile::Absent,
+                };
+                let lookup = |at: usize| facts.get(&at).cloned().unwrap_or_else(|| Err(absent()));
+                repos::open(&store, &view, &of, &lookup, known)
+            });
+            match opened.await?? {
+                Opened::Databases(databases) => {
+                    if let Some(slot) = all.databases.get_mut(number) {
+                        *slot = Some(databases);
+                    }
+                }
+                Opened::Torn(troubles) => {
+                    if let Some(slot) = all.troubles.get_mut(number) {
+                        *slot = troubles;
+                    }
+                }
+                Opened::NoRepository => {
+                    all.mistaken = Some(repo.clone());
+                    return Ok(all);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The files that the databases name.
+    pub(crate) fn wants(&self, databases: &[Option<Box<Databases>>]) -> Vec<Want> {
+        let mut wants = Vec::new();
+        for (repo, databases) in self.look.repos.iter().zip(databases) {
+            for desc in databases.iter().flat_map(|d| &d.main.entries) {
+                wants.push(Want {
+                    path: repo.path(&desc.filename),
+                    expected: Some((desc.csize, desc.sha256)),
+                });
+                wants.push(Want {
+                    path: repo.path(&format!("{}.sig", desc.filename)),
+                    expected: None,
+                });
+            }
+        }
+        wants
+    }
+
+    /// The names that the tree is to have, out of the parts that are not kept.
+    pub(crate) fn picks(&self, opened: &AllOpened) -> Vec<Pick> {
+        let view = &*self.view;
+        let mut places: Vec<usize> = Vec::new();
+        if self.plan.spec.files == Files::All {
+            places.extend(0..view.files.len());
+        } else {
+            for (repo, databases) in self.look.repos.iter().zip(&opened.databases) {
+                let Some(databases) = databases else { continue };
+                places.extend(repos::own_files(view, repo).into_iter().map(|(_, at)| at));
+                for desc in &databases.main.entries {
+                    places.extend(view.position(&repo.path(&desc.filename)));
+                    places.extend(view.position(&repo.path(&format!("{}.sig", desc.filename))));
+                }
+            }
+            let also = &self.plan.compiled.also;
+            let matching = view
+                .files
+                .iter()
+                .enumerate()
+                .filter(|(_, (path, _))| also.covers_file(path));
+            places.extend(matching.map(|(at, _)| at));
+            places.sort_unstable();
+            places.dedup();
+        }
+        let lost: Vec<bool> = (0..self.look.regions.len())
+            .map(|region| {
+                self.look
+                    .repos_of(region)
+                    .any(|(i, _)| opened.troubles.get(i).is_some_and(|t| !t.is_empty()))
+            })
+            .collect();
+        let pick = |at: usize| {
+            let (path, _) = view.files.get(at)?;
+            let mapped = self.look.mapping.to_tree(path);
+            let region = self.look.regions.of(&mapped.path);
+            let torn = region.is_some_and(|region| lost.get(region) == Some(&true));
+            let wanted = !torn && !self.look.is_kept(region);
+            wanted.then(|| Pick {
+                at,
+                tree: mapped.path.into(),
+                moved: mapped.moved,
+            })
+        };
+        places.into_iter().filter_map(pick).collect()
+    }
+
+    /// Brings the files at these places into the store, unless they are known.
+    pub(crate) async fn bring(
+        &self,
+        intakes: &Intakes,
+        places: &[usize],
+        taken: &mut Taker,
+        sure: Sure,
+    ) -> Result<(), IntakeError> {
+        let view = &*self.view;
+        let mut asked: Vec<(usize, Box<[u8]>, Stamp, Place)> = Vec::new();
+        for at in places {
+            let Some((path, Item::File { stamp, place })) = view.files.get(*at) else {
+                continue;
+            };
+            if taken.contains_key(path) {
+                continue;
+            }
+            if let Place::Known(facts) = place {
+                taken.insert(path.clone(), Taken::Facts((**facts).clone()));
+                continue;
+            }
+            asked.push((*at, path.clone(), stamp.clone(), place.clone()));
+        }
+        let (manifest, store) = (Arc::clone(&intakes.manifest), intakes.store.clone());
+        let look_up = move || -> Result<_, IntakeError> {
+            let mut known: Vec<Option<FileFacts>> = Vec::with_capacity(asked.len());
+            manifest.facts(
+                asked.iter().map(|(_, path, stamp, _)| (&**path, stamp)),
+                |_, facts| known.push(facts),
+            )?;
+            if sure == Sure::Yes {
+                for slot in &mut known {
+                    if let Some(facts) = slot
+                        && store.file(&facts.root)?.is_none()
+                    {
+                        *slot = None;
+                    }
+                }
+            }
+            Ok((asked, known))
+        };
+        let (asked, known) = intakes.tasks.blocking(Pool::Disk, look_up).await??;
+        let mut jobs = Vec::new();
+        for ((at, path, stamp, place), known) in asked.into_iter().zip(known) {
+            match known {
+                Some(facts) => drop(taken.insert(path, Taken::Facts(facts))),
+                None => jobs.push(Job {
+                    at,
+                    path,
+                    stamp,
+                    place,
+                }),
+            }
+        }
+        let bytes = jobs.iter().map(|job| job.stamp.size()).sum();
+        intakes.progress.begin(Step::Reading, jobs.len() as u64, bytes);
+        for (at, outcome) in intakes.take(jobs).await? {
+            if let Some((path, _)) = view.files.get(at) {
+                taken.insert(path.clone(), outcome);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks every repository that is looked at, and makes the rows of all that is.
+    pub(crate) fn check(&self, opened: &AllOpened, taken: &Taker, picks: &[Pick]) -> Checked {
+        let view = &*self.view;
+        let facts = |at: usize| facts(view, taken, at);
+        let mut troubles = opened.troubles.clone();
+        for (number, repo) in self.look.repos.iter().enumerate() {
+            let databases = opened.databases.get(number).and_then(Option::as_ref);
+            if let (Some(databases), Some(slot)) = (databases, troubles.get_mut(number)) {
+                slot.extend(repos::check(view, repo, databases, &facts));
+            }
+        }
+        let mut seen: HashSet<String> = troubles.iter().flatten().map(Trouble::path).collect();
+        let mut loose = Vec::new();
+        let mut rows = Vec::with_capacity(picks.len());
+        let mut blame = |region: Option<usize>, trouble: Trouble| {
+            let first = region.and_then(|region| self.look.repos_of(region).next());
+            match first.and_then(|(number, _)| troubles.get_mut(number)) {
+                Some(slot) if seen.insert(trouble.path()) => slot.push(trouble),
+                Some(_) => {}
+                None => loose.push(trouble),
+            }
+        };
+        for pick in picks {
+            match facts(pick.at) {
+                Ok(facts) => rows.push((pick.tree.clone(), Row::File(facts), pick.moved)),
+                Err(trouble) => blame(self.look.regions.of(&pick.tree), trouble),
+            }
+        }
+        if self.plan.spec.files == Files::All {
+            for folder in view
+                .folders
+                .iter()
+                .filter(|folder| !self.look.mapping.is_passage(folder))
+            {
+                let mapped = self.look.mapping.to_tree(folder);
+                let path = names::join(&mapped.path, b"");
+                if !self.look.is_kept(self.look.regions.of(&path)) {
+                    rows.push((path.into(), Row::EmptyFolder, mapped.moved));
+                }
+            }
+        }
+        let (rows, dropped) = arrange(rows);
+        for path in dropped {
+            blame(
+                self.look.regions.of(&path),
+                Trouble::Clash {
+                    path: names::show(&path),
+                },
+            );
+        }
+        Checked {
+            troubles,
+            loose,
+            rows,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 mkdir "$work/large"; cd "$work/large" || exit 1
 mib=1048576
 "$LAB" repo repo lab.gpg small=$((3 * mib)) middle=$((64 * mib)) big=$((300 * mib)) || no 'large: repository'
-folder=$(cd repo && dirname "$(find . -name lab.db -o -type l -name lab.db | head -1)"); folder=${folder#./}
+folder=$(cd repo && dirname "$(find . -name lab.db -o -type l -name lab.db | head -1)"); folder=${folder#.}; folder=${folder#/}
 # serve NAME ARGS...: runs the lab in the background; its address in ADDR, orders to FD.
 serve() {
   local name=$1; shift

@@ -4,6 +4,7 @@
 //! format       "pacstore store 1"
 //! lock         locked by the one process that has the store open; says who
 //! clean        there only after an orderly close
+//! ballast      4 MiB that are given up so that gc can work on a full disk
 //! index.redb   the index
 //! files/00003/0000000000000c1f   file 0xc1f, whole or partial; 1024 to a folder
 //! partial/0000000000000c1f       leaves and bitmap of a partial file
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use fs_err as fs;
+use tracing::debug;
 
 use crate::error::OpenError;
 use crate::steps::Hook;
@@ -31,6 +33,8 @@ const FORMAT_PREFIX: &str = "pacstore store ";
 
 /// Above this many files one sync of the whole file system is cheaper than one for each file.
 const SYNC_EACH: usize = 8;
+/// Room for one transaction of gc, in bytes.
+const BALLAST: u64 = 4 << 20;
 
 /// Paths and steps of one store.
 #[derive(Debug)]
@@ -181,6 +185,32 @@ impl Disk {
                 let _ = fs::remove_dir(folder.path());
             }
         }
+    }
+
+    /// Sets room aside, if there is some.
+    pub(crate) fn make_ballast(&self) {
+        let path = self.dir.join("ballast");
+        let made = || -> io::Result<()> {
+            self.hook.before("make ballast")?;
+            let file = match File::options().write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                opened => opened?,
+            };
+            let flags = rustix::fs::FallocateFlags::empty();
+            Ok(rustix::fs::fallocate(&file, flags, 0, BALLAST)?)
+        };
+        if let Err(error) = made() {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "no room can be set aside for gc"
+            );
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    /// Gives up the room that was set aside; `false` if there is none.
+    pub(crate) fn use_ballast(&self) -> bool {
+        self.hook.before("use ballast").is_ok() && fs::remove_file(self.dir.join("ballast")).is_ok()
     }
 
     /// True if the last owner closed the store in order; from now on it counts as open.

@@ -9,15 +9,18 @@
 //! - Invariant: one transaction takes at most [`FILES_AT_ONCE`] files, so writers wait for milliseconds only.
 //! - Not here: what is referenced (`crate::refs`).
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use redb::ReadableTable;
 use tracing::debug;
 
-use crate::error::WriteError;
-use crate::files;
+use crate::error::{IndexError, WriteError};
+use crate::files::{self, Lookup};
+use crate::index::Tables;
 use crate::nodes;
+use crate::partials::Idle;
 use crate::store::{Inner, Store, write_touched};
 
 const FILES_AT_ONCE: usize = 256;
@@ -109,7 +112,7 @@ impl Store {
         let mut report = GcReport::default();
         let uses = inner.take_touched();
         if !uses.is_empty() {
-            inner.write("write uses", |t| write_touched(t, &uses))?;
+            inner.write_to_free("write uses", |t| write_touched(t, &uses))?;
         }
         inner.refresh_partials()?;
         while inner.evictable() > target {
@@ -119,12 +122,14 @@ impl Store {
         }
         let node_target = inner.max_free_nodes.min(target);
         while inner.index.counters().free_node_bytes > node_target {
-            let (nodes, _) = inner.write("evict nodes", |t| nodes::evict(t, node_target, NODES_AT_ONCE))?;
+            let (nodes, _) =
+                inner.write_to_free("evict nodes", |t| nodes::evict(t, node_target, NODES_AT_ONCE))?;
             report.nodes += nodes;
             if nodes == 0 {
                 break;
             }
         }
+        inner.disk.make_ballast();
         report.evictable = inner.evictable();
         debug!(
             files = report.files,
@@ -151,60 +156,92 @@ impl Inner {
     fn evict(&self, over: u64, report: &mut GcReport) -> Result<u64, WriteError> {
         let uses = self.take_touched();
         let idle = self.partials.idle();
-        let mut freed = 0;
-        let mut partials = Vec::new();
         // Held over the transaction: a batch that counts on a file either finds it busy here, or finds it gone.
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let ids = self.write("evict files", |t| {
+        let picked = self.write_to_free("evict files", |t| {
             write_touched(t, &uses)?;
-            let mut idle = idle.iter().peekable();
-            let mut picked = Vec::new();
-            for row in t.lru.iter()? {
-                if freed >= over || picked.len() >= FILES_AT_ONCE {
-                    break;
-                }
-                let (used, id) = row?.0.value();
-                while let Some(partial) = idle.next_if(|partial| partial.used <= used && freed < over) {
-                    freed += partial.len;
-                    partials.push(partial.root);
-                }
-                if freed < over && !busy.contains_key(&id) {
-                    let row = t.files.get(id)?;
-                    let record = row
-                        .map(|row| crate::record::FileRecord::decode(row.value()))
-                        .transpose()?;
-                    freed += record.map_or(0, |record| record.disk_len());
-                    picked.push(id);
-                }
-            }
-            if picked.len() < FILES_AT_ONCE {
-                while let Some(partial) = idle.next_if(|_| freed < over) {
-                    freed += partial.len;
-                    partials.push(partial.root);
-                }
-            }
-            for id in &picked {
+            let picked = Picked::least_used(t, over, &idle, &busy)?;
+            for id in &picked.files {
                 files::remove(t, *id)?;
             }
             Ok(picked)
         });
         drop(busy);
-        let ids = ids.inspect_err(|_| self.leave_unclean())?;
-        for id in &ids {
+        let picked = picked.inspect_err(|_| self.leave_unclean())?;
+        for id in &picked.files {
             self.unlink(*id);
         }
-        let mut gone = 0;
-        for root in partials {
-            let discarded = self.discard_idle(&root);
-            gone += u64::from(discarded.map_err(|error| WriteError::file(self.disk.dir(), error))?);
+        report.files += picked.files.len() as u64;
+        report.bytes += picked.file_bytes;
+        let (mut gone, mut freed) = (picked.files.len(), picked.file_bytes);
+        for partial in picked.partials {
+            let discarded = self.discard_idle(&partial.root);
+            if discarded.map_err(|error| WriteError::file(self.disk.dir(), error))? {
+                gone += 1;
+                freed += partial.len;
+                report.partials += 1;
+                report.bytes += partial.len;
+            }
         }
-        report.files += ids.len() as u64;
-        report.partials += gone;
-        report.bytes += freed;
-        Ok(if ids.is_empty() && gone == 0 {
-            0
-        } else {
-            freed.max(1)
-        })
+        Ok(if gone == 0 { 0 } else { freed.max(1) })
+    }
+
+    /// A transaction that frees. If the disk has no room for it, it gets the room that was kept for this.
+    pub(crate) fn write_to_free<T>(
+        &self,
+        step: &'static str,
+        mut change: impl FnMut(&mut Tables<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, WriteError> {
+        match self.write(step, &mut change) {
+            Err(WriteError::StorageFull(_)) if self.disk.use_ballast() => {
+                // The first try may have become durable at its very end; what it evicted is a stray then.
+                self.leave_unclean();
+                self.write(step, change)
+            }
+            other => other,
+        }
+    }
+}
+
+/// What one transaction evicts.
+#[derive(Debug, Default)]
+struct Picked {
+    files: Vec<u64>,
+    file_bytes: u64,
+    partials: Vec<Idle>,
+}
+
+impl Picked {
+    /// The least recently used files and partial files, until they make up `over` bytes.
+    fn least_used(
+        t: &Tables<'_>,
+        over: u64,
+        idle: &[Idle],
+        busy: &HashMap<u64, u32>,
+    ) -> Result<Self, IndexError> {
+        let mut picked = Self::default();
+        let mut idle = idle.iter().peekable();
+        let mut freed = 0;
+        for row in t.lru.iter()? {
+            if freed >= over || picked.files.len() >= FILES_AT_ONCE {
+                return Ok(picked);
+            }
+            let (used, id) = row?.0.value();
+            while let Some(partial) = idle.next_if(|partial| partial.used <= used && freed < over) {
+                freed += partial.len;
+                picked.partials.push(*partial);
+            }
+            if freed < over && !busy.contains_key(&id) {
+                let len = t.file(id)?.map_or(0, |record| record.disk_len());
+                freed += len;
+                picked.file_bytes += len;
+                picked.files.push(id);
+            }
+        }
+        while let Some(partial) = idle.next_if(|_| freed < over) {
+            freed += partial.len;
+            picked.partials.push(*partial);
+        }
+        Ok(picked)
     }
 }

@@ -172,6 +172,7 @@ impl Store {
             }
             inner.unclean.store(false, Ordering::Relaxed);
         }
+        inner.disk.make_ballast();
         inner.opened_at_id = inner.next_id.load(Ordering::Relaxed);
         inner.disk.remove_empty_folders(inner.opened_at_id);
         Ok(Self(Arc::new(inner)))
@@ -231,7 +232,7 @@ impl Store {
     /// # Errors
     /// [`WriteError::StorageFull`], [`WriteError::Index`].
     pub fn release(&self, label: &str) -> Result<(), WriteError> {
-        self.0.write("release", |t| {
+        self.0.write_to_free("release", |t| {
             let old = t.labels.remove(label)?.and_then(|row| row_key(row.value()));
             let mut gone = take_staged(t, label)?;
             gone.extend(old);
@@ -278,7 +279,7 @@ impl Store {
         let Some(key) = keys::ref_key(cid) else {
             return Ok(());
         };
-        self.0.write("unpin", |t| {
+        self.0.write_to_free("unpin", |t| {
             if t.pins.remove(&key)?.is_none() {
                 return Ok(());
             }

@@ -4,7 +4,8 @@
 //! - Not here: how it is sent (`pacstore-bitswap`).
 
 use std::collections::HashSet;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cid::Cid;
 use pacstore_bitswap::Blocks;
@@ -16,30 +17,46 @@ use tracing::warn;
 #[derive(Debug, Default)]
 pub(crate) struct Privacy {
     /// Peers of `[swarm] peers`.
-    pub(crate) friends: HashSet<PeerId>,
+    friends: HashSet<PeerId>,
     /// Some served or imported mirror is private: then only friends are answered at all,
     /// because a block does not tell which mirrors reach it.
-    pub(crate) private: bool,
+    private: AtomicBool,
+}
+
+impl Privacy {
+    /// Nothing is private yet.
+    pub(crate) fn new(friends: HashSet<PeerId>) -> Self {
+        Self {
+            friends,
+            private: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on there is private content here; until the next start.
+    pub(crate) fn close(&self) {
+        self.private.store(true, Ordering::Relaxed);
+    }
+
+    /// There is private content here.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.private.load(Ordering::Relaxed)
+    }
 }
 
 /// The store as peers see it.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     store: Store,
-    privacy: Arc<RwLock<Privacy>>,
+    privacy: Arc<Privacy>,
 }
 
 impl Shared {
-    pub(crate) fn new(store: Store, privacy: Arc<RwLock<Privacy>>) -> Self {
+    pub(crate) fn new(store: Store, privacy: Arc<Privacy>) -> Self {
         Self { store, privacy }
     }
 
     fn may_have(&self, peer: &PeerId) -> bool {
-        let privacy = self
-            .privacy
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        !privacy.private || privacy.friends.contains(peer)
+        !self.privacy.is_closed() || self.privacy.friends.contains(peer)
     }
 }
 

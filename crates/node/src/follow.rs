@@ -23,12 +23,15 @@ use pacstore_runtime::Pool;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{debug, info, warn};
 
-use crate::fetch::{FetchError, Sources};
+use crate::fetch::{AskPeers, FetchError, Sources};
 use crate::mirror::Mirror;
 use crate::node::Node;
 
 /// How often connected peers are asked for records.
 const ASK: Duration = Duration::from_secs(15);
+
+/// Least time between two beginnings of a look.
+const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// How often the DHT is asked where connected peers do not know a record.
 const ASK_DHT: Duration = Duration::from_secs(300);
@@ -111,35 +114,37 @@ pub(crate) enum FollowError {
     Stopping,
 }
 
-/// Follows all mirrors until the node stops.
-pub(crate) async fn run(node: Node) {
+/// Follows one mirror until the node stops. Mirrors do not wait for each other.
+pub(crate) async fn run(node: Node, mirror: Arc<Mirror>) {
     let Some(net) = node.inner.net.clone() else { return };
     let stop = node.inner.tasks.stop();
     let mut events = net.subscribe();
-    for mirror in node.mirrors() {
-        for signed in mirror.signed() {
-            keep_record(&net, &signed);
-        }
-        if let Some(head) = mirror.current() {
-            announce(&node, &head.head).await;
-        }
+    for signed in mirror.signed() {
+        keep_record(&net, &signed);
+    }
+    if let Some(head) = mirror.current() {
+        announce(&node, &head.head).await;
     }
     loop {
-        let rounds = node.mirrors().iter().map(|mirror| follow(&node, mirror));
-        if stop.run_until_cancelled(join_all(rounds)).await.is_none() {
+        let began = tokio::time::Instant::now();
+        if stop.run_until_cancelled(follow(&node, &mirror)).await.is_none() {
             return;
         }
-        let until = tokio::time::Instant::now() + ASK;
+        let until = (began + ASK).max(tokio::time::Instant::now() + AT_LEAST);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep_until(until) => break,
                 event = events.recv() => match event {
-                    Ok(NetEvent::PeerConnected(_)) => break,
+                    Ok(NetEvent::PeerConnected(_) | NetEvent::PeerIdentified(_)) => break,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },
             }
+        }
+        // Peers that come in numbers do not make us ask without a pause.
+        if stop.run_until_cancelled(tokio::time::sleep_until(began + AT_LEAST)).await.is_none() {
+            return;
         }
     }
 }
@@ -177,8 +182,8 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
             .find(|signed| signed.key == *key)
             .map(|signed| signed.record);
         let audience = match mirror.current() {
-            Some(head) if !head.head.public => Audience::Friends,
-            _ => Audience::Everyone,
+            Some(head) => AskPeers::of_head(&head.head),
+            None => AskPeers::Everyone,
         };
         if let Some(record) = newest_record(node, key, known.as_ref(), audience).await {
             better.push((*key, record));
@@ -190,36 +195,38 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
     consider(node, mirror, better).await
 }
 
-/// Who may learn that we ask for a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    /// Anyone: the mirror is public, or nothing says otherwise yet.
-    Everyone,
-    /// Only the peers of `[swarm] peers`: the mirror is private.
-    Friends,
-}
-
 /// The best record of `key` that anyone tells us, if it is better than `known`.
 async fn newest_record(
     node: &Node,
     key: &IpnsName,
     known: Option<&Record>,
-    audience: Audience,
+    audience: AskPeers,
 ) -> Option<Record> {
     let net = node.inner.net.as_ref()?;
-    let peers = net.peers();
+    let mut peers = net.peers();
     let may_ask =
-        |peer: &&PeerInfo| peer.fetch != Some(false) && (peer.configured || audience == Audience::Everyone);
+        |peer: &&PeerInfo| peer.fetch != Some(false) && (peer.configured || audience == AskPeers::Everyone);
+    peers.sort_by_key(|peer| (!peer.configured, peer.since));
     let asked = peers.iter().filter(may_ask).take(MAX_ASKED);
     let asked = asked.map(|peer| tokio::time::timeout(ANSWER, net.fetch_record(peer.id, key)));
     let answers = join_all(asked).await.into_iter();
     let mut found: Vec<Record> = answers
         .filter_map(|answer| Some(answer.ok()?.ok()??.record))
         .collect();
-    if found.is_empty() && audience == Audience::Everyone && node.inner.following.dht_is_due(key) {
+    keep_good(&mut found, key, node);
+    let is_better = |record: &Record| known.is_none_or(|known| pacstore_names::better(record, known).is_gt());
+    // Peers that follow as we do may know no more than we: what they say is not the last word.
+    if !found.iter().any(is_better) && audience == AskPeers::Everyone && node.inner.following.dht_is_due(key) {
         let records = net.find_record(key, ASK).await.unwrap_or_default();
-        found = records.into_iter().map(|found| found.record).collect();
+        found.extend(records.into_iter().map(|found| found.record));
+        keep_good(&mut found, key, node);
     }
+    let best = found.into_iter().max_by(pacstore_names::better);
+    best.filter(is_better)
+}
+
+/// Leaves only records that `key` signed and that are in force.
+fn keep_good(found: &mut Vec<Record>, key: &IpnsName, node: &Node) {
     let now = node.inner.clock.now();
     found.retain(|record| match record.verify(key, now) {
         Ok(()) => true,
@@ -228,8 +235,6 @@ async fn newest_record(
             false
         }
     });
-    let best = found.into_iter().max_by(pacstore_names::better);
-    best.filter(|best| known.is_none_or(|known| pacstore_names::better(best, known).is_gt()))
 }
 
 /// Takes newer records in: remembers them, or brings a new head in.
@@ -239,14 +244,23 @@ async fn consider(
     records: Vec<(IpnsName, Record)>,
 ) -> Result<(), FollowError> {
     let mut signed = mirror.signed();
+    let mut failed = None;
     for (key, record) in records {
         if record.head().is_none() {
             debug!(%key, "a record without a head; not made by pacstore");
             continue;
         }
-        let new = read_head(node, mirror, key, record).await?;
-        signed.retain(|old| old.key != key);
-        signed.push(new);
+        // One importer that lies or is away must not keep the others' heads from us.
+        match read_head(node, mirror, key, record).await {
+            Ok(new) => {
+                if !new.head.public {
+                    node.inner.privacy.close();
+                }
+                signed.retain(|old| old.key != key);
+                signed.push(new);
+            }
+            Err(error) => failed = Some(error),
+        }
     }
     let choice = pacstore_names::choose(
         &signed,
@@ -275,7 +289,7 @@ async fn consider(
     if let Some(net) = &node.inner.net {
         signed.iter().for_each(|one| keep_record(net, one));
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// What we know of a name others may ask us for.
@@ -313,10 +327,14 @@ async fn read_head(
             source: SignedError::NoHead,
         });
     };
+    let ask = match mirror.current() {
+        Some(head) => AskPeers::of_head(&head.head),
+        None => AskPeers::Everyone,
+    };
     let block = node
         .inner
         .fetch
-        .block(&cid)
+        .block(&cid, ask)
         .await
         .map_err(|e| FollowError::Fetch(cid, e))?;
     let signed = Signed::verify(key, record, &block, node.inner.clock.now());
@@ -335,7 +353,7 @@ async fn read_head(
 /// Fetches the directories of `head` and the databases in use.
 async fn bring(node: &Node, mirror: &Mirror, cid: Cid, head: &Head) -> Result<(), FollowError> {
     let all = async {
-        directories(node, &head.tree).await?;
+        directories(node, &head.tree, AskPeers::of_head(head)).await?;
         databases(node, mirror, head).await;
         Ok(())
     };
@@ -344,9 +362,9 @@ async fn bring(node: &Node, mirror: &Mirror, cid: Cid, head: &Head) -> Result<()
         .map_err(|_| FollowError::Late(cid))?
 }
 
-/// All directory nodes below `root`, and the roots of files of more than one leaf: with
-/// them an ordinary mirror alone suffices for the rest.
-async fn directories(node: &Node, root: &Cid) -> Result<(), FollowError> {
+/// All directory nodes below `root`, and the inner nodes of files of more than one leaf:
+/// with them an ordinary mirror alone suffices for the rest.
+async fn directories(node: &Node, root: &Cid, ask: AskPeers) -> Result<(), FollowError> {
     let mut seen: HashSet<Cid> = HashSet::from([*root]);
     let mut open = vec![*root];
     while !open.is_empty() {
@@ -368,7 +386,7 @@ async fn directories(node: &Node, root: &Cid) -> Result<(), FollowError> {
         let fetched = node
             .inner
             .fetch
-            .nodes(&missing)
+            .nodes(&missing, ask)
             .await
             .map_err(|e| FollowError::Fetch(*root, e))?;
         let here = looked.into_iter().filter_map(|(cid, data)| Some((cid, data?)));
@@ -383,9 +401,13 @@ async fn directories(node: &Node, root: &Cid) -> Result<(), FollowError> {
     Ok(())
 }
 
-/// What a directory node links to that may be a directory or a file of several leaves.
+/// What a node links to that is no raw leaf: directories, and inner nodes of files.
 fn children(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, dag::ReadError> {
-    if !matches!(dag::kind(cid, data)?, dag::Kind::Directory) {
+    let bears = matches!(
+        dag::kind(cid, data)?,
+        dag::Kind::Directory | dag::Kind::File { .. }
+    );
+    if !bears {
         return Ok(Vec::new());
     }
     let links = dag::links(cid, data)?;
@@ -411,7 +433,7 @@ async fn databases(node: &Node, mirror: &Mirror, head: &Head) {
             let sources = Sources {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: Some(head.profile.clone()),
-                peers: true,
+                peers: AskPeers::of_head(head),
                 upstreams: crate::serve::upstream_urls(mirror, head.layout, &segments),
             };
             if let Err(error) = node.inner.fetch.take(&found.cid, &sources).await {

@@ -183,9 +183,12 @@ impl Node {
             return round(self, import).await;
         }
         let (reply, report) = oneshot::channel();
-        let sent = import.asks.send(reply).await;
-        match (sent, report.await) {
-            (Ok(()), Ok(report)) => report,
+        let asked = async {
+            import.asks.send(reply).await.ok()?;
+            report.await.ok()
+        };
+        match self.inner.tasks.stop().run_until_cancelled(asked).await {
+            Some(Some(report)) => report,
             _ => failed(self, import, "the node is stopping".to_owned(), None),
         }
     }

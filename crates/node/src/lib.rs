@@ -31,7 +31,7 @@ pub use bytes_out::BytesOut;
 pub use config::Config;
 pub use damage::describe_damage;
 pub use error::StoreError;
-pub use fetch::{FetchError, Fetcher, Opened, Reader, Small, Sources, one_leaf};
+pub use fetch::{AskPeers, FetchError, Fetcher, Opened, Reader, Small, Sources, one_leaf};
 pub use importer::{Importing, Outcome, RepositoryReport, RoundReport};
 pub use keys::{KeyError, Keys};
 pub use mirror::{Accepted, Found, FoundKind, Mirror};

@@ -86,6 +86,8 @@ pub struct Mirror {
     store: Store,
     heads: RwLock<Heads>,
     changing: Mutex<()>,
+    /// Held while trees are retained or let go of, so that a new one is not taken for a stray.
+    trees: Mutex<()>,
     found: Mutex<HashMap<(Cid, Vec<u8>), Option<Found>>>,
     /// Folders and names of databases that clients asked for.
     used: Mutex<Vec<String>>,
@@ -158,6 +160,7 @@ impl Mirror {
             store,
             heads: RwLock::new(heads),
             changing: Mutex::default(),
+            trees: Mutex::default(),
             found: Mutex::default(),
             used: Mutex::new(saved.used),
             changes: watch::Sender::new(0),
@@ -229,6 +232,7 @@ impl Mirror {
         signed: Vec<Signed>,
         seen: Seen,
     ) -> Result<(), StoreError> {
+        let _trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
         self.store.retain(&self.label(&new.head.tree), &new.head.tree)?;
         self.store.pin(&new.head_cid)?;
         let accepted = Arc::new(Accepted {
@@ -275,6 +279,7 @@ impl Mirror {
     /// Lets go of heads that nobody needs: not current, not kept by the policy, not served
     /// in the last 24 h, not of a run. Returns how many went.
     pub(crate) fn prune(&self, now: SystemTime, in_use: &[Cid]) -> Result<usize, StoreError> {
+        let _trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = unix_seconds(now);
         let keep = self.keep.unwrap_or(Keep {
             age: Duration::ZERO,

@@ -5,8 +5,7 @@
 //!   and looking things up work all the same.
 //! - Not here: HTTP, the command line, the configuration file.
 
-use std::collections::HashSet;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pacstore_import::{Source, StampSource};
@@ -93,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) times: Times,
     pub(crate) counters: Counters,
     pub(crate) following: crate::follow::Board,
+    pub(crate) privacy: Arc<Privacy>,
 }
 
 impl Node {
@@ -133,8 +133,16 @@ impl Node {
                 .map(|i| i.config.keep);
             mirrors.push(Arc::new(Mirror::load(mirror.clone(), keep, store.clone())?));
         }
+        let friends = config.swarm.peers.iter().filter_map(pacstore_net::peer_of);
+        let privacy = Arc::new(Privacy::new(friends.collect()));
+        let private_heads = mirrors
+            .iter()
+            .any(|mirror: &Arc<Mirror>| mirror.heads().iter().any(|head| !head.head.public));
+        if private_heads || config.imports.iter().any(|import| !import.public) {
+            privacy.close();
+        }
         let net = match online {
-            Online::Yes => Some(start_net(&config, &keys, &store, tasks, &clock)?),
+            Online::Yes => Some(start_net(&config, &keys, &store, &privacy, tasks, &clock)?),
             Online::No => None,
         };
         let inner = Arc::new(Inner {
@@ -143,6 +151,7 @@ impl Node {
             counters: Counters::load(&store)?,
             runs: Runs::default(),
             following: crate::follow::Board::default(),
+            privacy,
             config,
             store,
             net,
@@ -159,7 +168,12 @@ impl Node {
     fn start_workers(&self) {
         let tasks = &self.inner.tasks;
         if self.inner.net.is_some() {
-            tasks.spawn("follow", crate::follow::run(self.clone()));
+            for mirror in &self.inner.mirrors {
+                tasks.spawn(
+                    format!("follow {}", mirror.config.name),
+                    crate::follow::run(self.clone(), Arc::clone(mirror)),
+                );
+            }
             tasks.spawn("announce", crate::publish::announce(self.clone()));
             for import in &self.inner.imports {
                 tasks.spawn(
@@ -334,20 +348,11 @@ fn start_net(
     config: &Config,
     keys: &Keys,
     store: &Store,
+    privacy: &Arc<Privacy>,
     tasks: &Tasks,
     clock: &Clock,
 ) -> Result<Net, StartError> {
-    let friends: HashSet<PeerId> = config
-        .swarm
-        .peers
-        .iter()
-        .filter_map(pacstore_net::peer_of)
-        .collect();
-    let privacy = Privacy {
-        friends,
-        private: config.imports.iter().any(|import| !import.public),
-    };
-    let blocks = Arc::new(Shared::new(store.clone(), Arc::new(RwLock::new(privacy))));
+    let blocks = Arc::new(Shared::new(store.clone(), Arc::clone(privacy)));
     let mut net = NetConfig::new(keys.node()?.seed());
     net.listen.clone_from(&config.swarm.listen);
     net.bootstrap.clone_from(&config.swarm.bootstrap);

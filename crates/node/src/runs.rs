@@ -5,15 +5,19 @@
 //! whose `.db` it last got, until it asks for a `.db` again or [`RUN`] passed.
 //! A database and its signature on one connection are one pair.
 //!
-//! - Invariant: at most [`MAX_RUNS`] addresses are remembered; the oldest is forgotten first.
+//! - Invariant: at most [`MAX_RUNS`] addresses and as many connections are remembered; the
+//!   oldest is forgotten first.
 //! - Not here: whether the head is still on disk (`crate::mirror`).
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cid::Cid;
+
+use crate::serve::Client;
 
 /// How long a client stays with a head after its last `.db`.
 const RUN: Duration = Duration::from_secs(600);
@@ -21,67 +25,87 @@ const RUN: Duration = Duration::from_secs(600);
 /// Addresses remembered at once.
 const MAX_RUNS: usize = 4096;
 
-/// What a request is for, as far as the run goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a request is for, as far as the run goes. Paths are those of the `.db`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// A `.db`: a run begins with the current head.
-    Database,
+    Database(Vec<u8>),
+    /// Its signature: from the head of the `.db` that this connection got.
+    Signature(Vec<u8>),
     /// Anything else: the run goes on.
     Other,
 }
 
-/// Who asks for what of which mirror.
-type Client = (IpAddr, String);
+/// Which address asks for what of which mirror.
+type Run = (IpAddr, String);
+
+/// Which connection got which database of which mirror.
+type Pair = (u64, String, Vec<u8>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
-    heads: Mutex<HashMap<Client, (Cid, Instant)>>,
+    heads: Mutex<HashMap<Run, (Cid, Instant)>>,
+    pairs: Mutex<HashMap<Pair, (Cid, Instant)>>,
 }
 
 impl Runs {
     /// The head that `client` is to be answered from.
-    pub(crate) fn head(&self, client: IpAddr, mirror: &str, asked: Asked, current: Cid) -> Cid {
+    pub(crate) fn head(&self, client: Client, mirror: &str, asked: &Asked, current: Cid) -> Cid {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (client, mirror.to_owned());
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = (client.address, mirror.to_owned());
         let now = Instant::now();
-        match heads.get(&key) {
-            Some((head, since)) if asked == Asked::Other && now.duration_since(*since) < RUN => *head,
-            _ => {
-                if asked == Asked::Database {
-                    if heads.len() >= MAX_RUNS {
-                        forget_oldest(&mut heads, now);
-                    }
-                    heads.insert(key, (current, now));
-                } else {
-                    heads.remove(&key);
-                }
-                current
+        match asked {
+            Asked::Database(path) => {
+                remember(&mut heads, run, current, now);
+                let pair = (client.connection, mirror.to_owned(), path.clone());
+                remember(&mut pairs, pair, current, now);
+                return current;
             }
+            Asked::Signature(path) => {
+                let pair = (client.connection, mirror.to_owned(), path.clone());
+                if let Some(head) = in_force(&pairs, &pair, now) {
+                    return head;
+                }
+            }
+            Asked::Other => {}
         }
+        in_force(&heads, &run, now).unwrap_or(current)
     }
 
     /// Heads that some run stays with.
     pub(crate) fn in_use(&self) -> Vec<Cid> {
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         heads
             .values()
+            .chain(pairs.values())
             .filter(|(_, since)| since.elapsed() < RUN)
             .map(|(head, _)| *head)
             .collect()
     }
 }
 
-fn forget_oldest(heads: &mut HashMap<Client, (Cid, Instant)>, now: Instant) {
-    heads.retain(|_, (_, since)| now.duration_since(*since) < RUN);
-    if heads.len() < MAX_RUNS {
+fn in_force<K: Hash + Eq>(known: &HashMap<K, (Cid, Instant)>, key: &K, now: Instant) -> Option<Cid> {
+    let (head, since) = known.get(key)?;
+    (now.duration_since(*since) < RUN).then_some(*head)
+}
+
+fn remember<K: Hash + Eq + Clone>(known: &mut HashMap<K, (Cid, Instant)>, key: K, head: Cid, now: Instant) {
+    if known.len() >= MAX_RUNS && !known.contains_key(&key) {
+        forget_oldest(known, now);
+    }
+    known.insert(key, (head, now));
+}
+
+fn forget_oldest<K: Hash + Eq + Clone>(known: &mut HashMap<K, (Cid, Instant)>, now: Instant) {
+    known.retain(|_, (_, since)| now.duration_since(*since) < RUN);
+    if known.len() < MAX_RUNS {
         return;
     }
-    if let Some(oldest) = heads
-        .iter()
-        .min_by_key(|(_, (_, since))| *since)
-        .map(|(key, _)| key.clone())
-    {
-        heads.remove(&oldest);
+    let oldest = known.iter().min_by_key(|(_, (_, since))| *since);
+    if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+        known.remove(&oldest);
     }
 }
 
@@ -95,37 +119,49 @@ mod tests {
         pacstore_dag::raw_cid(pacstore_dag::HashKind::Sha2_256, &[n])
     }
 
+    fn client(last: u32, connection: u64) -> Client {
+        let address = IpAddr::V4(Ipv4Addr::from(0x7f00_0000 + last));
+        Client { address, connection }
+    }
+
+    fn db() -> Asked {
+        Asked::Database(b"core.db".to_vec())
+    }
+
     #[test]
     fn a_run_stays_with_the_head_of_its_database() {
         let runs = Runs::default();
-        let me = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-        assert_eq!(runs.head(me, "a", Asked::Database, head(1)), head(1));
-        assert_eq!(runs.head(me, "a", Asked::Other, head(2)), head(1));
-        assert_eq!(
-            runs.head(other, "a", Asked::Other, head(2)),
-            head(2),
-            "another address is another run"
-        );
-        assert_eq!(
-            runs.head(me, "b", Asked::Other, head(2)),
-            head(2),
-            "another mirror is another run"
-        );
-        assert_eq!(
-            runs.head(me, "a", Asked::Database, head(2)),
-            head(2),
-            "a new database begins a new run"
-        );
-        assert_eq!(runs.head(me, "a", Asked::Other, head(3)), head(2));
+        let (me, other) = (client(1, 1), client(2, 2));
+        assert_eq!(runs.head(me, "a", &db(), head(1)), head(1));
+        assert_eq!(runs.head(me, "a", &Asked::Other, head(2)), head(1));
+        let elsewhere = runs.head(other, "a", &Asked::Other, head(2));
+        assert_eq!(elsewhere, head(2), "another address is another run");
+        let elsewhere = runs.head(me, "b", &Asked::Other, head(2));
+        assert_eq!(elsewhere, head(2), "another mirror is another run");
+        let anew = runs.head(me, "a", &db(), head(2));
+        assert_eq!(anew, head(2), "a new database begins a new run");
+        assert_eq!(runs.head(me, "a", &Asked::Other, head(3)), head(2));
+    }
+
+    #[test]
+    fn a_signature_belongs_to_the_database_of_its_own_connection() {
+        let runs = Runs::default();
+        let signature = Asked::Signature(b"core.db".to_vec());
+        runs.head(client(1, 1), "a", &db(), head(1));
+        // The head moves, and another pacman at the same address begins.
+        runs.head(client(1, 2), "a", &db(), head(2));
+        assert_eq!(runs.head(client(1, 1), "a", &signature, head(2)), head(1));
+        assert_eq!(runs.head(client(1, 2), "a", &signature, head(3)), head(2));
+        assert_eq!(runs.head(client(1, 3), "a", &signature, head(3)), head(2));
     }
 
     #[test]
     fn memory_is_bounded() {
         let runs = Runs::default();
         for n in 0..(MAX_RUNS as u32 + 50) {
-            runs.head(IpAddr::V4(Ipv4Addr::from(n)), "a", Asked::Database, head(1));
+            runs.head(client(n, u64::from(n)), "a", &db(), head(1));
         }
         assert!(runs.heads.lock().expect("not poisoned").len() <= MAX_RUNS);
+        assert!(runs.pairs.lock().expect("not poisoned").len() <= MAX_RUNS);
     }
 }

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::error::StoreError;
-use crate::fetch::{FetchError, Opened, Reader, Sources};
+use crate::fetch::{AskPeers, FetchError, Opened, Reader, Sources};
 use crate::mirror::{Accepted, Found, FoundKind, Mirror, look_up};
 use crate::node::Node;
 use crate::runs::Asked;
@@ -124,10 +124,7 @@ impl Node {
             )));
         };
         let asked = asked(path);
-        let chosen = self
-            .inner
-            .runs
-            .head(client.address, &mirror.name(), asked, current.cid);
+        let chosen = self.inner.runs.head(client, &mirror.name(), &asked, current.cid);
         let heads = mirror.heads();
         let first = heads.iter().find(|head| head.cid == chosen).unwrap_or(&current);
         let older = heads.iter().filter(|head| head.cid != first.cid);
@@ -166,7 +163,7 @@ impl Node {
             sources: Sources {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: Some(head.head.profile.clone()),
-                peers: true,
+                peers: AskPeers::of_head(&head.head),
                 upstreams: upstream_urls(mirror, head.head.layout, path),
             },
         };
@@ -270,7 +267,7 @@ impl Node {
                 Ok(Some(found)) => return self.cid_answer(found, path),
                 Ok(None) => return Ok(Answer::NotFound("no such path".to_owned())),
                 Err(dag::ReadError::Missing(missing)) if any => {
-                    if self.inner.fetch.nodes(&missing).await.is_err() {
+                    if self.inner.fetch.nodes(&missing, self.strangers()).await.is_err() {
                         return Ok(Answer::NotFound("no peer has it".to_owned()));
                     }
                 }
@@ -295,12 +292,21 @@ impl Node {
             sources: Sources {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: None,
-                peers: true,
+                peers: self.strangers(),
                 upstreams: Vec::new(),
             },
             roots: found.roots,
             ttl: None,
         })))
+    }
+
+    /// Who may be asked for a CID of which it is not known whether it is private.
+    fn strangers(&self) -> AskPeers {
+        if self.inner.privacy.is_closed() {
+            AskPeers::Friends
+        } else {
+            AskPeers::Everyone
+        }
     }
 
     fn directory(&self, found: &Found, ttl: Option<Duration>) -> Result<DirectoryAnswer, AskError> {
@@ -340,7 +346,7 @@ impl Node {
                 Content::Stored(Arc::new(file))
             }
             Opened::Arriving(reader) => Content::Arriving(reader),
-            Opened::Small(small) => Content::Small(small.data, small.origin),
+            Opened::Small(small) => Content::Small(small.data, small.origin, answer.root),
         })
     }
 }
@@ -353,7 +359,7 @@ pub enum Content {
     /// On its way.
     Arriving(Reader),
     /// In memory, just come in.
-    Small(Bytes, pacstore_store::Origin),
+    Small(Bytes, pacstore_store::Origin, Cid),
 }
 
 impl Content {
@@ -380,7 +386,13 @@ impl Content {
                 node.inner.counters.add(origin, data.len() as u64);
                 Ok(data)
             }
-            Self::Small(data, origin) => {
+            Self::Small(data, origin, root) => {
+                if end <= start || data.len() as u64 <= start {
+                    return Err(FetchError::Read {
+                        cid: *root,
+                        source: Arc::new(std::io::ErrorKind::UnexpectedEof.into()),
+                    });
+                }
                 let part =
                     data.slice(start.min(data.len() as u64) as usize..end.min(data.len() as u64) as usize);
                 node.inner.counters.add(*origin, part.len() as u64);
@@ -391,8 +403,12 @@ impl Content {
 }
 
 fn asked(path: &[Vec<u8>]) -> Asked {
+    let joined = path.join(&b'/');
     match path.last() {
-        Some(name) if name.ends_with(b".db") => Asked::Database,
+        Some(name) if name.ends_with(b".db") => Asked::Database(joined),
+        Some(name) if name.ends_with(b".db.sig") => {
+            Asked::Signature(joined.strip_suffix(b".sig").unwrap_or(&joined).to_vec())
+        }
         _ => Asked::Other,
     }
 }

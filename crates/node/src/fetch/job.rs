@@ -8,7 +8,6 @@
 //! - Invariant: a leaf is marked done only after its bytes were verified and written.
 //! - Not here: how a source gets its bytes (`super::peers`, `super::upstreams`).
 
-use std::sync::atomic::Ordering;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -128,6 +127,7 @@ impl Job {
             }
         }
         inner.tasks.spawn("fetch/job", watch_over(Arc::clone(&shared)));
+        inner.active.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self {
             shared,
             _stop: stop.drop_guard(),
@@ -210,7 +210,7 @@ impl Shared {
     }
 
     /// `source` brought `bytes` in `busy`.
-    pub(crate) fn measured(&self, source: SourceId, bytes: u64, busy: std::time::Duration) {
+    pub(crate) fn measured(&self, source: SourceId, bytes: u64, busy: Duration) {
         self.plan().measured(source, bytes, busy);
     }
 

@@ -45,6 +45,28 @@ pub(crate) const ALL_WINDOWS: usize = 20;
 /// How long a job goes on without a single new leaf before it gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long peers may take to tell a file's DAG where mirrors could give it whole.
+const DESCRIBE: Duration = Duration::from_millis(2500);
+
+/// Which peers may learn that something is wanted, and give it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AskPeers {
+    /// None.
+    #[default]
+    Nobody,
+    /// Those of `[swarm] peers`: it belongs to a private mirror.
+    Friends,
+    /// All that are connected.
+    Everyone,
+}
+
+impl AskPeers {
+    /// Who may be asked for what a head of this kind holds.
+    pub fn of_head(head: &pacstore_names::Head) -> Self {
+        if head.public { Self::Everyone } else { Self::Friends }
+    }
+}
+
 /// Where a file may come from beside this disk.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -52,8 +74,8 @@ pub struct Sources {
     pub len: Option<u64>,
     /// The profile by which the tree was made, if known.
     pub profile: Option<String>,
-    /// Peers are asked too.
-    pub peers: bool,
+    /// Which peers are asked too.
+    pub peers: AskPeers,
     /// The file's URLs on ordinary mirrors, best first.
     pub upstreams: Vec<Url>,
 }
@@ -64,6 +86,14 @@ pub enum FetchError {
     /// No source had it, or none went on giving.
     #[error("no source gives {cid}: {why}")]
     NoSource {
+        /// The file's root.
+        cid: Cid,
+        /// What the last source said.
+        why: String,
+    },
+    /// A mirror has other bytes than the tree says, and nobody else gives it.
+    #[error("a mirror has other bytes for {cid} and no other source gives it: {why}")]
+    Wrong {
         /// The file's root.
         cid: Cid,
         /// What the last source said.
@@ -115,7 +145,8 @@ pub(crate) struct Inner {
     tasks: Tasks,
     budget: ByteBudget,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
-    small: small::InFlight,
+    small: small::InFlight<Small>,
+    whole: small::InFlight<()>,
     /// Jobs under way.
     active: AtomicUsize,
     starting: tokio::sync::Mutex<()>,
@@ -168,6 +199,7 @@ impl Fetcher {
             budget: ByteBudget::new(IN_FLIGHT),
             jobs: Mutex::new(HashMap::new()),
             small: small::InFlight::default(),
+            whole: small::InFlight::default(),
             active: AtomicUsize::new(0),
             starting: tokio::sync::Mutex::new(()),
         };
@@ -194,10 +226,20 @@ impl Fetcher {
             let data = small::fetch(&self.inner, root, len, sources).await?;
             return Ok(Opened::Small(data));
         }
-        let file = match self.describe(root, sources).await {
-            Ok(file) => file,
-            Err(error) if sources.upstreams.is_empty() => return Err(error),
-            Err(error) => return whole::fetch(&self.inner, root, sources, error).await,
+        let described = self.describe(root, sources);
+        let file = if sources.upstreams.is_empty() {
+            described.await?
+        } else {
+            // Peers that do not answer must leave time for the mirrors.
+            match tokio::time::timeout(DESCRIBE, described).await {
+                Ok(Ok(file)) => file,
+                Ok(Err(error)) => return whole::fetch(&self.inner, root, sources, error).await,
+                Err(_) => {
+                    let why = "no peer told its DAG in time".to_owned();
+                    let error = FetchError::NoSource { cid: *root, why };
+                    return whole::fetch(&self.inner, root, sources, error).await;
+                }
+            }
         };
         let _one = self.inner.starting.lock().await;
         if let Some(job) = self.running(root) {
@@ -236,13 +278,13 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError::NoSource`] if no connected peer has it.
-    pub async fn block(&self, cid: &Cid) -> Result<Bytes, FetchError> {
+    pub async fn block(&self, cid: &Cid, ask: AskPeers) -> Result<Bytes, FetchError> {
         let store = self.inner.store.clone();
         let wanted = *cid;
         let here = self.inner.blocking(*cid, move || store.block(&wanted)).await?;
         match here {
             Some(data) => Ok(data),
-            None => peers::nodes(&self.inner, &[*cid])
+            None => peers::nodes(&self.inner, &[*cid], ask)
                 .await
                 .map(|mut blocks| blocks.remove(0).data),
         }
@@ -252,8 +294,8 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError::NoSource`] names the first that no peer gives.
-    pub async fn nodes(&self, cids: &[Cid]) -> Result<Vec<dag::Block>, FetchError> {
-        peers::nodes(&self.inner, cids).await
+    pub async fn nodes(&self, cids: &[Cid], ask: AskPeers) -> Result<Vec<dag::Block>, FetchError> {
+        peers::nodes(&self.inner, cids, ask).await
     }
 
     /// Jobs under way.
@@ -290,12 +332,14 @@ impl Fetcher {
                 .map_err(|_| FetchError::Stopping)?;
             match found {
                 Ok(file) => return Ok(file),
-                Err(dag::ReadError::Missing(cids)) if sources.peers && self.inner.net.is_some() => {
+                Err(dag::ReadError::Missing(cids))
+                    if sources.peers != AskPeers::Nobody && self.inner.net.is_some() =>
+                {
                     if cids.iter().any(|cid| cid.codec() == dag::RAW) {
                         let leaf = self.raw_leaf(root, sources).await?;
                         return Ok(leaf);
                     }
-                    peers::nodes(&self.inner, &cids).await?;
+                    peers::nodes(&self.inner, &cids, sources.peers).await?;
                 }
                 Err(dag::ReadError::Missing(cids)) => {
                     if cids.contains(root) && root.codec() == dag::RAW {
@@ -322,8 +366,8 @@ impl Fetcher {
 
     /// A raw root whose length nobody told us: the block itself tells it.
     async fn raw_leaf(&self, root: &Cid, sources: &Sources) -> Result<FileDag, FetchError> {
-        if sources.peers && self.inner.net.is_some() {
-            if let Ok(blocks) = peers::nodes(&self.inner, &[*root]).await {
+        if sources.peers != AskPeers::Nobody && self.inner.net.is_some() {
+            if let Ok(blocks) = peers::nodes(&self.inner, &[*root], sources.peers).await {
                 return Ok(one_leaf(root, blocks.first().map_or(0, |b| b.data.len() as u64)));
             }
         }

@@ -82,7 +82,7 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
         if shared.stop.is_cancelled() || shared.complete() {
             return;
         }
-        rest.refresh(&shared, &session);
+        rest.refresh(&shared, &session, flying.is_empty());
         while flying.len() < window(&shared, source) && rest.may_ask() {
             let Some(lease) = room(&shared, flying.is_empty()).await else {
                 break;
@@ -110,17 +110,18 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
 
 /// How many leaves may be asked now.
 fn window(shared: &Shared, source: SourceId) -> usize {
+    let most = shared.window(WINDOW);
     let rate = shared.rate(source);
     if rate <= 0.0 {
-        return FIRST_WINDOW;
+        return FIRST_WINDOW.min(most);
     }
-    let leaf = shared.file.leaves.first().map_or(1, |leaf| leaf.len).max(1);
-    ((rate * AHEAD.as_secs_f64() / leaf as f64) as usize).clamp(2, WINDOW)
+    let leaf = shared.largest_leaf().max(1);
+    ((rate * AHEAD.as_secs_f64() / leaf as f64) as usize).clamp(2, most)
 }
 
 /// Room for one more leaf. Waited for only when nothing else is to be looked after.
 async fn room(shared: &Shared, wait: bool) -> Option<ByteLease> {
-    let leaf = shared.file.leaves.first().map_or(0, |leaf| leaf.len);
+    let leaf = shared.largest_leaf();
     if !wait {
         return shared.inner.budget.try_acquire(leaf);
     }
@@ -174,8 +175,8 @@ struct Backlog {
     last: Option<Instant>,
     /// The peers of the session when it was last looked at.
     peers: Vec<PeerId>,
-    /// Bytes that the session had then.
-    bytes: u64,
+    /// When the last byte had come from any of them then.
+    last_byte: Option<tokio::time::Instant>,
 }
 
 impl Backlog {
@@ -207,7 +208,7 @@ impl Backlog {
 
     /// Peers that connected since take part too, and are asked at once; bytes that came
     /// count although their leaf is not whole yet.
-    fn refresh(&mut self, shared: &Shared, session: &Session) {
+    fn refresh(&mut self, shared: &Shared, session: &Session, idle: bool) {
         let now = may_be_asked(&shared.inner, shared.ask);
         for peer in now.iter().filter(|peer| !self.peers.contains(peer)) {
             session.add_peer(*peer);
@@ -217,11 +218,14 @@ impl Backlog {
             session.remove_peer(*peer);
         }
         self.peers = now;
-        let bytes = session.stats().iter().map(|peer| peer.bytes).sum();
-        if self.bytes < bytes {
+        if idle {
+            return;
+        }
+        let last_byte = session.stats().iter().filter_map(|peer| peer.last_byte).max();
+        if self.last_byte < last_byte {
             shared.heard();
         }
-        self.bytes = bytes;
+        self.last_byte = last_byte;
     }
 }
 

@@ -23,19 +23,31 @@ use url::Url;
 
 use crate::error::StoreError;
 
-use super::{FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers};
+use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers};
 
 /// How long peers are asked alone.
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// What is said of a mirror whose bytes do not match.
+const OTHER_BYTES: &str = " has other bytes than the tree says";
+
 /// Fetches under way, by root.
-#[derive(Debug, Default)]
-pub(crate) struct InFlight {
-    cells: Mutex<HashMap<Cid, Weak<OnceCell<Small>>>>,
+#[derive(Debug)]
+pub(crate) struct InFlight<T> {
+    cells: Mutex<HashMap<Cid, Weak<OnceCell<T>>>>,
 }
 
-impl InFlight {
-    fn cell(&self, root: &Cid) -> Arc<OnceCell<Small>> {
+impl<T> Default for InFlight<T> {
+    fn default() -> Self {
+        Self {
+            cells: Mutex::default(),
+        }
+    }
+}
+
+impl<T> InFlight<T> {
+    /// The place where all who want `root` meet.
+    pub(crate) fn cell(&self, root: &Cid) -> Arc<OnceCell<T>> {
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(root).and_then(Weak::upgrade) {
             return cell;
@@ -61,24 +73,55 @@ pub(crate) async fn fetch(
 }
 
 async fn bring(inner: &Arc<Inner>, root: &Cid, len: u64, sources: &Sources) -> Result<Small, FetchError> {
+    // Another fetch may have ended between the caller's look at the disk and this one.
+    if let Some(small) = stored(inner, root).await? {
+        return Ok(small);
+    }
     let lease = inner.budget.acquire(len).await;
-    let ask_peers = sources.peers && inner.net.is_some();
+    let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
     let found = match (ask_peers, sources.upstreams.is_empty()) {
         (false, true) => Err("neither peers nor upstreams to ask".to_owned()),
-        (true, true) => from_peers(inner, root).await,
+        (true, true) => from_peers(inner, root, len, sources.peers).await,
         (false, false) => from_upstreams(inner, root, len, &sources.upstreams).await,
         (true, false) => {
             let late = async {
                 tokio::time::sleep(HEAD_START).await;
                 from_upstreams(inner, root, len, &sources.upstreams).await
             };
-            either(from_peers(inner, root), late).await
+            either(from_peers(inner, root, len, sources.peers), late).await
         }
     };
-    let small = found.map_err(|why| FetchError::NoSource { cid: *root, why })?;
+    let small = found.map_err(|why| {
+        if why.ends_with(OTHER_BYTES) {
+            FetchError::Wrong { cid: *root, why }
+        } else {
+            FetchError::NoSource { cid: *root, why }
+        }
+    })?;
     keep(inner, root, &small).await?;
     drop(lease);
     Ok(small)
+}
+
+/// The file, if it is on disk.
+async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> {
+    let (store, wanted) = (inner.store.clone(), *root);
+    let read = move || -> Result<Option<Small>, StoreError> {
+        let Some(info) = store.file(&wanted)? else {
+            return Ok(None);
+        };
+        let by = info.by_origin;
+        let origin = [
+            (by.disk, Origin::Disk),
+            (by.lan, Origin::Lan),
+            (by.peer, Origin::Peer),
+            (by.upstream, Origin::Upstream),
+        ];
+        let origin = origin.into_iter().max_by_key(|(bytes, _)| *bytes);
+        let origin = origin.map_or(Origin::Disk, |(_, origin)| origin);
+        Ok(store.block(&wanted)?.map(|data| Small { data, origin }))
+    };
+    inner.blocking(*root, read).await
 }
 
 /// The first that succeeds; if both fail, what the last said.
@@ -90,13 +133,16 @@ async fn either(
     tokio::pin!(b);
     tokio::select! {
         first = &mut a => match first { Ok(small) => Ok(small), Err(_) => b.await },
-        first = &mut b => match first { Ok(small) => Ok(small), Err(_) => a.await },
+        first = &mut b => match first { Ok(small) => Ok(small), Err(why) => a.await.map_err(|_| why) },
     }
 }
 
-async fn from_peers(inner: &Arc<Inner>, root: &Cid) -> Result<Small, String> {
-    let session = peers::session(inner).ok_or("no network")?;
+async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> Result<Small, String> {
+    let session = peers::session(inner, ask).ok_or("no network")?;
     match tokio::time::timeout(PATIENCE, session.get(*root)).await {
+        Ok(Ok(got)) if got.data.len() as u64 != len => {
+            Err(format!("it has {} bytes, not {len} as its directory says", got.data.len()))
+        }
         Ok(Ok(got)) => Ok(Small {
             data: got.data,
             origin: inner.origin(&got.from),
@@ -136,10 +182,10 @@ async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> R
         .tasks
         .blocking(Pool::Hash, move || dag::verify(&cid, &checked).is_ok())
         .await;
-    if right.unwrap_or(false) {
+    if right.unwrap_or(false) && data.len() as u64 == len {
         Ok(data)
     } else {
-        Err(format!("{url} has other bytes than the tree says"))
+        Err(format!("{url}{OTHER_BYTES}"))
     }
 }
 

@@ -10,6 +10,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cid::Cid;
@@ -29,6 +30,12 @@ const DEADLINE: Duration = Duration::from_secs(6);
 /// Largest file fetched this way: 64 MiB, held nowhere in memory.
 const MAX: u64 = 64 << 20;
 
+/// What is said of a mirror whose bytes do not match.
+const OTHER_BYTES: &str = " has other bytes than the tree says";
+
+/// Numbers the files under way.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// Fetches `root` whole from the first upstream that has the right bytes.
 pub(crate) async fn fetch(
     inner: &Arc<Inner>,
@@ -39,26 +46,38 @@ pub(crate) async fn fetch(
     let Some(profile) = sources.profile.as_deref().and_then(Profile::by_name) else {
         return Err(because);
     };
-    let tried = tokio::time::timeout(DEADLINE, first_right(inner, root, profile, &sources.upstreams)).await;
-    match tried {
-        Ok(true) => {
+    // One fetch a file, however many ask.
+    let cell = inner.whole.cell(root);
+    let once = cell.get_or_try_init(|| first_right(inner, root, profile, &sources.upstreams));
+    match tokio::time::timeout(DEADLINE, once).await {
+        Ok(Ok(())) => {
             let store = inner.store.clone();
             let wanted = *root;
             let file = inner.blocking(*root, move || store.open_file(&wanted)).await?;
             file.map(Opened::Stored).ok_or(because)
         }
-        Ok(false) | Err(_) => Err(because),
+        Ok(Err(why)) if why.ends_with(OTHER_BYTES) => Err(FetchError::Wrong { cid: *root, why }),
+        Ok(Err(_)) | Err(_) => Err(because),
     }
 }
 
-async fn first_right(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, urls: &[Url]) -> bool {
+async fn first_right(
+    inner: &Arc<Inner>,
+    root: &Cid,
+    profile: &'static Profile,
+    urls: &[Url],
+) -> Result<(), String> {
+    let mut last = "no mirror to ask".to_owned();
     for url in urls {
         match one(inner, root, profile, url).await {
-            Ok(()) => return true,
-            Err(error) => debug!(%url, error, "cannot take the file whole"),
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                debug!(%url, error, "cannot take the file whole");
+                last = error;
+            }
         }
     }
-    false
+    Err(last)
 }
 
 async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Url) -> Result<(), String> {
@@ -66,7 +85,9 @@ async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Ur
     get.max_len = Some(MAX);
     get.deadline = Some(DEADLINE);
     let mut response = inner.http.get(&get).await.map_err(|e| e.to_string())?;
-    let path = inner.store.dir().join(format!("whole-{root}.part"));
+    // Never the same name twice: one that was given up may still be written to.
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = inner.store.dir().join(format!("whole-{}-{number}.part", std::process::id()));
     let made = Incoming {
         file: fs_err::File::create(&path).map_err(|e| e.to_string())?,
         path,
@@ -87,7 +108,7 @@ async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Ur
     let (made, builder, sha256) = state;
     let layout = builder.finish();
     if layout.root != *root {
-        return Err(format!("{url} has other bytes than the tree says"));
+        return Err(format!("{url}{OTHER_BYTES}"));
     }
     let store = inner.store.clone();
     let kept = inner.tasks.blocking(Pool::Disk, move || {

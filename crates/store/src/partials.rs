@@ -308,8 +308,18 @@ impl Inner {
         self.disk.remove_bitmap(id)?;
         registry.remove(root);
         drop(registry);
-        self.unlink(id);
+        self.unlink_partial(id);
         Ok(true)
+    }
+
+    /// Removes the data, unless it is a whole file by now: a finish that failed at its very end may have
+    /// become durable all the same.
+    fn unlink_partial(&self, id: u64) {
+        match self.index.read(|txn| txn.file(id)) {
+            Ok(None) => self.unlink(id),
+            Ok(Some(_)) => {}
+            Err(_) => self.leave_unclean(),
+        }
     }
 
     /// The bitmap goes first: without it the file is a stray that is swept.
@@ -322,7 +332,7 @@ impl Inner {
             );
             self.leave_unclean();
         }
-        self.unlink(id);
+        self.unlink_partial(id);
     }
 
     /// Makes what the partial files have durable; called when the store is closed.

@@ -230,6 +230,33 @@ fn a_partial_file_that_is_finished_is_whole_or_still_partial() -> TestResult {
 }
 
 #[test]
+fn a_finish_that_failed_and_is_given_up_loses_nothing_that_became_whole() -> TestResult {
+    let data = bytes(5, 2500);
+    let file = dag(&TINY, &data);
+    let write = |store: &Store, _: &Home| -> Result<(), PartialError> {
+        let partial = store.begin_partial(&file)?;
+        for index in 0..3 {
+            partial.write_leaf(
+                index,
+                &data[1000 * index..(1000 * index + 1000).min(2500)],
+                Origin::Peer,
+            )?;
+        }
+        if partial.finish(Sha256::Compute).is_err() {
+            partial.discard();
+            store.gc(None)?;
+        }
+        Ok(())
+    };
+    let is_full = |error: &PartialError| matches!(error, PartialError::Write(WriteError::StorageFull(_)));
+    fill_the_disk_at_each_step(nothing, write, is_full, |store, _| {
+        if store.file(&file.root).unwrap().is_some() {
+            assert_eq!(read(store, &file.root).as_ref(), Some(&data));
+        }
+    })
+}
+
+#[test]
 fn a_partial_file_that_is_begun_is_there_or_leaves_nothing() {
     let data = bytes(5, 5500);
     let file = dag(&TINY, &data);

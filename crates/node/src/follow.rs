@@ -143,7 +143,11 @@ pub(crate) async fn run(node: Node, mirror: Arc<Mirror>) {
             }
         }
         // Peers that come in numbers do not make us ask without a pause.
-        if stop.run_until_cancelled(tokio::time::sleep_until(began + AT_LEAST)).await.is_none() {
+        if stop
+            .run_until_cancelled(tokio::time::sleep_until(began + AT_LEAST))
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -216,7 +220,8 @@ async fn newest_record(
     keep_good(&mut found, key, node);
     let is_better = |record: &Record| known.is_none_or(|known| pacstore_names::better(record, known).is_gt());
     // Peers that follow as we do may know no more than we: what they say is not the last word.
-    if !found.iter().any(is_better) && audience == AskPeers::Everyone && node.inner.following.dht_is_due(key) {
+    if !found.iter().any(is_better) && audience == AskPeers::Everyone && node.inner.following.dht_is_due(key)
+    {
         let records = net.find_record(key, ASK).await.unwrap_or_default();
         found.extend(records.into_iter().map(|found| found.record));
         keep_good(&mut found, key, node);

@@ -19,6 +19,7 @@ mod freshness;
 mod gc;
 mod importer;
 mod keys;
+mod meet;
 mod mirror;
 mod node;
 mod publish;

@@ -175,6 +175,7 @@ impl Node {
                 );
             }
             tasks.spawn("announce", crate::publish::announce(self.clone()));
+            tasks.spawn("meet", crate::meet::run(self.clone()));
             for import in &self.inner.imports {
                 tasks.spawn(
                     format!("import {}", import.name()),

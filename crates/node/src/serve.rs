@@ -257,6 +257,7 @@ impl Node {
     async fn by_cid(&self, root: &Cid, path: &[Vec<u8>], any: bool) -> Result<Answer, AskError> {
         let store = self.inner.store.clone();
         let (wanted, segments) = (*root, path.to_vec());
+        let mut met = false;
         for _ in 0..=dag::MAX_TREE_DEPTH * (path.len() + 1) {
             let (store, segments) = (store.clone(), segments.clone());
             let looked = self
@@ -267,8 +268,13 @@ impl Node {
                 Ok(Some(found)) => return self.cid_answer(found, path),
                 Ok(None) => return Ok(Answer::NotFound("no such path".to_owned())),
                 Err(dag::ReadError::Missing(missing)) if any => {
-                    if self.inner.fetch.nodes(&missing, self.strangers()).await.is_err() {
-                        return Ok(Answer::NotFound("no peer has it".to_owned()));
+                    let found = self.inner.fetch.nodes(&missing, self.strangers()).await;
+                    if found.is_err() {
+                        // Nobody who is connected has it: somebody may announce it.
+                        if met || self.meet(root).await == 0 {
+                            return Ok(Answer::NotFound("no peer has it".to_owned()));
+                        }
+                        met = true;
                     }
                 }
                 Err(dag::ReadError::Missing(_)) => {

@@ -63,7 +63,11 @@ pub enum AskPeers {
 impl AskPeers {
     /// Who may be asked for what a head of this kind holds.
     pub fn of_head(head: &pacstore_names::Head) -> Self {
-        if head.public { Self::Everyone } else { Self::Friends }
+        if head.public {
+            Self::Everyone
+        } else {
+            Self::Friends
+        }
     }
 }
 

@@ -140,9 +140,10 @@ async fn either(
 async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> Result<Small, String> {
     let session = peers::session(inner, ask).ok_or("no network")?;
     match tokio::time::timeout(PATIENCE, session.get(*root)).await {
-        Ok(Ok(got)) if got.data.len() as u64 != len => {
-            Err(format!("it has {} bytes, not {len} as its directory says", got.data.len()))
-        }
+        Ok(Ok(got)) if got.data.len() as u64 != len => Err(format!(
+            "it has {} bytes, not {len} as its directory says",
+            got.data.len()
+        )),
         Ok(Ok(got)) => Ok(Small {
             data: got.data,
             origin: inner.origin(&got.from),

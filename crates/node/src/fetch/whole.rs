@@ -87,7 +87,10 @@ async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Ur
     let mut response = inner.http.get(&get).await.map_err(|e| e.to_string())?;
     // Never the same name twice: one that was given up may still be written to.
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let path = inner.store.dir().join(format!("whole-{}-{number}.part", std::process::id()));
+    let path = inner
+        .store
+        .dir()
+        .join(format!("whole-{}-{number}.part", std::process::id()));
     let made = Incoming {
         file: fs_err::File::create(&path).map_err(|e| e.to_string())?,
         path,

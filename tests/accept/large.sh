@@ -1,5 +1,5 @@
 # Files of many leaves over a thin line, with a slow upstream beside it; the importer dies in the middle of the largest.
-# Needs LAB, the testkit's `lab` example. (Sourced by run.sh.)
+# (Sourced by run.sh.)
 mkdir "$work/large"; cd "$work/large" || exit 1
 mib=1048576
 "$LAB" repo repo lab.gpg small=$((3 * mib)) middle=$((64 * mib)) big=$((300 * mib)) || no 'large: repository'

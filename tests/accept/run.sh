@@ -4,12 +4,13 @@
 #   run.sh PACSTORE [PACMAN ...]     PACSTORE is the binary; each PACMAN is a pacman to test with (default: the one in PATH)
 #
 # PACSTORE_ACCEPT: which parts, of small large updates torn (default: all).
+# LAB: the testkit's `lab` example (default: examples/lab beside PACSTORE; `cargo test --no-run` builds it).
 # Needs ../shared (fixture and pacman-accept.sh), root, pacman, gpg, python3, curl. Everything happens on 127.0.0.1 and in a
 # throw-away directory. Prints one line a step; the last line is `accept: N passed, 0 failed`. Exit 0 or 1.
 set -u
 here=$(cd "$(dirname "$0")" && pwd); shared=${PACSTORE_SHARED:-$here/../../../shared}
 bin=$1; shift; [ $# -gt 0 ] || set -- pacman
-bin=$(cd "$(dirname "$bin")" && pwd)/$(basename "$bin")
+bin=$(cd "$(dirname "$bin")" && pwd)/$(basename "$bin"); LAB=${LAB:-$(dirname "$bin")/examples/lab}
 fixture=$shared/fixtures/arcolinux-testing; accept=$shared/accept/pacman-accept.sh
 work=$(mktemp -d "${TMPDIR:-/tmp}/pacstore-accept.XXXXXX"); pids=(); passed=0; failed=0
 cleanup() { for p in "${pids[@]}"; do kill "$p" 2>/dev/null; done; wait 2>/dev/null; [ "$failed" = 0 ] && rm -rf "$work" || echo "accept: work directory kept: $work"; }

@@ -55,6 +55,12 @@ impl Daemon {
         )
     }
 
+    /// The process id of the daemon that answers at `socket`, by the kernel's word.
+    pub(crate) async fn running_at(socket: &Path) -> Option<i32> {
+        let connecting = tokio::time::timeout(CONNECT, UnixStream::connect(socket)).await;
+        connecting.ok()?.ok()?.peer_cred().ok()?.pid()
+    }
+
     /// Asks a question.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.parsed(Method::GET, path, Bytes::new()).await

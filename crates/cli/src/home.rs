@@ -103,13 +103,24 @@ impl Home {
         sockets
     }
 
-    /// Creates the directories that are missing, for their owner alone.
+    /// Creates the directories that are missing, for their owner alone, save the system's
+    /// `/run/pacstore`: any user may ask the daemon there.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        let dirs = [self.root.as_deref(), Some(&*self.state), self.socket.parent()];
-        for dir in dirs.into_iter().flatten() {
+        let run = self.socket.parent();
+        let run_mode = if self.socket.starts_with("/run/pacstore") {
+            0o755
+        } else {
+            0o700
+        };
+        let dirs = [
+            (self.root.as_deref(), 0o700),
+            (Some(&*self.state), 0o700),
+            (run, run_mode),
+        ];
+        for (dir, mode) in dirs.into_iter().filter_map(|(dir, mode)| Some((dir?, mode))) {
             std::fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o700)
+                .mode(mode)
                 .create(dir)
                 .with_context(|| format!("cannot create `{}`", dir.display()))?;
         }

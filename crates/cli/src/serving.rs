@@ -12,9 +12,27 @@ use pacstore_runtime::{Clock, Tasks};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::client::Daemon;
 use crate::config::Loaded;
 use crate::context::Hinted;
 use crate::home::Home;
+
+/// Most often it is this home's own daemon that has the port.
+async fn cannot_listen(listen: SocketAddr, error: std::io::Error, home: &Home) -> anyhow::Error {
+    if let Some(pid) = Daemon::running_at(home.socket()).await {
+        let hint = "stop it first; `pacstore status` says what it does";
+        return Hinted::new(
+            format!("the daemon of this home runs already, as process {pid}"),
+            hint,
+        )
+        .into();
+    }
+    let hint = "another program has this port; set gateway.listen to another, or to port 0";
+    anyhow::Error::from(error).context(Hinted::new(
+        format!("the gateway cannot listen on {listen}"),
+        hint,
+    ))
+}
 
 /// A node that serves.
 #[derive(Debug)]
@@ -43,13 +61,10 @@ impl Serving {
         tasks: &Tasks,
         listen: SocketAddr,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(listen).await.map_err(|error| {
-            let hint = "another program has this port; set gateway.listen to another, or to port 0";
-            anyhow::Error::from(error).context(Hinted::new(
-                format!("the gateway cannot listen on {listen}"),
-                hint,
-            ))
-        })?;
+        let listener = match TcpListener::bind(listen).await {
+            Ok(listener) => listener,
+            Err(error) => return Err(cannot_listen(listen, error, home).await),
+        };
         let gateway = listener.local_addr().context("the gateway's address")?;
         let node = Node::start(loaded.node, Online::Yes, tasks, Clock::system()).await;
         let node = node.map_err(|error| {

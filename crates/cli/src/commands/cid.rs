@@ -17,8 +17,8 @@ use crate::context::{Context, Exit};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How files become DAGs: unixfs-v1-2025, kubo-cidv1 or pacman.store-2023
-    #[arg(long, value_name = "NAME", default_value = "unixfs-v1-2025")]
-    profile: String,
+    #[arg(long, value_name = "NAME", default_value = "unixfs-v1-2025", value_parser = profile)]
+    profile: &'static Profile,
     /// Take names that begin with . or ~ too
     #[arg(long)]
     hidden: bool,
@@ -33,20 +33,17 @@ pub(crate) struct Args {
 /// Deepest folder that is read.
 const MAX_DEPTH: usize = 128;
 
+fn profile(name: &str) -> anyhow::Result<&'static Profile> {
+    let known: Vec<&str> = Profile::ALL.iter().map(Profile::name).collect();
+    Profile::by_name(name).with_context(|| format!("there are {}", known.join(", ")))
+}
+
 /// Prints `CID<TAB>PATH` a line. Exits 1 if a path cannot be read.
 pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let Some(profile) = Profile::by_name(&args.profile) else {
-        let known: Vec<&str> = Profile::ALL.iter().map(Profile::name).collect();
-        bail!(
-            "there is no profile `{}`; there are {}",
-            args.profile,
-            known.join(", ")
-        );
-    };
     let mut all = Vec::new();
     for path in &args.paths {
         let mut walk = Walk {
-            profile,
+            profile: args.profile,
             hidden: args.hidden,
             follow: args.dereference,
             nodes: Nodes::default(),

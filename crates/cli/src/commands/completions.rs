@@ -1,7 +1,5 @@
 //! `pacstore completions`: shell completions on stdout.
 
-use std::io::Write as _;
-
 use clap::CommandFactory as _;
 
 use crate::context::{Context, Exit};
@@ -15,9 +13,9 @@ pub(crate) struct Args {
 }
 
 /// Prints the completion script.
-pub(crate) fn run(args: &Args, _ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Args::command(), "pacstore", &mut script);
-    std::io::stdout().write_all(&script)?;
+    ctx.out.line(String::from_utf8_lossy(&script).trim_end());
     Ok(Exit::Done)
 }

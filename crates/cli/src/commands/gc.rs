@@ -10,13 +10,13 @@ use crate::printer::bytes;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave at most this many evictable bytes [default: store.max_size]
-    #[arg(long, value_name = "BYTES")]
-    target: Option<String>,
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    target: Option<u64>,
 }
 
 /// Exits 0 if the target was reached, 1 if what is left is all in use.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let target = args.target.as_deref().map(size).transpose()?;
+    let target = args.target;
     let report: Value = match ctx.daemon().await {
         Some(daemon) => daemon.post("/v1/gc", &json!({ "target": target })).await?,
         None => {

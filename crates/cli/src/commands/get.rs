@@ -1,6 +1,6 @@
 //! `pacstore get`: fetch one file through the daemon; resumes.
 
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,14 +42,19 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         }
         _ => args.path.clone(),
     };
+    let from = match fs_err::metadata(&args.output) {
+        Ok(meta) => meta.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let request = GetRequest { path, from };
+    let response = tokio::time::timeout(PATIENCE, daemon.stream("/v1/get", &request)).await;
+    let response = response.context("no answer for 60 s")??;
+    // Only now: what cannot be had leaves no file.
     let mut file = fs_err::OpenOptions::new()
         .create(true)
         .append(true)
         .open(&args.output)?;
-    let from = file.seek(SeekFrom::End(0))?;
-    let request = GetRequest { path, from };
-    let response = tokio::time::timeout(PATIENCE, daemon.stream("/v1/get", &request)).await;
-    let response = response.context("no answer for 60 s")??;
     let total = response
         .headers()
         .get("content-length")

@@ -111,9 +111,9 @@ fn report(ctx: &Context, error: &anyhow::Error) {
         }
     }
     ctx.out.note(format!("error: {}", parts.join(": ")));
+    // anyhow finds a context at any depth; what `chain` gives are wrappers of it.
     let hint = error
-        .chain()
-        .find_map(|error| error.downcast_ref::<Hinted>())
+        .downcast_ref::<Hinted>()
         .and_then(|hinted| hinted.hint.clone());
     if let Some(hint) = hint {
         ctx.out.note(format!("hint: {hint}"));

@@ -142,7 +142,6 @@ impl Default for Mirror {
 
 /// Parsed so that its keys and their types are checked; refused as not available yet.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[expect(dead_code, reason = "the whole table is refused as not available yet")]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Repository {
     pub(crate) name: String,

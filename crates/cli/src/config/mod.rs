@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use build::Loaded;
-pub(crate) use schema::{KEYS, reference, sections};
+pub(crate) use schema::{KEYS, Key, reference, sections};
 pub(crate) use values::size;
 
 use crate::home::Home;

@@ -1,0 +1,200 @@
+//! `pacstore config`: what is refused and how it is said; the reference and its two copies.
+
+use crate::home::{Home, LOOPBACK};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
+
+fn reference() -> String {
+    Home::empty().run(["config", "reference"]).done().out
+}
+
+/// After a change of the keys: `pacstore config reference > dist/pacstore.toml`.
+#[test]
+fn the_commented_configuration_in_dist_is_the_reference() {
+    let shipped = std::fs::read_to_string(format!("{ROOT}dist/pacstore.toml")).unwrap();
+    assert_eq!(shipped, reference());
+    let home = Home::with(&shipped);
+    home.run(["config", "check"]).done();
+}
+
+/// `section` and `name` of each key of the reference.
+fn keys() -> Vec<(String, String)> {
+    let mut section = String::new();
+    let mut keys = Vec::new();
+    for line in reference().lines().filter_map(|line| line.strip_prefix("# ")) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_matches(['[', ']']).to_owned();
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| !section.is_empty()) {
+            keys.push((section.clone(), name.to_owned()));
+        }
+    }
+    keys
+}
+
+#[test]
+fn each_key_is_explained_in_the_documentation() {
+    let text = std::fs::read_to_string(format!("{ROOT}docs/configuration.md")).unwrap();
+    let keys = keys();
+    assert!(keys.len() > 40, "{keys:?}");
+    for (section, name) in keys {
+        let part = text.split("\n## ").find(|part| {
+            let title = part.lines().next().unwrap_or_default();
+            title.contains(&format!("[{section}]"))
+        });
+        let part = part.unwrap_or_else(|| panic!("docs/configuration.md has no part on [{section}]"));
+        let name = if section == "names" {
+            "\"NAME\"".to_owned()
+        } else {
+            name
+        };
+        assert!(
+            part.contains(&format!("`{name}`")),
+            "[{section}] {name} is not in docs/configuration.md"
+        );
+    }
+}
+
+#[test]
+fn each_key_of_the_reference_is_taken_with_its_default() {
+    for line in reference().lines() {
+        assert!(line.is_empty() || line.starts_with('#'), "{line}");
+    }
+    // All the sections that may stand once, uncommented.
+    let text: String = reference()
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "))
+        .skip_while(|line| !line.starts_with('['))
+        .take_while(|line| !line.starts_with("[["))
+        .filter(|line| !line.starts_with("\"NAME\""))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let home = Home::with(&text);
+    home.run(["config", "check"]).done();
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_one_and_its_line() {
+    let home = Home::with(
+        "[gateway]\nlisten = \"127.0.0.1:0\"\n\n[[mirror]]\nname = \"a.example\"\nimporter = []\n",
+    );
+    let message = "pacstore.toml:6: unknown key `mirror.importer`; did you mean `importers`?";
+    // Every verb that needs the configuration says the same.
+    for verb in [
+        vec!["config", "check"],
+        vec!["config", "show"],
+        vec!["daemon"],
+        vec!["import", "a.example", "--once"],
+        vec!["resolve", "a.example"],
+    ] {
+        home.run(verb).fails_with(&[message]);
+    }
+    home.configure("[store]\nmax-size = \"1GB\"\n");
+    home.run(["config", "check"])
+        .fails_with(&["pacstore.toml:2: unknown key `store.max-size`; did you mean `max_size`?"]);
+    home.configure("\n\n[swarn]\n");
+    home.run(["config", "check"])
+        .fails_with(&["pacstore.toml:3: unknown section `swarn`; did you mean `swarm`?"]);
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name_and_line() {
+    let mirror = "[[mirror]]\nname = \"a.example\"\n";
+    let import = "[[import]]\nmirror = \"a.example\"\nfrom = \"/srv/a\"\nkey = \"a\"\n";
+    for (text, key) in [
+        ("[lan]\nserve = true\n".to_owned(), "pacstore.toml:2: `lan.serve`"),
+        (
+            "[share]\nannounce = true\n".to_owned(),
+            "pacstore.toml:2: `share.announce`",
+        ),
+        ("[names]\n\"example.org\" = \"/ipns/k51\"\n".to_owned(), "`names`"),
+        ("[[repository]]\nname = \"extra\"\n".to_owned(), "`repository`"),
+        (
+            format!("{mirror}keyring = \"/etc/keys\"\n"),
+            "pacstore.toml:3: `mirror.0.keyring`",
+        ),
+        (
+            format!("{import}preset = \"archlinux\"\n"),
+            "pacstore.toml:5: `import.0.preset`",
+        ),
+        (
+            format!("{import}replicas = 2\n"),
+            "pacstore.toml:5: `import.0.replicas`",
+        ),
+        (
+            format!("{import}hold = \"3h\"\n"),
+            "pacstore.toml:5: `import.0.hold`",
+        ),
+    ] {
+        let home = Home::with(&text);
+        home.run(["config", "check"])
+            .fails_with(&[key, "is not available yet"]);
+    }
+    let dnslink = Home::with(&format!("{mirror}importers = \"dnslink\"\n"));
+    dnslink
+        .run(["config", "check"])
+        .fails_with(&["not available yet"]);
+}
+
+#[test]
+fn bad_toml_and_bad_values_name_line_and_key() {
+    for (text, message) in [
+        ("[gateway\n", "pacstore.toml:1: "),
+        ("[gateway]\nlisten = 8080\n", "pacstore.toml:2: "),
+        (
+            "[gateway]\nlisten = \"8080\"\n",
+            "pacstore.toml:2: gateway.listen: write ADDRESS:PORT",
+        ),
+        (
+            "[swarm]\npeers = [\"/ip4/127.0.0.1/tcp/1\"]\n",
+            "does not end in /p2p/PEERID",
+        ),
+        (
+            "[swarm]\ndht = \"on\"\n",
+            "pacstore.toml:2: swarm.dht: write auto, client, server or off",
+        ),
+        (
+            "[store]\nmax_size = \"10XB\"\n",
+            "`10XB` is no size; write it like 10GB",
+        ),
+        (
+            "[limits]\nupload = \"fast\"\n",
+            "`fast` is no rate; write it like 4MB/s",
+        ),
+        ("[[mirror]]\n", "mirror.0.name: is needed"),
+        (
+            "[[import]]\nmirror = \"a.example\"\nkey = \"a\"\n",
+            "import.0.from: name at least one",
+        ),
+        (
+            "[[import]]\nmirror = \"a.example\"\nfrom = \"/srv\"\n",
+            "import.0.key: name the key",
+        ),
+    ] {
+        let home = Home::with(text);
+        home.run(["config", "check"]).fails_with(&[message]);
+    }
+}
+
+#[test]
+fn the_configuration_is_shown_as_text_and_as_json() {
+    let home = Home::with(LOOPBACK);
+    assert_eq!(
+        home.run(["config", "show"]).done().out.trim_end(),
+        LOOPBACK.trim_end()
+    );
+    let shown = home.run(["config", "show", "--json"]).done().json();
+    assert_eq!(shown["gateway"]["listen"], "127.0.0.1:0");
+    let checked = home.run(["config", "check", "--json"]).done().json();
+    assert_eq!(checked["ok"], true);
+    let reference = home.run(["config", "reference", "--json"]).done().json();
+    assert_eq!(reference[0]["key"], "gateway.listen");
+    assert!(reference.as_array().map(Vec::len) > Some(40));
+    let none = Home::empty();
+    assert!(
+        none.run(["config", "show"])
+            .done()
+            .err
+            .contains("all defaults hold")
+    );
+    none.run(["config", "check"]).done();
+}

@@ -1,0 +1,385 @@
+//! `import --once`, `publish`, `resolve`, `verify`: with and without a daemon, whole and torn.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
+use serde_json::Value;
+
+use crate::daemon::{Daemon, until};
+use crate::home::{Home, LOOPBACK, Ran};
+
+const NAME: &str = "core.example";
+
+struct Mirror {
+    repo: Repo,
+    upstream: Upstream,
+    _folder: tempfile::TempDir,
+}
+
+fn mirror() -> Mirror {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = RepoSpec::new("core").packages(4, 5_000).package("big", 2_500_000);
+    let repo = Repo::create(folder.path(), spec).unwrap();
+    let upstream = Upstream::folder(folder.path()).unwrap();
+    Mirror {
+        repo,
+        upstream,
+        _folder: folder,
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn once(home: &Home) -> Ran {
+    home.run(["import", NAME, "--once"])
+}
+
+fn tree(home: &Home) -> String {
+    let resolved = home.run(["resolve", NAME, "--json"]).done().json();
+    resolved["tree"].as_str().expect("a tree").to_owned()
+}
+
+/// The tree of upstream's state, by `cid`: every file of the folder is one that the database names.
+fn expected(home: &Home, repo: &Repo) -> String {
+    let line = home.run(["cid", text(repo.folder())]).done().line();
+    line.split('\t').next().unwrap().to_owned()
+}
+
+fn fields(value: &Value) -> BTreeSet<&str> {
+    value
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+#[test]
+fn a_round_without_a_daemon_publishes_and_the_next_has_nothing_to_do() -> TestResult {
+    let mut mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    let first = once(&home).done();
+    // What a client needs is said after a first import.
+    let key = home.key();
+    for word in [
+        "[[mirror]]",
+        NAME,
+        &key,
+        "peers = [",
+        "Server = http://127.0.0.1:8080/pacman/$repo/$arch",
+    ] {
+        assert!(first.err.contains(word), "no `{word}` in: {}", first.err);
+    }
+    assert_eq!(tree(&home), expected(&home, &mirror.repo));
+    once(&home).exits(3);
+    mirror.repo.update(&["pkg1"])?;
+    once(&home).done();
+    assert_eq!(tree(&home), expected(&home, &mirror.repo));
+    let report = home.run(["import", NAME, "--once", "--json"]).exits(3).json();
+    assert_eq!(report["outcome"], "unchanged");
+    Ok(())
+}
+
+#[test]
+fn a_torn_upstream_changes_nothing_and_its_files_are_named() -> TestResult {
+    let mut mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    once(&home).done();
+    let before = tree(&home);
+    mirror.repo.update_database_only(&["pkg1", "pkg2"])?;
+    let missing = mirror.repo.file_name("pkg1")?;
+    let torn = once(&home).exits(1);
+    assert!(torn.err.contains(&missing), "{}", torn.err);
+    assert!(torn.err.contains(&mirror.repo.file_name("pkg2")?), "{}", torn.err);
+    assert!(
+        !torn.err.contains(&mirror.repo.file_name("pkg3")?),
+        "{}",
+        torn.err
+    );
+    assert_eq!(tree(&home), before);
+    let resolved = home.run(["resolve", NAME, "--json"]).done().json();
+    assert_eq!(resolved["state"], "torn");
+    assert_eq!(resolved["repositories"][0]["state"], "torn");
+    mirror.repo.finish_update()?;
+    // The old releases are still in upstream's folder, but no database names them.
+    once(&home).done();
+    assert_ne!(tree(&home), before);
+    Ok(())
+}
+
+#[test]
+fn an_upstream_that_was_never_whole_publishes_nothing() -> TestResult {
+    let mirror = mirror();
+    mirror.repo.corrupt_package("pkg0")?;
+    mirror.repo.truncate_package("pkg1", 100)?;
+    let home = Home::importer(NAME, text(mirror.repo.folder()));
+    let torn = once(&home).exits(1);
+    for name in ["pkg0", "pkg1"] {
+        assert!(torn.err.contains(&mirror.repo.file_name(name)?), "{}", torn.err);
+    }
+    let resolved = home.run(["resolve", NAME, "--json"]).exits(1).json();
+    assert_eq!(resolved["tree"], Value::Null);
+    assert_eq!(resolved["state"], "none");
+    Ok(())
+}
+
+#[test]
+fn with_a_daemon_the_round_goes_through_its_socket() -> TestResult {
+    let mut mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    let daemon = Daemon::start(&home);
+    let first = once(&home).done();
+    // With a daemon the lines for the client are complete.
+    assert!(
+        first.err.contains(&format!("/p2p/{}", daemon.peer)),
+        "{}",
+        first.err
+    );
+    assert!(
+        first
+            .err
+            .contains(&format!("Server = http://{}/pacman/$repo/$arch", daemon.gateway))
+    );
+    once(&home).exits(3);
+    mirror.repo.update(&["big"])?;
+    once(&home).done();
+    assert_eq!(tree(&home), expected(&home, &mirror.repo));
+    let name = mirror.repo.file_name("big")?;
+    assert_eq!(
+        daemon.file(&format!("/ipns/{NAME}/{name}")),
+        mirror.repo.bytes("big")?
+    );
+    daemon.stop();
+    Ok(())
+}
+
+#[test]
+fn resolve_has_exactly_the_fields_that_scripts_rely_on() -> TestResult {
+    let mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    once(&home).done();
+    let without = home.run(["resolve", NAME, "--json"]).done().json();
+    let daemon = Daemon::start(&home);
+    let with = home.run(["resolve", NAME, "--json"]).done().json();
+    for resolved in [&without, &with] {
+        let expected = [
+            "age_s",
+            "checked",
+            "head",
+            "importers",
+            "name",
+            "repositories",
+            "sequence",
+            "state",
+            "tree",
+            "upstream_time",
+        ];
+        assert_eq!(fields(resolved), BTreeSet::from(expected));
+        assert_eq!(resolved["name"], NAME);
+        assert_eq!(resolved["state"], "current");
+        assert!(resolved["sequence"].is_u64() && resolved["age_s"].as_u64() < Some(600));
+        // The databases of the test's repository are of 2025-04-12.
+        assert_eq!(resolved["upstream_time"], "2025-04-12T23:20:00Z");
+        let checked = resolved["checked"].as_str().unwrap();
+        assert!(checked.len() == 20 && checked.ends_with('Z'), "{checked}");
+        let importer = &resolved["importers"][0];
+        assert_eq!(fields(importer), BTreeSet::from(["key", "sequence", "tree"]));
+        assert_eq!(importer["key"], home.key().as_str());
+        assert_eq!(importer["tree"], resolved["tree"]);
+        assert_eq!(importer["sequence"], resolved["sequence"]);
+        let repository = &resolved["repositories"][0];
+        assert_eq!(
+            fields(repository),
+            BTreeSet::from(["age_s", "arch", "folder", "name", "state"])
+        );
+        assert_eq!(repository["name"], "core");
+        assert_eq!(repository["folder"], "");
+        assert_eq!(repository["arch"], "x86_64");
+    }
+    assert_eq!(without["tree"], with["tree"]);
+    assert_eq!(without["head"], with["head"]);
+    // The mirror of a KEY is the one that trusts it.
+    let by_key = home.run(["resolve", &home.key(), "--json"]).done().json();
+    assert_eq!(by_key["name"], NAME);
+    for home in [&home, &Home::with(LOOPBACK)] {
+        home.run(["resolve", "other.example"])
+            .fails_with(&["no mirror `other.example` is configured here"]);
+    }
+    daemon.stop();
+    home.run(["resolve", NAME, "--fresh"])
+        .fails_with(&["no daemon answers"]);
+    Ok(())
+}
+
+#[test]
+fn names_that_no_import_has_are_refused_with_what_to_do() {
+    let home = Home::importer(NAME, "/nowhere");
+    once(&home).fails_with_report();
+    for arguments in [
+        vec!["import", "other.example", "--once"],
+        vec!["import", "other.example"],
+    ] {
+        home.run(arguments).fails_with(&[
+            "no [[import]] of `other.example`",
+            "hint: `pacstore init importer",
+        ]);
+    }
+    let daemon = Daemon::start(&home);
+    home.run(["import", "other.example", "--once"])
+        .fails_with(&["no [[import]] of `other.example`"]);
+    daemon.stop();
+}
+
+impl Ran {
+    /// A round that failed: exit 1, the reason on stderr.
+    #[track_caller]
+    fn fails_with_report(self) {
+        let ran = self.exits(1);
+        assert!(
+            ran.err.contains("error: ") && ran.err.contains("/nowhere"),
+            "{}",
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn a_folder_is_published_and_served_by_the_next_daemon() -> TestResult {
+    let mut mirror = mirror();
+    let folder = mirror.repo.folder().to_owned();
+    let home = Home::with(LOOPBACK);
+    let publish = || home.run(["publish", text(&folder), "--name", NAME]);
+    publish().done();
+    publish().exits(3);
+    home.run(["config", "check"]).done();
+    let daemon = Daemon::start(&home);
+    let database = std::fs::read(mirror.repo.database_path())?;
+    assert_eq!(daemon.file(&format!("/ipns/{NAME}/core.db")), database);
+    assert_eq!(daemon.file("/pacman/core/x86_64/core.db"), database);
+    let name = mirror.repo.file_name("big")?;
+    assert_eq!(
+        daemon.file(&format!("/pacman/core/x86_64/{name}")),
+        mirror.repo.bytes("big")?
+    );
+    publish().exits(3);
+    mirror.repo.update(&["pkg0"])?;
+    publish().done();
+    assert_eq!(tree(&home), expected(&home, &mirror.repo));
+    let database = std::fs::read(mirror.repo.database_path())?;
+    // One state for one pacman run: this address gets the new one when it asks for a database.
+    assert_eq!(daemon.file("/pacman/core/x86_64/core.db"), database);
+    home.run(["publish", text(&folder), "--name", "second.example"])
+        .fails_with(&["the running daemon does not know `second.example` yet"]);
+    daemon.stop();
+    home.run(["publish", "/nowhere", "--name", NAME])
+        .fails_with(&["/nowhere"]);
+    Ok(())
+}
+
+#[test]
+fn a_folder_without_a_database_is_not_published() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("file"), "x")?;
+    let home = Home::with(LOOPBACK);
+    let ran = home
+        .run(["publish", text(folder.path()), "--name", NAME])
+        .exits(1);
+    assert!(
+        ran.err.contains("no database") || ran.err.contains("no repository"),
+        "{}",
+        ran.err
+    );
+    Ok(())
+}
+
+#[test]
+fn verify_reads_everything_again_and_names_what_is_wrong() -> TestResult {
+    let mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    once(&home).done();
+    let report = home.run(["verify", NAME, "--json"]).done().json();
+    assert_eq!(report["absent"], 0);
+    assert_eq!(report["wrong"].as_array().map(Vec::len), Some(0));
+    let files = std::fs::read_dir(mirror.repo.folder())?.count();
+    assert_eq!(report["files"], files);
+    home.run(["fsck"]).done();
+    home.run(["verify", text(mirror.repo.folder())]).done();
+    mirror.repo.corrupt_package("pkg2")?;
+    let wrong = home.run(["verify", text(mirror.repo.folder())]).exits(1);
+    assert!(
+        wrong.out.contains(&mirror.repo.file_name("pkg2")?),
+        "{}",
+        wrong.out
+    );
+    let length = std::fs::metadata(mirror.repo.package_path("big")?)?.len();
+    damage(&home.path().join("state/store"), length);
+    let wrong = home.run(["verify", NAME]).exits(1);
+    assert!(
+        wrong.out.contains(&mirror.repo.file_name("big")?),
+        "{}",
+        wrong.out
+    );
+    home.run(["fsck"]).exits(1);
+    home.run(["fsck", "--repair"]).done();
+    home.run(["fsck"]).done();
+    Ok(())
+}
+
+/// Changes one byte of the stored file that has this length.
+fn damage(folder: &Path, length: u64) {
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = std::fs::metadata(&path).unwrap();
+            if meta.is_dir() {
+                open.push(path);
+            } else if meta.len() == length {
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[1_500_000] ^= 1;
+                std::fs::remove_file(&path).unwrap();
+                return std::fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+    panic!("no stored file of {length} bytes");
+}
+
+#[test]
+fn gc_frees_what_no_snapshot_needs_and_says_when_it_cannot() -> TestResult {
+    let mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    once(&home).done();
+    let report = home.run(["gc", "--target", "0", "--json"]).done().json();
+    assert_eq!(report["files"], 0, "everything is in the snapshot");
+    home.run(["verify", NAME]).done();
+    let daemon = Daemon::start(&home);
+    home.run(["gc", "--target", "1GB"]).done();
+    daemon.stop();
+    home.run(["gc", "--target", "much"]).exits(2);
+    Ok(())
+}
+
+#[test]
+fn the_schedule_imports_by_itself() -> TestResult {
+    let mut mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    let scheduled = std::fs::read_to_string(home.config_file())?.replace("\"manual\"", "\"1s\"");
+    home.configure(&scheduled);
+    let daemon = Daemon::start(&home);
+    let published = |repo: &Repo| {
+        let wanted = expected(&home, repo);
+        until("the tree of upstream's state", || {
+            let resolved = home.run(["resolve", NAME, "--json"]).json();
+            (resolved["tree"] == wanted.as_str()).then_some(())
+        });
+    };
+    published(&mirror.repo);
+    mirror.repo.update(&["pkg3"])?;
+    published(&mirror.repo);
+    daemon.stop();
+    Ok(())
+}

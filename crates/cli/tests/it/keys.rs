@@ -1,0 +1,84 @@
+//! `pacstore key` and `pacstore id`: keys are made once, shown, and never used if others can read them.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use pacstore_testkit::TestResult;
+
+use crate::daemon::Daemon;
+use crate::home::{Home, LOOPBACK, import_block};
+
+#[test]
+fn a_key_is_made_once_listed_and_shown() -> TestResult {
+    let home = Home::empty();
+    assert_eq!(home.run(["key", "list"]).done().out, "");
+    let key = home.run(["key", "new", "arch"]).done().line();
+    assert!(key.starts_with("k51"), "{key}");
+    assert_eq!(home.run(["key", "show", "arch"]).done().line(), key);
+    assert_eq!(home.run(["key", "list"]).done().line(), format!("arch\t{key}"));
+    home.run(["key", "new", "arch"])
+        .fails_with(&["there is a key `arch` already"]);
+    let other = home.run(["key", "new", "other", "--json"]).done().json();
+    assert_eq!(other["label"], "other");
+    assert_ne!(other["key"], key.as_str());
+    let all = home.run(["key", "list", "--json"]).done().json();
+    assert_eq!(all.as_array().map(Vec::len), Some(2));
+    let mode = |path: &str| std::fs::metadata(home.path().join(path)).unwrap().mode() & 0o777;
+    assert_eq!(mode("state/keys/arch.key"), 0o600);
+    assert_eq!(mode("state/keys"), 0o700);
+    Ok(())
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused_with_the_command_that_mends_it() {
+    let home = Home::importer("core.example", "/nowhere");
+    home.chmod("state/keys/signs.key", 0o644);
+    for arguments in [
+        vec!["key", "show", "signs"],
+        vec!["key", "list"],
+        vec!["import", "core.example", "--once"],
+        vec!["daemon"],
+    ] {
+        home.run(arguments).fails_with(&[
+            "signs.key` has mode 644; others must not read it",
+            "\nhint: chmod 600 ",
+        ]);
+    }
+    home.chmod("state/keys/signs.key", 0o600);
+    home.run(["key", "show", "signs"]).done();
+}
+
+#[test]
+fn labels_that_are_paths_or_missing_are_refused() {
+    let home = Home::empty();
+    for label in ["..", "a/b", ".node", ""] {
+        home.run(["key", "new", label])
+            .fails_with(&["is no label; use letters"]);
+    }
+    home.run(["key", "show", "arch"])
+        .fails_with(&["there is no key `arch`", "hint: restore it from your copy"]);
+    home.configure(&format!("{LOOPBACK}{}", import_block("core.example", "/nowhere")));
+    home.run(["daemon"])
+        .fails_with(&["there is no key `signs`", "pacstore key new signs"]);
+}
+
+#[test]
+fn the_id_stays_the_same_and_has_addresses_only_while_the_daemon_runs() {
+    let home = Home::with(LOOPBACK);
+    let before = home.run(["id", "--json"]).done().json();
+    let mut fields: Vec<&String> = before.as_object().unwrap().keys().collect();
+    fields.sort();
+    assert_eq!(fields, ["addresses", "peer_id"]);
+    assert_eq!(before["addresses"].as_array().map(Vec::len), Some(0));
+    let daemon = Daemon::start(&home);
+    let with = home.run(["id", "--json"]).done().json();
+    assert_eq!(with["peer_id"], before["peer_id"]);
+    assert_eq!(with["peer_id"], daemon.peer.as_str());
+    let address = with["addresses"][0].as_str().unwrap();
+    let port = address
+        .strip_prefix("/ip4/127.0.0.1/tcp/")
+        .and_then(|rest| rest.split('/').next());
+    assert!(port.is_some_and(|port| port != "0"), "{address}");
+    assert!(address.ends_with(&format!("/p2p/{}", daemon.peer)), "{address}");
+    daemon.stop();
+    assert_eq!(home.run(["id", "--json"]).done().json(), before);
+}

@@ -40,6 +40,16 @@ pub(crate) const LAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.
 /// The public DHT ("Amino").
 pub(crate) const PUBLIC_KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 
+/// Streams of one yamux connection. One above the limit closes the WHOLE connection (trap 1), so
+/// a low limit protects nobody.
+///
+/// What they are guaranteed, 256 KiB each, is taken from the 1 GiB that the windows of a
+/// connection may have in all; what is left, 768 KiB, is all that one window can grow by. So no
+/// window is larger than 1 MiB, and nor is a frame of a peer that fills its window with one
+/// (js-libp2p does): yamux closes the connection over a larger frame.
+/// Pinned by `crates/cli/tests/interop/helia.rs`.
+const YAMUX_STREAMS: usize = ((1 << 30) - (768 << 10)) / (256 << 10);
+
 /// Everything that speaks on our connections.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -90,12 +100,15 @@ pub(crate) fn build(
 
 /// A machine without a resolver configuration still reaches numeric addresses.
 fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviour>, NetError> {
-    // yamux: the default of 512 streams stays. One stream above the limit closes the WHOLE
-    // connection (trap 1), so a lower limit protects nobody.
+    let muxer = || {
+        let mut config = yamux::Config::default();
+        config.set_max_num_streams(YAMUX_STREAMS);
+        config
+    };
     let transports = || {
         let builder = SwarmBuilder::with_existing_identity(key.clone()).with_tokio();
         let security = (tls::Config::new, noise::Config::new);
-        match builder.with_tcp(tcp::Config::default(), security, yamux::Config::default) {
+        match builder.with_tcp(tcp::Config::default(), security, muxer) {
             Ok(builder) => Ok(builder.with_quic()),
             Err(error) => Err(NetError::Security(Box::new(error))),
         }

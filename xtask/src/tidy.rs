@@ -29,6 +29,9 @@ const EDGES: &[(&str, &[&str])] = &[
 /// Longest source file without a reason.
 const MAX_LINES: usize = 600;
 
+/// What only crate `runtime` may write.
+const BANNED: [&str; 3] = ["tokio::spawn(", "task::spawn_blocking(", "unbounded_channel("];
+
 /// Longer files and why.
 const LONGER: &[(&str, &str)] = &[];
 
@@ -51,7 +54,9 @@ fn root() -> PathBuf {
 fn problems(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut problems = Vec::new();
     edges(root, &mut problems)?;
-    for file in sources(&root.join("crates"))? {
+    let mut files = sources(&root.join("crates"))?;
+    files.extend(sources(&root.join("xtask"))?);
+    for file in files {
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         check_file(&name, &text, &mut problems);
@@ -70,8 +75,8 @@ fn check_file(name: &str, text: &str, problems: &mut Vec<String>) {
             "{name}: {lines} lines; split it or list it with a reason"
         ));
     }
-    if !name.starts_with("crates/runtime/") {
-        for banned in ["tokio::spawn(", "task::spawn_blocking(", "unbounded_channel("] {
+    if name.starts_with("crates/") && !name.starts_with("crates/runtime/") {
+        for banned in BANNED {
             let outside_tests = text.lines().take_while(|line| !line.contains("#[cfg(test)]"));
             if name.contains("/src/") && outside_tests.clone().any(|line| line.contains(banned)) {
                 problems.push(format!("{name}: `{banned}` belongs to crate runtime"));
@@ -80,25 +85,40 @@ fn check_file(name: &str, text: &str, problems: &mut Vec<String>) {
     }
 }
 
-/// Each `.rs` file in `tests/it` must be a module of its `main.rs`.
+/// Each `.rs` file in a folder of tests must be a module of its `main.rs`.
 fn forgotten_tests(root: &Path, problems: &mut Vec<String>) -> anyhow::Result<()> {
-    for entry in fs::read_dir(root.join("crates"))? {
-        let tests = entry?.path().join("tests/it");
-        let Ok(main) = fs::read_to_string(tests.join("main.rs")) else {
+    for krate in fs::read_dir(root.join("crates"))? {
+        let Ok(folders) = fs::read_dir(krate?.path().join("tests")) else {
             continue;
         };
-        for file in fs::read_dir(&tests)? {
-            let path = file?.path();
-            let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else {
-                continue;
-            };
-            let is_module = path.is_dir() || path.extension().is_some_and(|e| e == "rs");
-            if is_module && stem != "main" && !main.contains(&format!("mod {stem};")) {
-                problems.push(format!(
-                    "{}: not a module of main.rs, so it never runs",
-                    path.display()
-                ));
-            }
+        for folder in folders {
+            forgotten_in(&folder?.path(), problems)?;
+        }
+    }
+    Ok(())
+}
+
+fn forgotten_in(tests: &Path, problems: &mut Vec<String>) -> anyhow::Result<()> {
+    let Ok(main) = fs::read_to_string(tests.join("main.rs")) else {
+        if tests.is_file() {
+            problems.push(format!(
+                "{}: a test binary of its own; make it a module of tests/it",
+                tests.display()
+            ));
+        }
+        return Ok(());
+    };
+    for file in fs::read_dir(tests)? {
+        let path = file?.path();
+        let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else {
+            continue;
+        };
+        let is_module = path.is_dir() || path.extension().is_some_and(|e| e == "rs");
+        if is_module && stem != "main" && !main.contains(&format!("mod {stem};")) {
+            problems.push(format!(
+                "{}: not a module of main.rs, so it never runs",
+                path.display()
+            ));
         }
     }
     Ok(())

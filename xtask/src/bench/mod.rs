@@ -1,14 +1,89 @@
 //! `cargo xtask bench`: measures, each as a ratio to an anchor of the same run.
+//!
+//! The product is measured as it is shipped: the release binary, its nodes as processes
+//! of their own, asked over their sockets. Machines differ and are noisy, so a figure
+//! counts only beside its anchor, and both are taken in turn, several times.
+//!
+//! - Invariant: everything happens in a temporary directory and on the loopback
+//!   interface; both are left as they were.
+//! - Not here: what the figures should be and why (`docs/design/performance.md`).
 
-use anyhow::bail;
+mod client;
+mod corpus;
+mod exchange;
+mod import;
+mod lab;
+mod machine;
+mod serve;
+mod table;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::ensure;
 
 /// Which benchmark
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// import, exchange, serve or tree
-    name: String,
+    /// What is measured
+    name: Name,
+    /// Size of the corpus of `import`, in GB (10^9 bytes)
+    #[arg(long, default_value_t = 4.3)]
+    gb: f64,
+    /// Passes of each measurement; the median counts
+    #[arg(long, default_value_t = 3)]
+    passes: usize,
+    /// Seconds of each pass of `serve`
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Where the temporary directory is made: a real disk with room for three times the corpus
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+    /// The pacstore binary to measure; built in release mode when it is not given
+    #[arg(long)]
+    bin: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Name {
+    /// Bytes a second through `pacstore import`
+    Import,
+    /// One large file, and 5,000 files, from node to node
+    Exchange,
+    /// Requests a second of the gateway
+    Serve,
+    /// Changing 10 of 100,000 entries
+    Tree,
+}
+
+/// Runs the benchmark, in a release build of this program.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    bail!("there is no benchmark `{}`", args.name)
+    if cfg!(debug_assertions) {
+        let again = Command::new(env!("CARGO"))
+            .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
+            .args(std::env::args_os().skip(1))
+            .status()?;
+        ensure!(again.success(), "the benchmark failed");
+        return Ok(());
+    }
+    machine::print();
+    match args.name {
+        Name::Import => import::run(args),
+        Name::Exchange => exchange::run(args),
+        Name::Serve => serve::run(args),
+        Name::Tree => tree::run(args),
+    }
+}
+
+/// The middle one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// What people see.
+#[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn say(line: &str) {
+    println!("{line}");
 }

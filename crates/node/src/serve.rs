@@ -264,23 +264,26 @@ impl Node {
                 .inner
                 .tasks
                 .blocking(Pool::Disk, move || look_up(&store, &wanted, &segments));
-            match looked.await.map_err(|_| AskError::Stopping)? {
-                Ok(Some(found)) => return self.cid_answer(found, path),
+            let missing = match looked.await.map_err(|_| AskError::Stopping)? {
+                Ok(Some(found)) => match self.cid_answer(found, path) {
+                    // The shards of a large directory are blocks of their own.
+                    Err(AskError::Directory(dag::ReadError::Missing(shards))) => shards,
+                    answer => return answer,
+                },
                 Ok(None) => return Ok(Answer::NotFound("no such path".to_owned())),
-                Err(dag::ReadError::Missing(missing)) if any => {
-                    let found = self.inner.fetch.nodes(&missing, self.strangers()).await;
-                    if found.is_err() {
-                        // Nobody who is connected has it: somebody may announce it.
-                        if met || self.meet(root).await == 0 {
-                            return Ok(Answer::NotFound("no peer has it".to_owned()));
-                        }
-                        met = true;
-                    }
-                }
-                Err(dag::ReadError::Missing(_)) => {
-                    return Ok(Answer::NotFound("not part of a configured mirror".to_owned()));
-                }
+                Err(dag::ReadError::Missing(missing)) => missing,
                 Err(error) => return Err(error.into()),
+            };
+            if !any {
+                return Ok(Answer::NotFound("not part of a configured mirror".to_owned()));
+            }
+            let found = self.inner.fetch.nodes(&missing, self.strangers()).await;
+            if found.is_err() {
+                // Nobody who is connected has it: somebody may announce it.
+                if met || self.meet(root).await == 0 {
+                    return Ok(Answer::NotFound("no peer has it".to_owned()));
+                }
+                met = true;
             }
         }
         Ok(Answer::NotFound("too deep".to_owned()))

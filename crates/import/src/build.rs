@@ -4,7 +4,7 @@
 //! the old one is let go of only after.
 //!
 //! - Invariant: the tree that the manifest names is held by the store, with all its files.
-//! - Not here: which rows (`crate::round`).
+//! - Not here: which rows (`crate::settle`).
 //! - Read first: `crate::tree`.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use pacstore_store::Store;
 use crate::error::IntakeError;
 use crate::manifest::{Manifest, Update};
 use crate::state::State;
-use crate::tree::{Difference, Regions, Row, difference};
+use crate::tree::{Difference, Regions, Row, Rows, difference};
 
 /// Nodes of one transaction, in bytes.
 const NODE_BATCH: usize = 16 << 20;
@@ -53,7 +53,7 @@ pub(crate) struct Build {
 }
 
 /// A tree that was built.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Built {
     pub(crate) tree: Cid,
     pub(crate) files: u64,
@@ -92,24 +92,29 @@ impl Build {
     /// `state` comes with the tree of the round before, or none.
     pub(crate) fn run(
         &self,
-        rows: &[(Box<[u8]>, Row)],
+        rows: Rows,
         regions: &Regions,
         stays: impl Fn(Option<usize>) -> bool,
         old: Option<&State>,
         finish: impl FnOnce(&Cid, &Difference) -> (State, Vec<Box<[u8]>>),
     ) -> Result<Outcome, IntakeError> {
-        let mut difference = difference(rows, regions, stays, |each| self.manifest.rows(each))?;
+        let difference = difference(rows, regions, stays, |each| self.manifest.rows(each))?;
         let lost = self.lost(&difference)?;
         if 0 < lost {
             return Ok(Outcome::Lost(lost));
         }
         let base = old.and_then(State::tree);
-        let changes = std::mem::take(&mut difference.changes);
         let tree = match base {
-            Some(base) if changes.is_empty() => base,
+            Some(base) if difference.rows.is_empty() => base,
             _ => {
                 let mut nodes: Vec<Block> = Vec::new();
-                let edit = edit_tree(&self.profile, base.as_ref(), changes, &self.store, &mut nodes)?;
+                let edit = edit_tree(
+                    &self.profile,
+                    base.as_ref(),
+                    difference.changes(),
+                    &self.store,
+                    &mut nodes,
+                )?;
                 self.put(&nodes)?;
                 edit.root.cid
             }
@@ -123,13 +128,12 @@ impl Build {
         if 0 < lost {
             return Ok(Outcome::Lost(lost));
         }
-        let Difference {
-            files,
-            bytes,
-            new,
-            removed,
-            ..
-        } = difference;
+        let (files, bytes, new, removed) = (
+            difference.files,
+            difference.bytes,
+            difference.new,
+            difference.removed,
+        );
         let (state, forget) = finish(&tree, &difference);
         let update = Update {
             facts: Vec::new(),
@@ -155,7 +159,7 @@ impl Build {
         let mut lost = 0;
         for (_, row) in &difference.rows {
             if let Some(Row::File(facts)) = row {
-                lost += usize::from(self.store.file(&facts.root)?.is_none());
+                lost += usize::from(self.store.file(&facts.root())?.is_none());
             }
         }
         Ok(lost)

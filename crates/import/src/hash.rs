@@ -26,13 +26,8 @@ pub(crate) struct Hashed {
 }
 
 impl Hashed {
-    pub(crate) fn facts(&self) -> FileFacts {
-        FileFacts {
-            root: self.dag.root,
-            tsize: self.dag.tsize,
-            len: self.dag.len,
-            sha256: Some(self.sha256),
-        }
+    pub(crate) fn facts(&self) -> Option<FileFacts> {
+        FileFacts::new(&self.dag.root, self.dag.tsize, self.dag.len, Some(self.sha256))
     }
 }
 

@@ -81,9 +81,9 @@ pub(crate) fn discover(
                 continue;
             }
             if has_packages(view, &repo.folder) {
-                found.push(repo)
+                found.push(repo);
             } else {
-                gone.push(repo)
+                gone.push(repo);
             }
         }
     }
@@ -228,7 +228,7 @@ fn seconds(view: &View, at: usize) -> Option<u64> {
 
 /// The whole of a file in the store; nothing if it is not there or too large for a database.
 fn bytes(store: &Store, facts: &FileFacts) -> Result<Option<Vec<u8>>, IntakeError> {
-    let Some(open) = store.open_file(&facts.root)? else {
+    let Some(open) = store.open_file(&facts.root())? else {
         return Ok(None);
     };
     if MAX_DATABASE < facts.len {
@@ -238,7 +238,7 @@ fn bytes(store: &Store, facts: &FileFacts) -> Result<Option<Vec<u8>>, IntakeErro
     let mut file = open.file.take(MAX_DATABASE);
     match file.read_to_end(&mut bytes) {
         Ok(_) => Ok(Some(bytes)),
-        Err(e) => Err(IntakeError::Read(facts.root.to_string(), e)),
+        Err(e) => Err(IntakeError::Read(facts.root().to_string(), e)),
     }
 }
 

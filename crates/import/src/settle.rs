@@ -85,7 +85,7 @@ impl Work {
         };
         let loose = self.look.regions.len();
         let stay = |region: Option<usize>| stays.get(region.unwrap_or(loose)).copied().unwrap_or_default();
-        let outcome = build.run(&rows, &self.look.regions, stay, self.state.as_deref(), finish)?;
+        let outcome = build.run(rows, &self.look.regions, stay, self.state.as_deref(), finish)?;
         if whole == repositories.len() && matches!(outcome, Outcome::Built(_)) {
             build.store.release(&labels.pending)?;
         }

@@ -100,10 +100,10 @@ impl Regions {
 /// The difference of two trees.
 #[derive(Debug, Default)]
 pub(crate) struct Difference {
-    /// For `dag::edit_tree`.
-    pub(crate) changes: Vec<(Vec<u8>, Change)>,
-    /// For the manifest.
+    /// For the manifest: what is new, in order, then what is gone.
     pub(crate) rows: Vec<(Box<[u8]>, Option<Row>)>,
+    /// How many of them are new.
+    added: usize,
     /// Files of the next tree.
     pub(crate) files: u64,
     /// Bytes of the next tree.
@@ -118,21 +118,21 @@ pub(crate) struct Difference {
 ///
 /// `stays` says for each region, and for none, whether its old rows stay; `next` has no rows of such regions.
 pub(crate) fn difference<E>(
-    next: &[(Box<[u8]>, Row)],
+    next: Rows,
     regions: &Regions,
     stays: impl Fn(Option<usize>) -> bool,
     old: impl FnOnce(&mut dyn FnMut(&[u8], Row)) -> Result<(), E>,
 ) -> Result<Difference, E> {
     let mut out = Difference::default();
-    let mut rest = next.iter().peekable();
+    let mut rest = next.into_iter().peekable();
     let mut gone: Vec<(Box<[u8]>, bool)> = Vec::new();
     old(&mut |path, row| {
         while let Some((path, row)) = rest.next_if(|(next, _)| **next < *path) {
             out.add(path, row);
         }
         if let Some((path, new)) = rest.next_if(|(next, _)| **next == *path) {
-            if *new == row {
-                out.count(new);
+            if new == row {
+                out.count(&new);
             } else {
                 out.add(path, new);
             }
@@ -145,22 +145,12 @@ pub(crate) fn difference<E>(
     for (path, row) in rest {
         out.add(path, row);
     }
+    out.added = out.rows.len();
     for (path, is_file) in gone {
         out.removed += u64::from(is_file);
-        // What is set anew under the same name need not be removed first.
-        let bare = path.strip_suffix(b"/").unwrap_or(&path);
-        if !is_taken(next, bare) {
-            out.changes.push((bare.to_vec(), Change::Remove));
-        }
         out.rows.push((path, None));
     }
     Ok(out)
-}
-
-/// Whether `next` has a file or an empty folder at `path`.
-fn is_taken(next: &[(Box<[u8]>, Row)], path: &[u8]) -> bool {
-    let has = |key: &[u8]| next.binary_search_by(|(p, _)| (**p).cmp(key)).is_ok();
-    has(path) || has(&[path, b"/"].concat())
 }
 
 impl Difference {
@@ -169,12 +159,29 @@ impl Difference {
         self.bytes += row.len();
     }
 
-    fn add(&mut self, path: &[u8], row: &Row) {
-        self.count(row);
+    fn add(&mut self, path: Box<[u8]>, row: Row) {
+        self.count(&row);
         self.new += u64::from(row.is_file());
-        let bare = path.strip_suffix(b"/").unwrap_or(path);
-        self.changes.push((bare.to_vec(), row.change()));
-        self.rows.push((path.into(), Some(row.clone())));
+        self.rows.push((path, Some(row)));
+    }
+
+    /// The same for `dag::edit_tree`.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (Vec<u8>, Change)> + '_ {
+        self.rows.iter().filter_map(|(path, row)| {
+            let bare = path.strip_suffix(b"/").unwrap_or(path);
+            match row {
+                Some(row) => Some((bare.to_vec(), row.change())),
+                // What is set anew under the same name need not be removed first.
+                None => (!self.sets(bare)).then(|| (bare.to_vec(), Change::Remove)),
+            }
+        })
+    }
+
+    /// Whether `path` becomes a file or an empty folder.
+    fn sets(&self, path: &[u8]) -> bool {
+        let added = self.rows.get(..self.added).unwrap_or_default();
+        let has = |key: &[u8]| added.binary_search_by(|(p, _)| (**p).cmp(key)).is_ok();
+        has(path) || has(&[path, b"/"].concat())
     }
 }
 
@@ -233,12 +240,7 @@ mod tests {
 
     fn row(n: u8) -> Row {
         let root = pacstore_dag::raw_cid(pacstore_dag::HashKind::Sha2_256, &[n]);
-        Row::File(FileFacts {
-            root,
-            tsize: 1,
-            len: 1,
-            sha256: Some([n; 32]),
-        })
+        Row::File(FileFacts::new(&root, 1, 1, Some([n; 32])).unwrap())
     }
 
     fn rows(list: &[(&str, u8)]) -> Vec<(Box<[u8]>, Row)> {
@@ -260,15 +262,17 @@ mod tests {
         blocks: &mut BTreeMap<cid::Cid, bytes::Bytes>,
     ) -> cid::Cid {
         let feed = |each: &mut dyn FnMut(&[u8], Row)| -> Result<(), ()> {
-            old.iter().for_each(|(path, row)| each(path, row.clone()));
+            for (path, row) in old {
+                each(path, row.clone());
+            }
             Ok(())
         };
-        let difference = difference(next, &Regions::default(), |_| false, feed).unwrap();
+        let difference = difference(next.to_vec(), &Regions::default(), |_| false, feed).unwrap();
         let mut sink = Vec::new();
         let edit = edit_tree(
             &Profile::UNIXFS_V1_2025,
             base,
-            difference.changes,
+            difference.changes(),
             blocks,
             &mut sink,
         )
@@ -308,11 +312,13 @@ mod tests {
         let old = rows(&[("core/a", 1), ("extra/a", 2), ("stamp", 3)]);
         let next = rows(&[("core/b", 4), ("stamp", 3)]);
         let feed = |each: &mut dyn FnMut(&[u8], Row)| -> Result<(), ()> {
-            old.iter().for_each(|(path, row)| each(path, row.clone()));
+            for (path, row) in &old {
+                each(path, row.clone());
+            }
             Ok(())
         };
-        let out = difference(&next, &regions, |region| region == Some(1), feed).unwrap();
-        assert_eq!(out.changes.len(), 2);
+        let out = difference(next, &regions, |region| region == Some(1), feed).unwrap();
+        assert_eq!(out.changes().count(), 2);
         assert_eq!((out.files, out.new, out.removed), (3, 1, 1));
     }
 

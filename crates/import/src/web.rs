@@ -253,7 +253,7 @@ impl Web {
                 return Ok(None);
             };
             let same = matches!(&stamp, Stamp::Web { server: known, .. } if *known == server);
-            let here = same && store.file(&facts.root)?.is_some();
+            let here = same && store.file(&facts.root())?.is_some();
             Ok(here.then_some((stamp, facts)))
         };
         self.tasks.blocking(Pool::Disk, work).await?
@@ -278,12 +278,7 @@ impl Web {
                 return Ok(None);
             };
             let same = ours.root == known.root;
-            Ok(same.then(|| FileFacts {
-                root: ours.root,
-                tsize: ours.tsize,
-                len: ours.len,
-                sha256: Some(sha256),
-            }))
+            Ok(FileFacts::new(&ours.root, ours.tsize, ours.len, Some(sha256)).filter(|_| same))
         };
         self.tasks.blocking(Pool::Disk, work).await?
     }
@@ -379,10 +374,12 @@ impl Web {
                     return none(NoFile::Cut);
                 }
                 HttpError::Status { code: 404 | 410, .. } if named => return none(NoFile::Absent),
-                HttpError::Status { code: 404 | 410, .. } => return Ok(Got::Absent),
                 HttpError::Status { code: 401 | 403, .. } if named => return none(NoFile::Denied),
                 // Many servers say 403 for what is not there.
-                HttpError::Status { code: 401 | 403, .. } => return Ok(Got::Absent),
+                HttpError::Status {
+                    code: 401 | 403 | 404 | 410,
+                    ..
+                } => return Ok(Got::Absent),
                 HttpError::TooLong { .. } => return none(NoFile::Longer),
                 HttpError::Connect { .. } | HttpError::Busy { .. } if TRIES <= tried => {
                     return Err(error.into());

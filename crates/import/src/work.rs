@@ -271,15 +271,15 @@ impl Work {
         }
         let (manifest, store) = (Arc::clone(&intakes.manifest), intakes.store.clone());
         let look_up = move || -> Result<_, IntakeError> {
-            let mut known: Vec<Option<FileFacts>> = Vec::with_capacity(asked.len());
+            let mut known: Vec<Option<Box<FileFacts>>> = Vec::with_capacity(asked.len());
             manifest.facts(
                 asked.iter().map(|(_, path, stamp, _)| (&**path, stamp)),
-                |_, facts| known.push(facts),
+                |facts| known.push(facts.map(Box::new)),
             )?;
             if sure == Sure::Yes {
                 for slot in &mut known {
                     if let Some(facts) = slot
-                        && store.file(&facts.root)?.is_none()
+                        && store.file(&facts.root())?.is_none()
                     {
                         *slot = None;
                     }
@@ -291,7 +291,7 @@ impl Work {
         let mut jobs = Vec::new();
         for ((at, path, stamp, place), known) in asked.into_iter().zip(known) {
             match known {
-                Some(facts) => drop(taken.insert(path, Taken::Facts(facts))),
+                Some(facts) => drop(taken.insert(path, Taken::Facts(*facts))),
                 None => jobs.push(Job {
                     at,
                     path,

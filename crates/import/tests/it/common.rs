@@ -20,16 +20,16 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::with(tempfile::tempdir().unwrap(), 1 << 40, Tuning::default())
+        Self::with(tempfile::tempdir().unwrap(), 1 << 40, &Tuning::default())
     }
 
-    pub(crate) fn with(dir: tempfile::TempDir, max_size: u64, tuning: Tuning) -> Self {
+    pub(crate) fn with(dir: tempfile::TempDir, max_size: u64, tuning: &Tuning) -> Self {
         // A program that another test starts shares our lock for the moment between fork and exec.
         let until = std::time::Instant::now() + Duration::from_secs(10);
         let store = loop {
             match Store::open_with(&dir.path().join("store"), Options::new(max_size), tuning.clone()) {
                 Err(OpenError::Locked { .. }) if std::time::Instant::now() < until => {
-                    std::thread::yield_now()
+                    std::thread::yield_now();
                 }
                 opened => break opened.unwrap(),
             }
@@ -42,7 +42,7 @@ impl Bench {
     }
 
     /// As after an end of the process.
-    pub(crate) fn reopen(self, tuning: Tuning) -> Self {
+    pub(crate) fn reopen(self, tuning: &Tuning) -> Self {
         let Self { dir, store, tasks } = self;
         drop(tasks);
         drop(store);
@@ -71,21 +71,21 @@ impl Bench {
     /// Every file of the tree, read back from the store.
     pub(crate) fn files(&self, tree: &Cid) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut found = Vec::new();
-        self.walk(tree, Vec::new(), &mut found);
+        self.walk(tree, b"", &mut found);
         found
     }
 
-    fn walk(&self, folder: &Cid, path: Vec<u8>, found: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    fn walk(&self, folder: &Cid, path: &[u8], found: &mut Vec<(Vec<u8>, Vec<u8>)>) {
         for (name, Entry { cid, .. }) in dag::list(folder, &self.store).unwrap() {
             let path = if path.is_empty() {
                 name
             } else {
-                [&*path, b"/", &name].concat()
+                [path, b"/", &name].concat()
             };
             let is_folder = cid.codec() == dag::DAG_PB
                 && dag::kind(&cid, &self.store.node(&cid).unwrap().unwrap()).unwrap() == dag::Kind::Directory;
             if is_folder {
-                self.walk(&cid, path, found);
+                self.walk(&cid, &path, found);
             } else {
                 let mut open = self
                     .store
@@ -150,7 +150,7 @@ fn entry_of(path: &Path) -> Entry {
 
 /// Makes every file of a directory look as if it had lain there for a day, so that stamps are settled.
 pub(crate) fn age(dir: &Path) {
-    let time = SystemTime::now() - Duration::from_secs(86_400);
+    let time = SystemTime::now() - Duration::from_hours(24);
     for path in tree_of(dir) {
         let file = fs_err::File::options().read(true).open(&path).unwrap();
         file.file().set_modified(time).unwrap();

@@ -72,14 +72,14 @@ async fn stopped_everywhere(kind: io::ErrorKind, stride: usize) -> TestResult {
             steps: Some(Arc::<StopAt>::clone(&gate)),
             ..Tuning::default()
         };
-        let bench = Bench::with(tempfile::tempdir()?, 1 << 40, tuning);
+        let bench = Bench::with(tempfile::tempdir()?, 1 << 40, &tuning);
         assert_eq!(bench.round(&spec).await?.tree, old);
         let files = bench.files(&old);
 
         mirror.show("new")?;
         gate.left.store(step, Ordering::SeqCst);
         let done = bench.round(&spec).await;
-        let bench = bench.reopen(Tuning::default());
+        let bench = bench.reopen(&Tuning::default());
         if let Err(error) = &done {
             stops += 1;
             assert!(
@@ -168,7 +168,7 @@ async fn a_round_that_is_dropped_midway_is_made_good_by_the_next() -> TestResult
         match bench.round(&of_directory(dir.path())).await {
             Ok(round) => break round,
             Err(RoundError::Intake(pacstore_import::IntakeError::Manifest(_))) => {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
             Err(e) => return Err(e.into()),
         }

@@ -1,7 +1,8 @@
 //! Round after round: the same tree as from nothing, and work only for what changed.
 
-use pacstore_import::{Progress, Status};
-use pacstore_testkit::{Fixture, Materialize, Repo, RepoSpec, TestResult};
+use pacstore_import::{Progress, StampSource, Status};
+use pacstore_store::Tuning;
+use pacstore_testkit::{Fixture, Materialize, Repo, RepoSpec, TestResult, Upstream};
 
 use crate::common::{Bench, age, all, cid_of, of_directory};
 
@@ -154,5 +155,46 @@ async fn hard_linked_files_take_no_second_room() -> TestResult {
         assert_eq!(std::os::unix::fs::MetadataExt::nlink(&meta), 2);
     }
     drop(dir);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_first_import_fits_through_a_small_cap_because_what_it_takes_in_is_held() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path(), RepoSpec::new("core").packages(8, 500_000))?;
+    let bench = Bench::with(tempfile::tempdir()?, 600_000, &Tuning::default());
+    let round = bench.round(&of_directory(dir.path())).await?;
+    assert_eq!(round.tree, cid_of(dir.path()));
+    bench.store.gc(None)?;
+    assert_eq!(bench.files(&round.tree).len() as u64, round.counts.files);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_change_stamp_says_how_old_the_upstream_is_and_an_error_page_does_not() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").packages(2, 500))?;
+    let bench = Bench::new();
+    let mut spec = of_directory(dir.path());
+    let round = bench.round(&spec).await?;
+    assert_eq!(
+        round.upstream_time,
+        Some(repo.time()),
+        "without a stamp the database's time"
+    );
+    assert_eq!(round.repositories[0].times.newest(), Some(repo.time()));
+
+    fs_err::write(dir.path().join("lastupdate"), "1744600000\n")?;
+    spec.stamp = Some(StampSource::Path("lastupdate".into()));
+    let round = bench.round(&spec).await?;
+    assert_eq!((round.upstream_time, round.changed), (Some(1_744_600_000), false));
+    assert_eq!(round.repositories[0].upstream_time, Some(1_744_600_000));
+
+    let server = Upstream::memory()?;
+    server.put("state", "###\ndate=2025-04-14T03:06:40Z\n")?;
+    spec.stamp = Some(StampSource::Url(server.url("state").parse()?));
+    assert_eq!(bench.round(&spec).await?.upstream_time, Some(1_744_600_000));
+    server.put("state", "<html>out of order</html>")?;
+    assert_eq!(bench.round(&spec).await?.upstream_time, Some(repo.time()));
     Ok(())
 }

@@ -158,7 +158,7 @@ async fn the_next_source_is_taken_when_one_fails() -> TestResult {
     ];
     match Bench::new().round(&spec).await {
         Err(error @ RoundError::NoSource { .. }) => {
-            assert_eq!(error.hint(), Some("check the directory in `from`"))
+            assert_eq!(error.hint(), Some("check the directory in `from`"));
         }
         other => panic!("{other:?}"),
     }

@@ -21,6 +21,8 @@ mod stage;
 mod steps;
 mod upstream;
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,10 +61,10 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         Err(_) => Ok(()),
     };
     say.end(&ended)?;
-    if args.keep && ended.is_ok() && kept.is_ok() {
-        // Ctrl-C is how this ends, so it is no failure.
-        let _ = until_signal(std::future::pending()).await;
-    }
+    let kept = match stage.client.serving() {
+        Ok(serving) if args.keep && ended.is_ok() && kept.is_ok() => serving.wait().await,
+        _ => kept,
+    };
     stage.clear().await;
     drop(stage);
     dir.close().context("cannot remove the demo's directory")?;
@@ -98,10 +100,11 @@ async fn closing(args: &Args, stage: &mut Stage, say: &Say<'_>) -> anyhow::Resul
     if let (true, Some(stage::From::Sample(sample))) = (args.keep, &stage.from) {
         let path = stage.dir.join("demo.gpg");
         fs_err::write(&path, sample.public_key().0)?;
-        lines.push_str(&format!(
-            "\nThe key of this repository, for `pacman-key --add`: {}\n",
-            path.display()
-        ));
+        let path = path.display();
+        let _ = writeln!(
+            lines,
+            "\nThe key of this repository, for `pacman-key --add`: {path}"
+        );
     }
     say.line(&lines);
     say.line(if args.keep {

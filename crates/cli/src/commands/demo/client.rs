@@ -62,7 +62,7 @@ impl Client {
                 announced: content_length(&response),
                 len: 0,
                 hasher: Hasher::new(HashKind::Sha2_256),
-                body: response.into_body(),
+                incoming: response.into_body(),
             })),
             StatusCode::NOT_FOUND => {
                 // The connection is used again only when the answer was read.
@@ -133,14 +133,14 @@ pub(super) struct Body {
     announced: Option<u64>,
     pub(super) len: u64,
     hasher: Hasher,
-    body: Incoming,
+    incoming: Incoming,
 }
 
 impl Body {
     /// The next bytes; nothing at the end.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         loop {
-            let frame = deadline("the next bytes", PATIENCE, self.body.frame()).await;
+            let frame = deadline("the next bytes", PATIENCE, self.incoming.frame()).await;
             let frame = frame.with_context(|| format!("{} stands still at byte {}", self.path, self.len))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.with_context(|| format!("{} broke off at byte {}", self.path, self.len))?;

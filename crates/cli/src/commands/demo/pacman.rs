@@ -19,7 +19,7 @@ use super::repository::{HELLO, NEEDED, Sample};
 use super::stage::{From, Stage};
 
 /// How long one run of a program may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(45);
 
 /// What came of it.
 #[derive(Debug)]

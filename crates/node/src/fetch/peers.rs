@@ -40,6 +40,9 @@ const NODES_AT_ONCE: usize = 64;
 /// How long a session waits for a peer when it has none.
 const FIND_PEER: Duration = Duration::from_millis(800);
 
+/// How often it is looked for peers that connected since.
+const NEWCOMERS: Duration = Duration::from_millis(50);
+
 /// How long one block may take in all before it goes back.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -69,6 +72,27 @@ pub(crate) fn session(inner: &Inner, ask: AskPeers) -> Option<Session> {
     let net = inner.net.as_ref()?;
     let options = SessionOptions::with_peers(may_be_asked(inner, ask)).patience(FIND_PEER);
     Some(net.bitswap().session(options))
+}
+
+/// Waits for `asked`, which asks `session`; peers that connect meanwhile are asked too.
+pub(crate) async fn with_newcomers<T>(
+    inner: &Inner,
+    session: &Session,
+    ask: AskPeers,
+    asked: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(asked);
+    loop {
+        tokio::select! {
+            done = &mut asked => return done,
+            () = tokio::time::sleep(NEWCOMERS) => {
+                let known = session.peers();
+                for peer in may_be_asked(inner, ask).into_iter().filter(|peer| !known.contains(peer)) {
+                    session.add_peer(peer);
+                }
+            }
+        }
+    }
 }
 
 /// Brings leaves of one job until it is over.
@@ -242,7 +266,8 @@ pub(crate) async fn nodes(inner: &Arc<Inner>, cids: &[Cid], ask: AskPeers) -> Re
     };
     let session = &session;
     let asked = stream::iter(cids.iter().copied()).map(|cid| async move {
-        match tokio::time::timeout(super::PATIENCE, session.get(cid)).await {
+        let asked = with_newcomers(inner, session, ask, session.get(cid));
+        match tokio::time::timeout(super::PATIENCE, asked).await {
             Ok(Ok(got)) => Ok(Block { cid, data: got.data }),
             Ok(Err(error)) => Err(FetchError::NoSource {
                 cid,

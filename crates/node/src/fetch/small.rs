@@ -139,7 +139,8 @@ async fn either(
 
 async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> Result<Small, String> {
     let session = peers::session(inner, ask).ok_or("no network")?;
-    match tokio::time::timeout(PATIENCE, session.get(*root)).await {
+    let asked = peers::with_newcomers(inner, &session, ask, session.get(*root));
+    match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok(got)) if got.data.len() as u64 != len => Err(format!(
             "it has {} bytes, not {len} as its directory says",
             got.data.len()

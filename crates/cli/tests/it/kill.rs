@@ -50,12 +50,13 @@ impl Dice {
 }
 
 struct Stage {
+    // Before the homes, so that their logs are still there when they are dropped.
+    importer: Option<Daemon>,
+    client: Option<Daemon>,
     dice: Dice,
     repo: Repo,
     importer_home: Home,
     client_home: Home,
-    importer: Option<Daemon>,
-    client: Option<Daemon>,
     /// How long an import and a fetch took when nobody was killed.
     import_takes: Duration,
     fetch_takes: Duration,

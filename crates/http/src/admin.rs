@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use http::{StatusCode, header};
-use pacstore_node::{Answer, Client, Content, Node, Status, chain};
+use pacstore_node::{Answer, Client, Node, Status, chain};
 use pacstore_runtime::Pool;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -278,17 +278,20 @@ async fn fetch(State(admin): State<Admin>, Json(asked): Json<GetRequest>) -> Res
             None,
         );
     }
-    match node.open(&file).await {
-        Ok(content) => streamed(node, content, asked.from, file.len, &file.root.to_string()),
+    let begun = async {
+        let content = node.open(&file).await?;
+        body::file(node.clone(), content, asked.from..file.len).await
+    };
+    match begun.await {
+        Ok(body) => streamed(body, file.len - asked.from, &file.root.to_string()),
         Err(error) => refuse(StatusCode::GATEWAY_TIMEOUT, chain(&error), None),
     }
 }
 
-fn streamed(node: &Node, content: Content, from: u64, len: u64, root: &str) -> Response {
-    let body = axum::body::Body::new(body::file(node.clone(), content, from..len));
-    let mut response = Response::new(body);
+fn streamed(body: body::Body, len: u64, root: &str) -> Response {
+    let mut response = Response::new(axum::body::Body::new(body));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, (len - from).into());
+    headers.insert(header::CONTENT_LENGTH, len.into());
     if let Ok(value) = header::HeaderValue::from_str(&format!("\"{root}\"")) {
         headers.insert(header::ETAG, value);
     }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cid::Cid;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use pacstore_node::{DirectoryAnswer, FileAnswer, Node};
+use pacstore_node::{DirectoryAnswer, FetchError, FileAnswer, Node};
 use tracing::warn;
 
 use crate::body::{self, Body};
@@ -212,9 +212,14 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
     if asked.head {
         return response;
     }
-    match node.open(&answer).await {
-        Ok(content) => {
-            *response.body_mut() = body::file(node.clone(), content, part);
+    // The first bytes before the header: while nothing is sent, another answer is possible.
+    let begun = async {
+        let content = node.open(&answer).await?;
+        body::file(node.clone(), content, part).await
+    };
+    match begun.await {
+        Ok(body) => {
+            *response.body_mut() = body;
             response
         }
         Err(error) => {
@@ -223,14 +228,16 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
                 error = &error as &dyn std::error::Error,
                 "cannot give a file"
             );
-            cannot_give(&answer)
+            cannot_give(&answer, &error)
         }
     }
 }
 
-/// Nobody gives it: an ordinary mirror may, else pacman goes on to its next Server.
-fn cannot_give(answer: &FileAnswer) -> Response<Body> {
-    let Some(url) = answer.sources.upstreams.first() else {
+/// Nobody gives it: an ordinary mirror may, else pacman goes on to its next Server. Never
+/// a mirror that was caught with other bytes: pacman would take them and fail.
+fn cannot_give(answer: &FileAnswer, error: &FetchError) -> Response<Body> {
+    let caught = matches!(error, FetchError::Wrong { .. });
+    let Some(url) = answer.sources.upstreams.first().filter(|_| !caught) else {
         return text(StatusCode::GATEWAY_TIMEOUT, "no source gives this file now");
     };
     let mut response = text(

@@ -15,7 +15,7 @@ use futures::stream;
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use pacstore_node::{Content, Node};
+use pacstore_node::{Content, FetchError, Node};
 
 /// Any body of ours.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -23,7 +23,7 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 #[error("the file cannot be given to its end")]
-pub(crate) struct BodyError(#[source] pacstore_node::FetchError);
+pub(crate) struct BodyError(#[source] FetchError);
 
 /// A short text or page.
 pub(crate) fn full(data: impl Into<Bytes>) -> Body {
@@ -32,18 +32,33 @@ pub(crate) fn full(data: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
-/// Bytes `range` of `content`.
-pub(crate) fn file(node: Node, content: Content, range: Range<u64>) -> Body {
-    let state = (node, content, range);
+/// Bytes `range` of `content`, of which the first are there when this returns.
+///
+/// # Errors
+/// Why not even the first can be had.
+pub(crate) async fn file(node: Node, mut content: Content, range: Range<u64>) -> Result<Body, FetchError> {
+    if range.is_empty() {
+        return Ok(full(""));
+    }
+    let first = content.read(&node, range.start, range.end).await?;
+    let rest = range.start + first.len() as u64..range.end;
+    Ok(body(node, content, first, rest))
+}
+
+fn body(node: Node, content: Content, first: Bytes, rest: Range<u64>) -> Body {
+    let state = (node, content, rest, Some(first));
     let frames = stream::unfold(Some(state), |state| async {
-        let (node, mut content, range) = state?;
+        let (node, mut content, range, first) = state?;
+        if let Some(first) = first {
+            return Some((Ok(Frame::data(first)), Some((node, content, range, None))));
+        }
         if range.is_empty() {
             return None;
         }
         match content.read(&node, range.start, range.end).await {
             Ok(data) => {
                 let rest = range.start + data.len() as u64..range.end;
-                Some((Ok(Frame::data(data)), Some((node, content, rest))))
+                Some((Ok(Frame::data(data)), Some((node, content, rest, None))))
             }
             Err(error) => {
                 tracing::warn!(

@@ -17,4 +17,4 @@ mod server;
 
 pub use admin::{Admin, AdminError, ErrorBody, GetRequest, NameRequest, serve_admin};
 pub use gateway::Gateway;
-pub use server::serve;
+pub use server::{Limits, serve, serve_with};

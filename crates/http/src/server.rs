@@ -1,7 +1,8 @@
 //! The gateway's sockets: accept, bound, serve, stop.
 //!
 //! - Invariant: at most [`MAX_CONNECTIONS`] connections; more wait in the kernel's queue.
-//! - Invariant: a connection that sends no complete header for [`HEADER_TIME`] is closed.
+//! - Invariant: a connection that sends no complete header in time ([`Limits`]), or takes none of
+//!   our bytes for [`TAKES_NOTHING`], is closed.
 //! - Not here: what a request means (`crate::gateway`).
 
 use std::net::SocketAddr;
@@ -21,14 +22,35 @@ use crate::gateway::{Caller, Gateway};
 /// Connections served at once.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// How long a client may take to send a request's header, or to send the next request.
-const HEADER_TIME: Duration = Duration::from_secs(75);
+/// How long a client may take nothing of what we send.
+const TAKES_NOTHING: Duration = Duration::from_secs(600);
+
+/// How long clients may keep us waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// To send a request's header, or to begin the next request.
+    pub header: Duration,
+}
+
+impl Default for Limits {
+    /// 75 s for a header.
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(75),
+        }
+    }
+}
 
 /// How long open downloads may go on once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves `gateway` on `listener` until the task set stops.
 pub async fn serve(listener: TcpListener, gateway: Gateway, tasks: Tasks) {
+    serve_with(listener, gateway, tasks, Limits::default()).await;
+}
+
+/// As [`serve`], with other limits.
+pub async fn serve_with(listener: TcpListener, gateway: Gateway, tasks: Tasks, limits: Limits) {
     let stop = tasks.stop();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let numbers = AtomicU64::new(0);
@@ -48,7 +70,7 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, tasks: Tasks) {
                 };
                 let (gateway, stop) = (gateway.clone(), stop.clone());
                 tasks.spawn("http/connection", async move {
-                    connection(stream, peer, gateway, caller, stop).await;
+                    connection(stream, peer, gateway, caller, limits, stop).await;
                     drop(slot);
                 });
             }
@@ -66,10 +88,15 @@ async fn connection(
     peer: SocketAddr,
     gateway: Gateway,
     caller: Caller,
+    limits: Limits,
     stop: tokio_util::sync::CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "cannot set TCP_NODELAY");
+    }
+    let nothing = TAKES_NOTHING.as_millis() as u32;
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, nothing) {
+        debug!(%error, %peer, "cannot set TCP_USER_TIMEOUT");
     }
     let service = service_fn(move |request| {
         let gateway = gateway.clone();
@@ -77,7 +104,7 @@ async fn connection(
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(limits.header)
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);

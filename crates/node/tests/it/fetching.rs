@@ -51,7 +51,11 @@ async fn a_peer_and_a_mirror_share_the_work() -> TestResult {
     let counted = client.node.bytes_out();
     assert!(counted.lan > 4 * MIB && counted.upstream > 4 * MIB, "{counted:?}");
     assert_eq!(counted.lan + counted.upstream, bytes.len() as u64);
-    assert!(given(&mirror) <= counted.upstream + 6 * MIB, "{} asked for {counted:?}", given(&mirror));
+    assert!(
+        given(&mirror) <= counted.upstream + 6 * MIB,
+        "{} asked for {counted:?}",
+        given(&mirror)
+    );
     Ok(())
 }
 
@@ -69,7 +73,10 @@ async fn a_file_completes_from_the_mirror_when_the_peer_dies_in_its_middle() -> 
     assert!(client.get("big").await? == bytes);
     let counted = client.node.bytes_out();
     assert!(counted.lan >= 3 * MIB, "{counted:?}");
-    assert!(given(&mirror) + counted.lan <= bytes.len() as u64 + 8 * MIB, "{counted:?}");
+    assert!(
+        given(&mirror) + counted.lan <= bytes.len() as u64 + 8 * MIB,
+        "{counted:?}"
+    );
     Ok(())
 }
 
@@ -78,7 +85,9 @@ async fn a_read_fails_when_the_only_peer_dies_and_goes_on_later_where_it_was() -
     let (dir, bytes) = folder(24);
     let importer = importer(dir.path()).await;
     let relay = importer.relay(Some(12_000_000)).await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay).await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay).await])
+        .start()
+        .await;
     client.follows(&importer).await;
     let before = relay.down();
     relay.cut_after(10 * MIB);
@@ -89,7 +98,10 @@ async fn a_read_fails_when_the_only_peer_dies_and_goes_on_later_where_it_was() -
     assert!(client.get("big").await? == bytes);
     let after = relay.down() - before - cut;
     // What was verified before the cut is not asked again; one window may have been under way.
-    assert!(after <= bytes.len() as u64 - 5 * MIB, "{after} bytes after a cut at {cut}");
+    assert!(
+        after <= bytes.len() as u64 - 5 * MIB,
+        "{after} bytes after a cut at {cut}"
+    );
     Ok(())
 }
 
@@ -118,14 +130,20 @@ async fn a_bad_mirror_does_not_keep_a_file_from_coming_from_the_peer() -> TestRe
     for fault in faults {
         let mirror = Upstream::folder(dir.path())?;
         mirror.fault("big", fault.clone());
-        let plan =
-            Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
+        let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
         let client = plan.start().await;
         client.follows(&importer).await;
         let began = std::time::Instant::now();
-        let got = client.get("big").await.unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+        let got = client
+            .get("big")
+            .await
+            .unwrap_or_else(|e| panic!("{fault:?}: {e}"));
         assert!(got == bytes, "{fault:?}");
-        assert!(began.elapsed() < Duration::from_secs(8), "{fault:?} took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "{fault:?} took {:?}",
+            began.elapsed()
+        );
         client.stop().await;
     }
     Ok(())
@@ -141,11 +159,78 @@ async fn a_mirror_alone_gives_the_file_and_with_wrong_bytes_nothing_of_the_wrong
     mirror.fault("big", Fault::Flip(3 * MIB + 5));
     let began = std::time::Instant::now();
     client.get("big").await.expect_err("leaf 3 is wrong everywhere");
-    assert!(began.elapsed() < Duration::from_secs(8), "took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "took {:?}",
+        began.elapsed()
+    );
     mirror.heal();
     mirror.clear_log();
     assert!(client.get("big").await? == bytes);
-    assert!(given(&mirror) <= 5 * MIB, "leaves that were right are not asked again");
+    assert!(
+        given(&mirror) <= 5 * MIB,
+        "leaves that were right are not asked again"
+    );
     assert_eq!(client.node.bytes_out().lan, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_readers_at_once_ask_the_mirror_once_for_each_leaf() -> TestResult {
+    let (dir, bytes) = folder(8);
+    fs_err::write(dir.path().join("small"), b"one leaf")?;
+    let importer = importer(dir.path()).await;
+    let mirror = Upstream::folder(dir.path())?;
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
+    let client = follow_then_stop(importer, plan).await;
+    for (name, want) in [("big", &bytes[..]), ("small", &b"one leaf"[..])] {
+        mirror.clear_log();
+        let all = futures::future::join_all((0..20).map(|_| client.get(name))).await;
+        for got in all {
+            assert!(got? == want, "{name}");
+        }
+        assert_eq!(mirror.sent(), want.len() as u64, "{:#?}", mirror.log());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_in_the_middle_comes_first_and_what_came_is_not_asked_again() -> TestResult {
+    let (dir, bytes) = folder(24);
+    let importer = importer(dir.path()).await;
+    let mirror = Upstream::folder(dir.path())?;
+    mirror.limit(Some(6_000_000));
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
+    let client = follow_then_stop(importer, plan).await;
+    let file = client.file("big").await;
+    let (start, end) = (15 * MIB + 7, 16 * MIB + 9);
+    let part = client.part(&file, start, end).await?;
+    assert!(part == bytes[start as usize..end as usize]);
+    assert!(given(&mirror) < 8 * MIB, "{} bytes before the middle came", given(&mirror));
+    // Its only reader is gone: the job ends, and the next one goes on from what is here.
+    client.idle().await;
+    let before = given(&mirror);
+    assert!(before < 20 * MIB, "it goes on with nobody to read");
+    mirror.clear_log();
+    assert!(client.get("big").await? == bytes);
+    assert!(given(&mirror) <= bytes.len() as u64 - 2 * MIB, "the middle was here");
+    Ok(())
+}
+
+/// Two readers far apart: neither waits until the other has all.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_in_different_places_of_one_file_both_get_on() -> TestResult {
+    let (dir, bytes) = folder(24);
+    let importer = importer(dir.path()).await;
+    let mirror = Upstream::folder(dir.path())?;
+    mirror.limit(Some(8_000_000));
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
+    let client = follow_then_stop(importer, plan).await;
+    let file = client.file("big").await;
+    let (first, second) =
+        tokio::join!(client.part(&file, 0, 3 * MIB), client.part(&file, 20 * MIB, 23 * MIB));
+    assert!(first? == bytes[..3 << 20]);
+    assert!(second? == bytes[20 << 20..23 << 20]);
+    assert!(given(&mirror) < 14 * MIB, "{} bytes for 6 MiB", given(&mirror));
     Ok(())
 }

@@ -38,21 +38,33 @@ async fn same_files(client: &TestNode, dir: &std::path::Path) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_gets_every_file_of_a_repository_from_its_peer_alone() -> TestResult {
     let dir = tempfile::tempdir()?;
-    let spec = RepoSpec::new("core").package("small", 20_000).package("big", 3_500_000).packages(5, 5_000);
+    let spec = RepoSpec::new("core")
+        .package("small", 20_000)
+        .package("big", 3_500_000)
+        .packages(5, 5_000);
     Repo::create(dir.path().join("core/os/x86_64"), spec)?;
     let importer = Plan::importer(dir.path(), Files::Listed).start().await;
     importer.import().await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
     client.follows(&importer).await;
 
     let bytes = same_files(&client, dir.path()).await;
     let counted = client.node.bytes_out();
-    assert_eq!((counted.lan, counted.upstream, counted.disk, counted.peer), (bytes, 0, 0, 0));
+    assert_eq!(
+        (counted.lan, counted.upstream, counted.disk, counted.peer),
+        (bytes, 0, 0, 0)
+    );
 
     importer.stop().await;
     assert_eq!(same_files(&client, dir.path()).await, bytes);
     let counted = client.node.bytes_out();
-    assert_eq!(counted.lan, 2 * bytes, "from its own disk now, counted under where it came from");
+    assert_eq!(
+        counted.lan,
+        2 * bytes,
+        "from its own disk now, counted under where it came from"
+    );
     assert_eq!((counted.upstream, counted.disk, counted.peer), (0, 0, 0));
     Ok(())
 }
@@ -63,7 +75,9 @@ async fn a_new_head_reaches_a_connected_client_and_its_files_too() -> TestResult
     let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(3, 10_000))?;
     let importer = Plan::importer(dir.path(), Files::Listed).start().await;
     importer.import().await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
     client.follows(&importer).await;
     repo.update(&["pkg1"])?;
     repo.add("new", 50_000)?;

@@ -6,4 +6,9 @@
 
 mod fetching;
 mod follow;
+mod full;
+mod heads;
+mod liars;
 mod nodes;
+mod private;
+mod serving;

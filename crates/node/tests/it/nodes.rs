@@ -75,7 +75,10 @@ impl Plan {
             spec,
             key: "k".to_owned(),
             every: Every::Manual,
-            keep: Keep { age: Duration::ZERO, count: 3 },
+            keep: Keep {
+                age: Duration::ZERO,
+                count: 3,
+            },
             max_age: Some(Duration::from_secs(24 * 3600)),
             public: true,
         });
@@ -98,7 +101,9 @@ impl Plan {
 
     /// The same with an ordinary mirror behind it.
     pub(crate) fn upstream(mut self, upstream: &Upstream) -> Self {
-        self.config.mirrors[0].upstreams.push(upstream.url("").parse().unwrap());
+        self.config.mirrors[0]
+            .upstreams
+            .push(upstream.url("").parse().unwrap());
         self
     }
 
@@ -109,8 +114,14 @@ impl Plan {
 
     pub(crate) async fn start(self) -> TestNode {
         let tasks = Tasks::new();
-        let node = Node::start(self.config.clone(), Online::Yes, &tasks, self.clock.clone()).await.unwrap();
-        TestNode { node, plan: self, tasks }
+        let node = Node::start(self.config.clone(), Online::Yes, &tasks, self.clock.clone())
+            .await
+            .unwrap();
+        TestNode {
+            node,
+            plan: self,
+            tasks,
+        }
     }
 }
 
@@ -128,12 +139,18 @@ pub(crate) fn mirror(importers: Vec<IpnsName>) -> MirrorConfig {
 
 /// Client number `n`.
 pub(crate) fn caller(n: u8) -> Client {
-    Client { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)), connection: u64::from(n) }
+    Client {
+        address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)),
+        connection: u64::from(n),
+    }
 }
 
 /// The names of a path.
 pub(crate) fn split(path: &str) -> Vec<Vec<u8>> {
-    path.split('/').filter(|s| !s.is_empty()).map(|s| s.as_bytes().to_vec()).collect()
+    path.split('/')
+        .filter(|s| !s.is_empty())
+        .map(|s| s.as_bytes().to_vec())
+        .collect()
 }
 
 impl TestNode {
@@ -153,7 +170,9 @@ impl TestNode {
     /// Its address behind `relay`.
     pub(crate) async fn behind(&self, relay: &ThrottledRelay) -> Multiaddr {
         let id = self.node.peer_id().unwrap();
-        format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", relay.address().port()).parse().unwrap()
+        format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", relay.address().port())
+            .parse()
+            .unwrap()
     }
 
     /// A relay to it.
@@ -164,14 +183,19 @@ impl TestNode {
     /// One round of its import, which must not fail.
     pub(crate) async fn import(&self) -> RoundReport {
         let report = self.round().await;
-        assert!(matches!(report.outcome, Outcome::Published | Outcome::Unchanged), "{report:#?}");
+        assert!(
+            matches!(report.outcome, Outcome::Published | Outcome::Unchanged),
+            "{report:#?}"
+        );
         report
     }
 
     /// One round of its import.
     pub(crate) async fn round(&self) -> RoundReport {
         let import = self.node.import(NAME).expect("it imports");
-        tokio::time::timeout(SOON, self.node.import_now(&import)).await.expect("a round ends")
+        tokio::time::timeout(SOON, self.node.import_now(&import))
+            .await
+            .expect("a round ends")
     }
 
     /// The tree that it serves now.
@@ -195,10 +219,41 @@ impl TestNode {
         }
     }
 
+    /// Waits until it is connected to somebody.
+    pub(crate) async fn connected(&self) {
+        self.connected_to(1).await;
+    }
+
+    /// Waits until it is connected to `count` peers that told what they speak.
+    pub(crate) async fn connected_to(&self, count: usize) {
+        let net = self.node.net().unwrap();
+        let mut events = net.subscribe();
+        let told = || net.peers().iter().filter(|peer| peer.bitswap.is_some()).count();
+        let reached = async {
+            while told() < count {
+                events.recv().await.unwrap();
+            }
+        };
+        tokio::time::timeout(SOON, reached).await.expect("it connects");
+    }
+
+    /// Waits until no file is on its way any more.
+    pub(crate) async fn idle(&self) {
+        let reached = async {
+            let busy = || self.node.tasks().report().iter().any(|t| t.name.starts_with("fetch/"));
+            while busy() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, reached).await.expect("fetches end");
+    }
+
     /// Looks for newer heads now.
     pub(crate) async fn refresh(&self) {
         let mirror = self.node.mirror(NAME).unwrap();
-        tokio::time::timeout(SOON, self.node.refresh(&mirror)).await.expect("a look ends");
+        tokio::time::timeout(SOON, self.node.refresh(&mirror))
+            .await
+            .expect("a look ends");
     }
 
     /// What caller `n` gets for `path`.
@@ -238,8 +293,19 @@ impl TestNode {
     }
 }
 
+/// Copies all below `from` to `to`, with its modes.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
 /// Bytes `start..end` of an opened file, or why they do not come; a minute at most.
-pub(crate) async fn read(node: &Node, content: &mut Content, start: u64, end: u64) -> Result<Vec<u8>, Failure> {
+pub(crate) async fn read(
+    node: &Node,
+    content: &mut Content,
+    start: u64,
+    end: u64,
+) -> Result<Vec<u8>, Failure> {
     let mut data = Vec::new();
     let all = async {
         while start + (data.len() as u64) < end {
@@ -248,6 +314,8 @@ pub(crate) async fn read(node: &Node, content: &mut Content, start: u64, end: u6
         }
         Ok::<(), Failure>(())
     };
-    tokio::time::timeout(Duration::from_secs(60), all).await.map_err(|_| "a minute without the end")??;
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .map_err(|_| "a minute without the end")??;
     Ok(data)
 }

@@ -1,0 +1,146 @@
+//! Requests for files and directories: methods, ranges, conditions, listings.
+
+use pacstore_import::Files;
+use pacstore_testkit::{Repo, RepoSpec, TestResult};
+
+use crate::client::{Served, serve};
+use crate::nodes::{NAME, Plan};
+
+/// A gateway over an importer of one repository `core` in the root, and one package's file name and bytes.
+async fn core() -> (Served, Repo, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").package("zlib", 2_500_000)).unwrap();
+    let importer = Plan::importer(dir.path(), Files::Listed).start().await;
+    importer.import().await;
+    (serve(importer).await, repo, dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn get_and_head_answer_alike_and_other_methods_are_refused() -> TestResult {
+    let (served, repo, _dir) = core().await;
+    let path = format!("/ipns/{NAME}/{}", repo.file_name("zlib")?);
+    let got = served.get(&path, &[]).await;
+    assert_eq!(got.status, 200);
+    assert!(got.is_whole() && got.body == repo.bytes("zlib")?);
+    assert_eq!(got.header("accept-ranges"), "bytes");
+    assert_eq!(got.header("content-type"), "application/zstd");
+    assert!(got.header("etag").starts_with("\"baf"), "{got:?}");
+    let head = served.ask("HEAD", &path, &[]).await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    for name in ["content-length", "etag", "content-type", "x-ipfs-roots", "cache-control"] {
+        assert_eq!(head.header(name), got.header(name), "{name}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+        let refused = served.ask(method, &path, &["Content-Length: 0"]).await;
+        assert_eq!((refused.status, refused.header("allow")), (405, "GET, HEAD"), "{method}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_give_exactly_what_they_ask() -> TestResult {
+    let (served, repo, _dir) = core().await;
+    let path = format!("/ipns/{NAME}/{}", repo.file_name("zlib")?);
+    let all = repo.bytes("zlib")?;
+    let len = all.len();
+    let middle = 1_048_570..1_048_590;
+    for (range, want) in [
+        ("0-0".to_owned(), 0..1),
+        (format!("{}-{}", middle.start, middle.end - 1), middle),
+        ("2000000-".to_owned(), 2_000_000..len),
+        ("-7".to_owned(), len - 7..len),
+        (format!("5-{}", len + 100), 5..len),
+    ] {
+        let got = served.get(&path, &[&format!("Range: bytes={range}")]).await;
+        assert_eq!(got.status, 206, "{range}");
+        assert_eq!(
+            got.header("content-range"),
+            format!("bytes {}-{}/{len}", want.start, want.end - 1)
+        );
+        assert!(got.is_whole() && got.body == all[want], "{range}");
+    }
+    let past = served.get(&path, &[&format!("Range: bytes={len}-")]).await;
+    assert_eq!((past.status, past.header("content-range")), (416, &*format!("bytes */{len}")));
+    let whole = served.get(&path, &["Range: bytes=0-1,5-6"]).await;
+    assert_eq!((whole.status, whole.body.len()), (200, len));
+    let changed = served.get(&path, &["Range: bytes=5-", "If-Range: \"other\""]).await;
+    assert_eq!((changed.status, changed.body.len()), (200, len));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_are_answered_with_304_and_its_headers() -> TestResult {
+    let (served, _repo, _dir) = core().await;
+    let path = format!("/ipns/{NAME}/core.db");
+    let got = served.get(&path, &[]).await;
+    let etag = got.header("etag").to_owned();
+    let modified = got.header("last-modified").to_owned();
+    assert!(!modified.is_empty(), "{got:?}");
+    for condition in [
+        format!("If-None-Match: {etag}"),
+        format!("If-None-Match: \"x\", W/{etag}"),
+        "If-None-Match: *".to_owned(),
+        format!("If-Modified-Since: {modified}"),
+    ] {
+        let same = served.get(&path, &[&condition]).await;
+        assert_eq!((same.status, same.body.len()), (304, 0), "{condition}");
+        assert_eq!(same.header("etag"), etag, "{condition}");
+        assert_eq!(same.header("last-modified"), modified, "{condition}");
+    }
+    for condition in [
+        "If-None-Match: \"x\"",
+        "If-Modified-Since: Mon, 01 Jan 2001 00:00:00 GMT",
+        "If-Modified-Since: yesterday",
+    ] {
+        assert_eq!(served.get(&path, &[condition]).await.status, 200, "{condition}");
+    }
+    let both = format!("If-Modified-Since: {modified}");
+    let other = served.get(&path, &[&both, "If-None-Match: \"x\""]).await;
+    assert_eq!(other.status, 200, "If-None-Match wins over the date");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_listed_and_without_its_slash_leads_there() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    fs_err::create_dir_all(dir.path().join("sub dir"))?;
+    fs_err::write(dir.path().join("sub dir/<a>&b"), b"x")?;
+    fs_err::write(dir.path().join("libsigc++"), b"plus")?;
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let served = serve(importer).await;
+    let page = served.get(&format!("/ipns/{NAME}/"), &[]).await;
+    assert_eq!(page.status, 200);
+    assert!(page.is_whole() && page.text().contains("./sub%20dir/") && page.text().contains("libsigc++"));
+    let page = served.get(&format!("/ipns/{NAME}/sub%20dir/"), &[]).await;
+    assert!(page.text().contains("&lt;a&gt;&amp;b") && !page.text().contains("<a>"), "{}", page.text());
+    let moved = served.get(&format!("/ipns/{NAME}/sub%20dir"), &[]).await;
+    assert_eq!((moved.status, moved.header("location")), (301, &*format!("/ipns/{NAME}/sub%20dir/")));
+    let same = served.get(&format!("/ipns/{NAME}/"), &["If-None-Match: *"]).await;
+    assert_eq!(same.status, 304);
+    for plus in ["libsigc++", "libsigc%2B%2B"] {
+        assert_eq!(served.get(&format!("/ipns/{NAME}/{plus}"), &[]).await.body, b"plus");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cid_is_given_only_where_it_is_part_of_what_is_configured() -> TestResult {
+    let (served, repo, _dir) = core().await;
+    let tree = served.node.tree().unwrap();
+    let package = repo.file_name("zlib")?;
+    let got = served.get(&format!("/ipfs/{tree}/{package}"), &[]).await;
+    assert_eq!(got.status, 200);
+    assert!(got.body == repo.bytes("zlib")? && got.header("cache-control").contains("immutable"));
+    let root = got.header("etag").trim_matches('"').to_owned();
+    assert!(served.get(&format!("/ipfs/{root}"), &[]).await.body == got.body);
+    let by_host = served.get(&format!("/{package}"), &[&format!("Host: {tree}.ipfs.localhost")]).await;
+    assert!(by_host.body == got.body);
+    let foreign = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+    let began = std::time::Instant::now();
+    let refused = served.get(&format!("/ipfs/{foreign}"), &[]).await;
+    assert_eq!(refused.status, 404);
+    assert!(began.elapsed().as_secs() < 1, "nobody is asked for it");
+    assert_eq!(served.get("/ipfs/nonsense", &[]).await.status, 400);
+    Ok(())
+}

@@ -111,9 +111,17 @@ impl Node {
         mirror: &Arc<Mirror>,
         path: &[Vec<u8>],
     ) -> Result<Answer, AskError> {
-        let (node, mirror, path) = (self.clone(), Arc::clone(mirror), path.to_vec());
         // Directories are read from the page cache, mostly from memory: no need for the pool.
-        node.decide(client, &mirror, &path)
+        if !is_database(path) {
+            return self.decide(client, mirror, path);
+        }
+        // What pacman is told of a database is written down first.
+        let (node, mirror, path) = (self.clone(), Arc::clone(mirror), path.to_vec());
+        let decided = self
+            .inner
+            .tasks
+            .blocking(Pool::Disk, move || node.decide(client, &mirror, &path));
+        decided.await.map_err(|_| AskError::Stopping)?
     }
 
     fn decide(&self, client: Client, mirror: &Arc<Mirror>, path: &[Vec<u8>]) -> Result<Answer, AskError> {

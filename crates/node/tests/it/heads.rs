@@ -33,6 +33,7 @@ async fn an_older_head_is_never_taken_again_not_even_after_a_restart() -> TestRe
     client.follows(&importer).await;
     let new_tree = client.tree();
     assert_ne!(new_tree, old_tree);
+    client.get("core.db").await?;
     let mut plan = client.stop().await;
     importer.stop().await;
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use cid::Cid;
 use pacstore_bitswap::Blocks;
 use pacstore_import::Files;
-use pacstore_net::{DhtMode, Multiaddr, Net, NetConfig, PeerId};
+use pacstore_net::{DhtMode, Multiaddr, Net, NetConfig, NetEvent, PeerId};
 use pacstore_runtime::{Clock, Tasks};
 use pacstore_testkit::{TestResult, Upstream, random};
 
-use crate::nodes::Plan;
+use crate::nodes::{Plan, SOON};
 
 const MIB: usize = 1 << 20;
 
@@ -78,10 +78,15 @@ async fn a_file_arrives_whatever_a_bad_peer_does() -> TestResult {
         let client = plan.start().await;
         client.connected_to(2).await;
         client.follows(&importer).await;
+        let mut events = client.node.net().unwrap().subscribe();
         let began = Instant::now();
         assert!(client.get("big").await? == big, "{manner:?}");
         assert!(client.get("small").await? == small, "{manner:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "{manner:?} took {:?}", began.elapsed());
+        if let Manner::Lies = manner {
+            let banned = async { while events.recv().await.unwrap() != NetEvent::Misbehaved(net.peer_id()) {} };
+            tokio::time::timeout(SOON, banned).await.expect("who lies is banned");
+        }
         client.stop().await;
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;
@@ -99,27 +104,28 @@ async fn a_mirror_gives_the_file_when_all_peers_are_bad() -> TestResult {
     let importer = Plan::importer(dir.path(), Files::All).start().await;
     importer.import().await;
     let mirror = Upstream::folder(dir.path())?;
-    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
-    let client = plan.start().await;
-    client.follows(&importer).await;
-    importer.stop().await;
-    let mut plan = client.stop().await;
     for manner in [Manner::Lies, Manner::Hangs, Manner::Knows] {
         let tasks = Tasks::new();
         let (net, address) = bad(manner, &tasks).await;
-        plan.config.swarm.peers = vec![address];
-        let client = plan.start().await;
-        client.connected_to(1).await;
+        let relay = importer.relay(None).await;
+        let peers = vec![importer.behind(&relay).await, address];
+        let client = Plan::client(vec![importer.plan.key()], peers).upstream(&mirror).start().await;
+        client.connected_to(2).await;
+        client.follows(&importer).await;
+        // The good one goes away; only the bad one is left.
+        relay.close();
         let began = Instant::now();
         assert!(client.get("small").await? == small, "{manner:?}");
         assert!(client.get("big").await? == big, "{manner:?}");
-        assert!(began.elapsed() < Duration::from_secs(12), "{manner:?} took {:?}", began.elapsed());
-        plan = client.stop().await;
-        // Forget what came, so that the next one has to give it again.
-        fs_err::remove_dir_all(plan.config.store_dir.clone()).ok();
+        assert!(
+            began.elapsed() < Duration::from_secs(12),
+            "{manner:?} took {:?}",
+            began.elapsed()
+        );
+        assert_eq!(client.node.bytes_out().upstream, (big.len() + small.len()) as u64, "{manner:?}");
+        client.stop().await;
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;
-        break;
     }
     Ok(())
 }

@@ -144,6 +144,7 @@ async fn a_head_that_was_served_stays_for_a_day_and_then_goes() -> TestResult {
     let (clock, hand) = Clock::fake(SystemTime::now());
     let mut plan = Plan::importer(dir.path(), Files::Listed).clock(&clock);
     plan.config.imports[0].keep.count = 1;
+    plan.config.imports[0].max_age = None;
     plan.config.max_size = 0;
     let importer = plan.start().await;
     importer.import().await;

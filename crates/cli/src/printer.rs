@@ -27,6 +27,7 @@ impl Printer {
     }
 
     /// One line of data.
+    #[expect(clippy::unused_self, reason = "all that is printed goes through the printer")]
     pub(crate) fn line(&self, line: impl Display) {
         let mut out = io::stdout().lock();
         if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
@@ -53,6 +54,7 @@ impl Printer {
     }
 
     /// A word on the side.
+    #[expect(clippy::unused_self, reason = "all that is printed goes through the printer")]
     pub(crate) fn note(&self, note: impl Display) {
         let _ = writeln!(io::stderr(), "{note}");
     }

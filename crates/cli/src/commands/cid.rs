@@ -39,7 +39,7 @@ fn profile(name: &str) -> anyhow::Result<&'static Profile> {
 }
 
 /// Prints `CID<TAB>PATH` a line. Exits 1 if a path cannot be read.
-pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     let mut all = Vec::new();
     for path in &args.paths {
         let mut walk = Walk {

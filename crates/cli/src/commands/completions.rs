@@ -13,9 +13,9 @@ pub(crate) struct Args {
 }
 
 /// Prints the completion script.
-pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: &Args, ctx: &Context) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Args::command(), "pacstore", &mut script);
     ctx.out.line(String::from_utf8_lossy(&script).trim_end());
-    Ok(Exit::Done)
+    Exit::Done
 }

@@ -37,7 +37,7 @@ fn keys() -> Vec<serde_json::Value> {
 }
 
 /// Exits 1 if `check` finds something wrong.
-pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     match args.what {
         What::Check => {
             ctx.config()?;

@@ -14,26 +14,25 @@ pub(crate) struct Args {
 
 /// Exits 1 if there is damage that was not repaired.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let report: Value = match ctx.daemon().await {
-        Some(daemon) => daemon.post("/v1/fsck", &json!({ "repair": args.repair })).await?,
-        None => {
-            let own = ctx.offline().await?;
-            let bar = ctx.out.bar("checking", 0);
-            let report = own.node.store().fsck(args.repair, &mut |progress| {
-                bar.set_length(progress.bytes);
-                bar.set_position(progress.bytes);
-                bar.set_message(format!("{}/{} files", progress.files, progress.of_files));
-            });
-            bar.finish_and_clear();
-            own.close().await;
-            let report = report?;
-            json!({
-                "files": report.files,
-                "nodes": report.nodes,
-                "damages": report.damages.iter().map(pacstore_node::describe_damage).collect::<Vec<_>>(),
-                "repaired": args.repair,
-            })
-        }
+    let report: Value = if let Some(daemon) = ctx.daemon().await {
+        daemon.post("/v1/fsck", &json!({ "repair": args.repair })).await?
+    } else {
+        let own = ctx.offline().await?;
+        let bar = ctx.out.bar("checking", 0);
+        let report = own.node.store().fsck(args.repair, &mut |progress| {
+            bar.set_length(progress.bytes);
+            bar.set_position(progress.bytes);
+            bar.set_message(format!("{}/{} files", progress.files, progress.of_files));
+        });
+        bar.finish_and_clear();
+        own.close().await;
+        let report = report?;
+        json!({
+            "files": report.files,
+            "nodes": report.nodes,
+            "damages": report.damages.iter().map(pacstore_node::describe_damage).collect::<Vec<_>>(),
+            "repaired": args.repair,
+        })
     };
     let damages = report["damages"].as_array().cloned().unwrap_or_default();
     ctx.out.data(&report, |report| {

@@ -17,15 +17,14 @@ pub(crate) struct Args {
 /// Exits 0 if the target was reached, 1 if what is left is all in use.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let target = args.target;
-    let report: Value = match ctx.daemon().await {
-        Some(daemon) => daemon.post("/v1/gc", &json!({ "target": target })).await?,
-        None => {
-            let own = ctx.offline().await?;
-            let report = own.node.gc(target).await;
-            own.close().await;
-            let report = report?;
-            json!({ "files": report.files, "nodes": report.nodes, "bytes": report.bytes, "evictable": report.evictable })
-        }
+    let report: Value = if let Some(daemon) = ctx.daemon().await {
+        daemon.post("/v1/gc", &json!({ "target": target })).await?
+    } else {
+        let own = ctx.offline().await?;
+        let report = own.node.gc(target).await;
+        own.close().await;
+        let report = report?;
+        json!({ "files": report.files, "nodes": report.nodes, "bytes": report.bytes, "evictable": report.evictable })
     };
     let number = |key: &str| report[key].as_u64().unwrap_or(0);
     let left = number("evictable");

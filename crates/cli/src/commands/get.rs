@@ -12,7 +12,7 @@ use crate::context::{Context, Exit, Hinted};
 use crate::printer::bytes;
 
 /// No byte for this long gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Fetch a file, resuming what is there (also as pacman's XferCommand)
 #[derive(Debug, clap::Args)]

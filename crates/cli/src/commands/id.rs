@@ -10,18 +10,15 @@ pub(crate) struct Args {}
 
 /// With a daemon the addresses it is bound to, without one none.
 pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let (peer, addresses) = match ctx.daemon().await {
-        Some(daemon) => {
-            let status: Status = daemon.get("/v1/status").await?;
-            (status.peer_id.unwrap_or_default(), status.addresses)
-        }
-        None => {
-            ctx.home.create()?;
-            (
-                Keys::new(ctx.home.state_dir()).node()?.name().peer_id(),
-                Vec::new(),
-            )
-        }
+    let (peer, addresses) = if let Some(daemon) = ctx.daemon().await {
+        let status: Status = daemon.get("/v1/status").await?;
+        (status.peer_id.unwrap_or_default(), status.addresses)
+    } else {
+        ctx.home.create()?;
+        (
+            Keys::new(ctx.home.state_dir()).node()?.name().peer_id(),
+            Vec::new(),
+        )
     };
     let data = serde_json::json!({ "peer_id": peer, "addresses": addresses });
     ctx.out.data(&data, |_| {

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
                 now.step, now.files_done, now.files_total
             ));
         }
-        std::future::pending::<()>().await
+        std::future::pending::<()>().await;
     };
     let report = tokio::select! {
         report = own.node.import_now(&import) => report,

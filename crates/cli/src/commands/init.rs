@@ -1,5 +1,6 @@
 //! `pacstore init`: write a commented configuration from a few flags.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use anyhow::{Context as _, bail};
@@ -119,12 +120,12 @@ fn importer_text(importer: &Importer, ctx: &Context) -> anyhow::Result<String> {
     }
     let mut text = common_text(&importer.common);
     text.push_str("\n[[import]]\n");
-    text.push_str(&format!("mirror = {}\n", quote(&importer.name)));
-    text.push_str(&format!("from = {}\n", list(&importer.from)));
-    text.push_str(&format!("key = {}\n", quote(&importer.key)));
-    text.push_str(&format!("layout = {}\n", quote(&importer.layout)));
+    let _ = writeln!(text, "mirror = {}", quote(&importer.name));
+    let _ = writeln!(text, "from = {}", list(&importer.from));
+    let _ = writeln!(text, "key = {}", quote(&importer.key));
+    let _ = writeln!(text, "layout = {}", quote(&importer.layout));
     if !importer.repositories.is_empty() {
-        text.push_str(&format!("repositories = {}\n", list(&importer.repositories)));
+        let _ = writeln!(text, "repositories = {}", list(&importer.repositories));
     }
     text.push_str("every = \"60s\"                        # or \"manual\"\n");
     if importer.private {
@@ -136,28 +137,30 @@ fn importer_text(importer: &Importer, ctx: &Context) -> anyhow::Result<String> {
 fn client_text(client: &Client) -> String {
     let mut text = common_text(&client.common);
     text.push_str("\n[[mirror]]\n");
-    text.push_str(&format!("name = {}\n", quote(&client.name)));
-    text.push_str(&format!("importers = {}\n", list(&client.importers)));
-    text.push_str(&format!(
-        "upstreams = {}           # ordinary mirrors, for what peers do not give\n",
+    let _ = writeln!(text, "name = {}", quote(&client.name));
+    let _ = writeln!(text, "importers = {}", list(&client.importers));
+    let _ = writeln!(
+        text,
+        "upstreams = {}           # ordinary mirrors, for what peers do not give",
         list(&client.upstreams)
-    ));
+    );
     text
 }
 
 fn common_text(common: &Common) -> String {
     let mut text = String::from("# Every key with its default: pacstore config reference\n\n[gateway]\n");
-    text.push_str(&format!("listen = {}\n\n[swarm]\n", quote(&common.gateway)));
+    let _ = writeln!(text, "listen = {}\n\n[swarm]", quote(&common.gateway));
     if !common.listen.is_empty() {
-        text.push_str(&format!("listen = {}\n", list(&common.listen)));
+        let _ = writeln!(text, "listen = {}", list(&common.listen));
     }
     if common.offline {
         text.push_str("bootstrap = []\n");
     }
-    text.push_str(&format!(
-        "peers = {}                       # multiaddrs with /p2p/ID that stay connected\n",
+    let _ = writeln!(
+        text,
+        "peers = {}                       # multiaddrs with /p2p/ID that stay connected",
         list(&common.peers)
-    ));
+    );
     text
 }
 

@@ -17,16 +17,13 @@ pub(crate) struct Args {
 /// Prints roff on stdout, or writes files.
 pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let command = super::Args::command();
-    match args.dir {
-        Some(dir) => {
-            fs_err::create_dir_all(&dir)?;
-            clap_mangen::generate_to(command, &dir)?;
-        }
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page)?;
-            ctx.out.line(String::from_utf8_lossy(&page));
-        }
+    if let Some(dir) = args.dir {
+        fs_err::create_dir_all(&dir)?;
+        clap_mangen::generate_to(command, &dir)?;
+    } else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page)?;
+        ctx.out.line(String::from_utf8_lossy(&page));
     }
     Ok(Exit::Done)
 }

@@ -120,7 +120,7 @@ fn repository(folder: &Path, database: &Path, report: &mut Report) -> anyhow::Re
         db_name,
         db: &db,
         others: &others,
-        facts: &|name| facts.get(name).cloned(),
+        facts: &|name| facts.get(name).copied(),
         // Whether a signature should be there only the upstream knows.
         upstream_has: &|_| false,
     });

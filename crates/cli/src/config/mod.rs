@@ -214,7 +214,7 @@ impl Lines {
     }
 
     /// An error about the value of `key`.
-    pub(crate) fn bad(&self, key: &str, message: impl ToString) -> ConfigError {
+    pub(crate) fn bad(&self, key: &str, message: impl std::fmt::Display) -> ConfigError {
         let line = self.line(key);
         ConfigError::Value {
             path: self.path.clone(),

@@ -7,6 +7,8 @@
 //!   (a test compares them).
 //! - Not here: how a value is read (`super::values`, `super::build`).
 
+use std::fmt::Write as _;
+
 /// One key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
@@ -269,23 +271,18 @@ pub(crate) fn reference() -> String {
          # Sizes: 10GB, 512MiB. Rates: 4MB/s. Times: 60s, 15m, 24h, 7d. A string is taken where a list of one is meant.\n",
     );
     for section in sections() {
-        let head = if section.starts_with('[') {
-            format!("[{section}]")
-        } else {
-            format!("[{section}]")
-        };
-        text.push_str(&format!("\n# {head}\n"));
+        let _ = writeln!(text, "\n# [{section}]");
         for key in KEYS.iter().filter(|key| key.section == section) {
             let note = if key.later { " (not available yet)" } else { "" };
             if key.name == "*" {
-                text.push_str(&format!("# \"NAME\" = \"/ipns/KEY\"   # {}{note}\n", key.doc));
+                let _ = writeln!(text, "# \"NAME\" = \"/ipns/KEY\"   # {}{note}", key.doc);
             } else {
                 let default = if key.default.is_empty() {
                     "\"...\""
                 } else {
                     key.default
                 };
-                text.push_str(&format!("# {} = {default}   # {}{note}\n", key.name, key.doc));
+                let _ = writeln!(text, "# {} = {default}   # {}{note}", key.name, key.doc);
             }
         }
     }

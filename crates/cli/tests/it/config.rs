@@ -23,7 +23,7 @@ fn keys() -> Vec<(String, String)> {
     let mut keys = Vec::new();
     for line in reference().lines().filter_map(|line| line.strip_prefix("# ")) {
         if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_matches(['[', ']']).to_owned();
+            name.trim_matches(['[', ']']).clone_into(&mut section);
         } else if let Some((name, _)) = line.split_once(" = ").filter(|_| !section.is_empty()) {
             keys.push((section.clone(), name.to_owned()));
         }
@@ -60,14 +60,13 @@ fn each_key_of_the_reference_is_taken_with_its_default() {
         assert!(line.is_empty() || line.starts_with('#'), "{line}");
     }
     // All the sections that may stand once, uncommented.
-    let text: String = reference()
-        .lines()
-        .filter_map(|line| line.strip_prefix("# "))
+    let reference = reference();
+    let lines = reference.lines().filter_map(|line| line.strip_prefix("# "));
+    let once = lines
         .skip_while(|line| !line.starts_with('['))
         .take_while(|line| !line.starts_with("[["))
-        .filter(|line| !line.starts_with("\"NAME\""))
-        .map(|line| format!("{line}\n"))
-        .collect();
+        .filter(|line| !line.starts_with("\"NAME\""));
+    let text = once.collect::<Vec<_>>().join("\n");
     let home = Home::with(&text);
     home.run(["config", "check"]).done();
 }

@@ -218,7 +218,7 @@ fn another_user_may_look_but_not_change() -> TestResult {
 }
 
 fn is_private(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 == 0)
+    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() % 0o100 == 0)
 }
 
 #[test]

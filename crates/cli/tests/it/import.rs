@@ -157,7 +157,7 @@ fn with_a_daemon_the_round_goes_through_its_socket() -> TestResult {
 }
 
 #[test]
-fn resolve_has_exactly_the_fields_that_scripts_rely_on() -> TestResult {
+fn resolve_has_exactly_the_fields_that_scripts_rely_on() {
     let mirror = mirror();
     let home = Home::importer(NAME, &mirror.upstream.url(""));
     once(&home).done();
@@ -211,7 +211,6 @@ fn resolve_has_exactly_the_fields_that_scripts_rely_on() -> TestResult {
     daemon.stop();
     home.run(["resolve", NAME, "--fresh"])
         .fails_with(&["no daemon answers"]);
-    Ok(())
 }
 
 #[test]
@@ -349,7 +348,7 @@ fn damage(folder: &Path, length: u64) {
 }
 
 #[test]
-fn gc_frees_what_no_snapshot_needs_and_says_when_it_cannot() -> TestResult {
+fn gc_frees_what_no_snapshot_needs_and_says_when_it_cannot() {
     let mirror = mirror();
     let home = Home::importer(NAME, &mirror.upstream.url(""));
     once(&home).done();
@@ -360,7 +359,6 @@ fn gc_frees_what_no_snapshot_needs_and_says_when_it_cannot() -> TestResult {
     home.run(["gc", "--target", "1GB"]).done();
     daemon.stop();
     home.run(["gc", "--target", "much"]).exits(2);
-    Ok(())
 }
 
 #[test]

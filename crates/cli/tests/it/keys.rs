@@ -2,13 +2,11 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use pacstore_testkit::TestResult;
-
 use crate::daemon::Daemon;
 use crate::home::{Home, LOOPBACK, import_block};
 
 #[test]
-fn a_key_is_made_once_listed_and_shown() -> TestResult {
+fn a_key_is_made_once_listed_and_shown() {
     let home = Home::empty();
     assert_eq!(home.run(["key", "list"]).done().out, "");
     let key = home.run(["key", "new", "arch"]).done().line();
@@ -25,7 +23,6 @@ fn a_key_is_made_once_listed_and_shown() -> TestResult {
     let mode = |path: &str| std::fs::metadata(home.path().join(path)).unwrap().mode() & 0o777;
     assert_eq!(mode("state/keys/arch.key"), 0o600);
     assert_eq!(mode("state/keys"), 0o700);
-    Ok(())
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! The binary as users and scripts meet it; "What scripts rely on" of docs/design.md, word by word.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "what fails here fails the test; what is not run or broken is told"
+)]
+
 mod cid;
 mod config;
 mod daemon;

@@ -2,6 +2,7 @@
 //!
 //! - Not here: what pacman does (the acceptance script runs the real one).
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -35,7 +36,7 @@ pub(crate) fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> io::Re
     stream.set_read_timeout(Some(DEADLINE))?;
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        let _ = writeln!(request, "{name}: {value}\r");
     }
     request.push_str("\r\n");
     stream.write_all(request.as_bytes())?;

@@ -34,7 +34,7 @@ const ASK: Duration = Duration::from_secs(15);
 const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// How often the DHT is asked where connected peers do not know a record.
-const ASK_DHT: Duration = Duration::from_secs(300);
+const ASK_DHT: Duration = Duration::from_mins(5);
 
 /// Peers asked for one record at once.
 const MAX_ASKED: usize = 16;
@@ -43,7 +43,7 @@ const MAX_ASKED: usize = 16;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long fetching all of a head may take before it is begun anew.
-const WHOLE_HEAD: Duration = Duration::from_secs(600);
+const WHOLE_HEAD: Duration = Duration::from_mins(10);
 
 /// Directory nodes of one tree, at most.
 const MAX_NODES: usize = 2_000_000;
@@ -127,7 +127,11 @@ pub(crate) async fn run(node: Node, mirror: Arc<Mirror>) {
     }
     loop {
         let began = tokio::time::Instant::now();
-        if stop.run_until_cancelled(follow(&node, &mirror)).await.is_none() {
+        if stop
+            .run_until_cancelled(Box::pin(follow(&node, &mirror)))
+            .await
+            .is_none()
+        {
             return;
         }
         let until = (began + ASK).max(tokio::time::Instant::now() + AT_LEAST);
@@ -276,23 +280,21 @@ async fn consider(
     for (index, why) in &choice.rejected {
         debug!(key = %signed[*index].key, ?why, "a head has no vote");
     }
-    match choice.pick.map(|index| signed[index].clone()) {
-        Some(new) => {
-            bring(node, mirror, new.head_cid, &new.head).await?;
-            let now = unix_seconds(node.inner.clock.now());
-            let (mirror_, new_, signed_, seen) =
-                (Arc::clone(mirror), new.clone(), signed.clone(), choice.seen);
-            blocking(node, move || mirror_.accept(&new_, now, signed_, seen)).await?;
-            info!(mirror = %mirror.config.name, tree = %new.head.tree, head = %new.head_cid, "new head");
-            announce(node, &new.head).await;
-        }
-        None => {
-            let (mirror_, signed_, seen) = (Arc::clone(mirror), signed.clone(), choice.seen);
-            blocking(node, move || mirror_.refresh(signed_, seen)).await?;
-        }
+    if let Some(new) = choice.pick.map(|index| signed[index].clone()) {
+        bring(node, mirror, new.head_cid, &new.head).await?;
+        let now = unix_seconds(node.inner.clock.now());
+        let (mirror_, new_, signed_, seen) = (Arc::clone(mirror), new.clone(), signed.clone(), choice.seen);
+        blocking(node, move || mirror_.accept(&new_, now, signed_, seen)).await?;
+        info!(mirror = %mirror.config.name, tree = %new.head.tree, head = %new.head_cid, "new head");
+        announce(node, &new.head).await;
+    } else {
+        let (mirror_, signed_, seen) = (Arc::clone(mirror), signed.clone(), choice.seen);
+        blocking(node, move || mirror_.refresh(signed_, seen)).await?;
     }
     if let Some(net) = &node.inner.net {
-        signed.iter().for_each(|one| keep_record(net, one));
+        for one in &signed {
+            keep_record(net, one);
+        }
     }
     failed.map_or(Ok(()), Err)
 }
@@ -454,12 +456,12 @@ async fn databases(node: &Node, mirror: &Mirror, head: &Head) {
 
 /// Peers of one tree find each other at its root.
 async fn announce(node: &Node, head: &Head) {
-    if let Some(net) = node.inner.net.as_ref().filter(|_| head.public) {
-        if let Err(error) = net.provide(&head.tree).await {
-            debug!(
-                error = &error as &dyn std::error::Error,
-                "cannot announce the tree"
-            );
-        }
+    if let Some(net) = node.inner.net.as_ref().filter(|_| head.public)
+        && let Err(error) = net.provide(&head.tree).await
+    {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "cannot announce the tree"
+        );
     }
 }

@@ -30,7 +30,7 @@ use crate::runs::Asked;
 
 /// How long an answer under a name may be kept by caches: an importer's head is seen
 /// within this time anyway.
-const NAME_TTL: Duration = Duration::from_secs(60);
+const NAME_TTL: Duration = Duration::from_mins(1);
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -444,22 +444,22 @@ fn is_package(path: &[Vec<u8>]) -> bool {
 /// The path as asked, and without `os/ARCH` where it has it: both forms are answered.
 fn forms(path: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
     let mut forms = vec![path.to_vec()];
-    if let [repo, os, _arch, rest @ ..] = path {
-        if os == b"os" {
-            let mut short = vec![repo.clone()];
-            short.extend_from_slice(rest);
-            forms.push(short);
-        }
+    if let [repo, os, _arch, rest @ ..] = path
+        && os == b"os"
+    {
+        let mut short = vec![repo.clone()];
+        short.extend_from_slice(rest);
+        forms.push(short);
     }
     forms
 }
 
 /// No head has it: an upstream may, if it is named like a package.
 fn unknown(mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
-    if is_package(path) {
-        if let Some(url) = upstream_urls(mirror, mirror.layout(), path).into_iter().next() {
-            return Answer::Redirect(url);
-        }
+    if is_package(path)
+        && let Some(url) = upstream_urls(mirror, mirror.layout(), path).into_iter().next()
+    {
+        return Answer::Redirect(url);
     }
     warn_once(mirror, path);
     Answer::NotFound("no such path".to_owned())
@@ -519,7 +519,7 @@ impl Database {
             repo: parsed.repo.to_owned(),
             path: path.into_bytes(),
             is_db: parsed.kind == DbKind::Db,
-            is_signature: name.ends_with(".sig"),
+            is_signature: parsed.signature,
         })
     }
 

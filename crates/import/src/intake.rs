@@ -31,7 +31,7 @@ use crate::hash::{Hashed, hash};
 use crate::manifest::{Manifest, Update};
 use crate::names;
 use crate::progress::Progress;
-use crate::scan::Root;
+use crate::scan::{self, Root};
 use crate::view::{NoFile, Place, Stamp};
 
 /// What one turn on a hashing thread takes at most.
@@ -249,7 +249,8 @@ impl Intakes {
             let (hashed, path) = self.copy(&mut file, size, buffer, &mut go_on)?;
             (hashed, path, Intake::Move)
         };
-        let (_, after) = root.open_file(real).map_err(Failed::Read)?;
+        // Whoever renamed another file over it shows at the next look; who wrote into it shows here.
+        let after = scan::stamp_of(&file).map_err(Failed::Read)?;
         if after != before || hashed.dag.len != size {
             if how == Intake::Move {
                 let _ = fs_err::remove_file(&path);

@@ -228,6 +228,11 @@ fn c_path(path: &[u8]) -> Result<CString, NoFile> {
     CString::new(path).map_err(|_| NoFile::Dangling)
 }
 
+/// The stamp of an open file as it is now.
+pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
+    Ok(stamp(&fstat(file)?))
+}
+
 fn stamp(stat: &Stat) -> Stamp {
     Stamp::Disk {
         dev: stat.st_dev,

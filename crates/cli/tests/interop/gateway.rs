@@ -1,5 +1,6 @@
 //! Reading a tree through a gateway, over one plain HTTP/1.1 connection.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -84,6 +85,12 @@ impl Gateway {
 /// The page of the folder `path` has a link for each of its entries.
 fn assert_page(page: &[u8], path: &[u8], wanted: &Listing) {
     let page = String::from_utf8_lossy(page);
+    let links: BTreeSet<Vec<u8>> = page
+        .split("href=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .map(|link| decode(link.trim_start_matches("./").trim_end_matches('/')))
+        .collect();
     let below = wanted.keys().filter_map(|key| {
         let name = match path {
             [] => &key[..],
@@ -91,18 +98,29 @@ fn assert_page(page: &[u8], path: &[u8], wanted: &Listing) {
         };
         (!name.is_empty() && !name.contains(&b'/')).then_some(name)
     });
-    let missing: Vec<String> = below
-        .map(encode)
-        .filter(|name| !page.contains(&format!("{name}\"")) && !page.contains(&format!("{name}/\"")))
-        .collect();
+    let missing: Vec<String> = below.filter(|name| !links.contains(*name)).map(encode).collect();
     assert!(
         missing.is_empty(),
-        "{} entries are not on the page of `{}`, the first is {}; it begins {:.400}",
+        "{} entries have no link on the page of `{}`, the first is {}; its links: {links:.400?}",
         missing.len(),
         String::from_utf8_lossy(path),
         missing[0],
-        page
     );
+}
+
+/// A link's percent-encoded bytes.
+fn decode(link: &str) -> Vec<u8> {
+    let mut rest = link.replace("&amp;", "&").into_bytes().into_iter();
+    let mut out = Vec::new();
+    while let Some(byte) = rest.next() {
+        let digits = (byte == b'%').then(|| rest.as_slice().get(..2)).flatten();
+        let decoded = digits.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        if decoded.is_some() {
+            rest.nth(1);
+        }
+        out.push(decoded.unwrap_or(byte));
+    }
+    out
 }
 
 /// Percent-encodes all that is neither unreserved nor a slash.

@@ -20,8 +20,12 @@ pub(crate) enum Item {
 /// A tree: paths from its root (which is the empty path) and what is there.
 pub(crate) type Listing = BTreeMap<Vec<u8>, Item>;
 
-/// Files in the folder that is large enough to be a HAMT under every profile.
-pub(crate) const MANY: usize = 4200;
+/// Files in the folder that is large enough to be a HAMT under every profile: with names of
+/// [`LONG`] bytes its links are more than 256 KiB.
+const MANY: usize = 1100;
+
+/// Bytes of their names.
+const LONG: usize = 220;
 
 /// Names that are awkward in a shell, a URL, a page or a terminal, but are names.
 const ODD: [&str; 14] = [
@@ -48,7 +52,7 @@ pub(crate) fn write_all(root: &Path) -> TestResult {
     let many = root.join("many");
     fs::create_dir(&many)?;
     for index in 0..MANY {
-        let name = format!("a name that is long enough to fill a directory {index:05}");
+        let name = format!("{index:0LONG$}");
         fs::write(many.join(name), format!("file {index}\n"))?;
     }
     Ok(())

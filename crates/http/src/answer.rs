@@ -105,7 +105,7 @@ pub(crate) fn moved(path: &str) -> Response<Body> {
 }
 
 /// A directory as a page.
-pub(crate) fn directory(answer: DirectoryAnswer, asked: &Asked) -> Response<Body> {
+pub(crate) fn directory(answer: &DirectoryAnswer, asked: &Asked) -> Response<Body> {
     let etag = format!("\"DirIndex-1_CID-{}\"", answer.cid);
     let mut response = if asked.has(&etag, None) {
         let mut response = Response::new(body::full(""));

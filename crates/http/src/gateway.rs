@@ -5,6 +5,7 @@
 //! - Not here: what a path gets (`pacstore-node`, `serve`), sockets (`crate::server`).
 //! - Read first: `docs/semantics.md`.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -72,7 +73,7 @@ impl Gateway {
             .get(header::HOST)
             .map(|value| value.to_str().unwrap_or("?"));
         let host = host::parse(
-            named.or_else(|| request.uri().authority().map(|a| a.as_str())),
+            named.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)),
             &self.hosts,
         );
         if host == Host::Foreign {
@@ -166,7 +167,7 @@ impl Gateway {
     async fn give(&self, answer: Result<Answer, AskError>, slash: bool, asked: &Asked) -> Response<Body> {
         match answer {
             Ok(Answer::File(answer)) => file(&self.node, *answer, asked).await,
-            Ok(Answer::Directory(answer)) if slash => directory(answer, asked),
+            Ok(Answer::Directory(answer)) if slash => directory(&answer, asked),
             Ok(Answer::Directory(_)) => moved(&asked.path),
             Ok(Answer::Redirect(url)) => {
                 let mut response = text(StatusCode::FOUND, "an ordinary mirror has it");
@@ -194,10 +195,12 @@ impl Gateway {
             let age = summary
                 .age_s
                 .map_or_else(|| "no head yet".to_owned(), |age| format!("checked {age} s ago"));
-            rows.push_str(&format!(
-                "<tr><td><a href=\"/ipns/{name}/\">{name}</a></td><td>{}</td><td>{age}</td></tr>\n",
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                rows,
+                "<tr><td><a href=\"/ipns/{name}/\">{name}</a></td><td>{}</td><td>{age}</td></tr>",
                 pacstore_node::state_name(summary.state)
-            ));
+            );
         }
         let page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>pacstore</title>\

@@ -28,28 +28,34 @@ pub(crate) fn parse(header: Option<&str>, len: u64) -> Asked {
         return Asked::Whole;
     };
     match (number(first), number(last)) {
-        (Some(Some(start)), Some(Some(last))) if start <= last => {
+        (Number::Is(start), Number::Is(last)) if start <= last => {
             part(start, last.saturating_add(1).min(len), len)
         }
-        (Some(Some(start)), Some(None)) => part(start, len, len),
-        (Some(None), Some(Some(suffix))) => {
+        (Number::Is(start), Number::Empty) => part(start, len, len),
+        (Number::Empty, Number::Is(suffix)) => {
             part(len.saturating_sub(suffix), len, if suffix == 0 { 0 } else { len })
         }
         _ => Asked::Whole,
     }
 }
 
-/// None: not a number. Some(None): empty.
-fn number(text: &str) -> Option<Option<u64>> {
+/// One side of a range.
+enum Number {
+    Is(u64),
+    Empty,
+    Nonsense,
+}
+
+fn number(text: &str) -> Number {
     let text = text.trim();
     if text.is_empty() {
-        return Some(None);
+        return Number::Empty;
     }
     if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
+        return Number::Nonsense;
     }
     // More digits than a file can have bytes: past any end.
-    Some(Some(text.parse().unwrap_or(u64::MAX)))
+    Number::Is(text.parse().unwrap_or(u64::MAX))
 }
 
 fn part(start: u64, end: u64, len: u64) -> Asked {

@@ -23,7 +23,7 @@ use crate::gateway::{Caller, Gateway};
 const MAX_CONNECTIONS: usize = 4096;
 
 /// How long a client may take nothing of what we send.
-const TAKES_NOTHING: Duration = Duration::from_secs(600);
+const TAKES_NOTHING: Duration = Duration::from_mins(10);
 
 /// How long clients may keep us waiting.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::node::Node;
 
 /// Between two passes.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 pub(crate) async fn run(node: Node) {
     let stop = node.inner.tasks.stop();

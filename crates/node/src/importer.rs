@@ -202,7 +202,7 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
         Every::Period(period) => Some(period),
         Every::Manual => None,
     };
-    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(900));
+    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(15));
     let mut wait = period.map(|_| Duration::ZERO);
     loop {
         let tick = async {
@@ -221,12 +221,13 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
         while let Ok(reply) = asked.try_recv() {
             replies.push(reply);
         }
-        let Some(report) = stop.run_until_cancelled(round(&node, &import)).await else {
+        let Some(report) = stop.run_until_cancelled(Box::pin(round(&node, &import))).await else {
             return;
         };
-        wait = period.map(|period| match report.outcome {
-            Outcome::Failed => backoff.next().max(period.min(Duration::from_secs(60))),
-            _ => {
+        wait = period.map(|period| {
+            if report.outcome == Outcome::Failed {
+                backoff.next().max(period.min(Duration::from_mins(1)))
+            } else {
                 backoff.reset();
                 period
             }

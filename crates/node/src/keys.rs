@@ -110,10 +110,9 @@ impl Keys {
                 .file_name()
                 .to_str()
                 .and_then(|name| name.strip_suffix(".key"))
+                && check(label).is_ok()
             {
-                if check(label).is_ok() {
-                    labels.push(label.to_owned());
-                }
+                labels.push(label.to_owned());
             }
         }
         labels.sort();

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::node::Node;
 
 /// How often each tree is looked up.
-const PERIOD: Duration = Duration::from_secs(300);
+const PERIOD: Duration = Duration::from_mins(5);
 
 /// With so many peers nobody else is looked for.
 const ENOUGH: usize = 16;

@@ -26,7 +26,7 @@ use crate::config::{Keep, MirrorConfig};
 use crate::error::StoreError;
 
 /// A head that was served stays at least this long.
-const SERVED: Duration = Duration::from_secs(24 * 3600);
+const SERVED: Duration = Duration::from_hours(24);
 
 /// Looked-up paths remembered.
 const MAX_FOUND: usize = 20_000;
@@ -55,6 +55,9 @@ impl Accepted {
         true
     }
 }
+
+/// Paths of trees that were looked up, and what was found.
+type LookedUp = HashMap<(Cid, Vec<u8>), Option<Found>>;
 
 /// What a path of a tree is.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ pub struct Mirror {
     changing: Mutex<()>,
     /// Held while trees are retained or let go of, so that a new one is not taken for a stray.
     trees: Mutex<()>,
-    found: Mutex<HashMap<(Cid, Vec<u8>), Option<Found>>>,
+    found: Mutex<LookedUp>,
     /// Folders and names of databases that clients asked for.
     used: Mutex<Vec<String>>,
     /// Counted up with each change of the heads.
@@ -138,7 +141,7 @@ impl Mirror {
             match load_head(&store, &one) {
                 Some(accepted) => heads.accepted.push(Arc::new(accepted)),
                 None => {
-                    warn!(mirror = %config.name, head = one.cid, "a remembered head is not on disk any more")
+                    warn!(mirror = %config.name, head = one.cid, "a remembered head is not on disk any more");
                 }
             }
         }
@@ -146,7 +149,7 @@ impl Mirror {
             match restore(&store, &one) {
                 Some(signed) => heads.signed.push(signed),
                 None => {
-                    warn!(mirror = %config.name, key = %one.key, "a remembered record cannot be read any more")
+                    warn!(mirror = %config.name, key = %one.key, "a remembered record cannot be read any more");
                 }
             }
         }

@@ -24,6 +24,7 @@ use crate::freshness::Times;
 use crate::importer::Importing;
 use crate::keys::{KeyError, Keys};
 use crate::mirror::Mirror;
+use crate::read::Pieces;
 use crate::runs::Runs;
 
 /// Whether the node joins the network.
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) runs: Runs,
     pub(crate) times: Times,
     pub(crate) counters: Counters,
+    pub(crate) pieces: Pieces,
     pub(crate) following: crate::follow::Board,
     pub(crate) privacy: Arc<Privacy>,
 }
@@ -150,6 +152,7 @@ impl Node {
             times: Times::new(store.clone()),
             counters: Counters::load(&store)?,
             runs: Runs::default(),
+            pieces: Pieces::default(),
             following: crate::follow::Board::default(),
             privacy,
             config,
@@ -307,7 +310,7 @@ impl Node {
         start: u64,
         end: u64,
     ) -> Result<bytes::Bytes, FetchError> {
-        crate::read::stored(&self.inner.tasks, file, start, end).await
+        crate::read::stored(&self.inner.tasks, &self.inner.pieces, file, start, end).await
     }
 }
 

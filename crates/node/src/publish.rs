@@ -27,19 +27,19 @@ use crate::mirror::Mirror;
 use crate::node::Node;
 
 /// How long a record is valid. A client that sees no newer one for that long has no name.
-pub(crate) const VALIDITY: Duration = Duration::from_secs(72 * 3600);
+pub(crate) const VALIDITY: Duration = Duration::from_hours(72);
 
 /// A record is renewed when less than this is left of it.
-const RENEW: Duration = Duration::from_secs(48 * 3600);
+const RENEW: Duration = Duration::from_hours(48);
 
 /// How long resolvers may keep a record.
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 /// `checked` moves in a new head over the same tree at most this often, in seconds.
 const CHECKED: u64 = 1800;
 
 /// How often records are looked at.
-const LOOK: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_mins(10);
 
 /// Why a head could not be published.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use cid::Cid;
 use crate::serve::Client;
 
 /// How long a client stays with a head after its last `.db`.
-const RUN: Duration = Duration::from_secs(600);
+const RUN: Duration = Duration::from_mins(10);
 
 /// Addresses remembered at once.
 const MAX_RUNS: usize = 4096;

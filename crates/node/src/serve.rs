@@ -358,10 +358,7 @@ impl Node {
     pub async fn open(&self, answer: &FileAnswer) -> Result<Content, FetchError> {
         let opened = self.inner.fetch.open(&answer.root, &answer.sources).await?;
         Ok(match opened {
-            Opened::Stored(file) => {
-                self.inner.store.touch(&answer.root);
-                Content::Stored(Arc::new(file))
-            }
+            Opened::Stored(file) => Content::Stored(file),
             Opened::Arriving(reader) => Content::Arriving(reader),
             Opened::Small(small) => Content::Small(small.data, small.origin, answer.root),
         })

@@ -18,7 +18,7 @@ use crate::mirror::Mirror;
 use crate::node::Node;
 
 /// From this age on a repository is old, though still served.
-pub const WARN_AFTER: Duration = Duration::from_secs(6 * 3600);
+pub const WARN_AFTER: Duration = Duration::from_hours(6);
 
 /// What goes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -148,7 +148,7 @@ impl Node {
                 .report()
                 .into_iter()
                 .map(|task| TaskStatus {
-                    name: task.name.to_string(),
+                    name: task.name.clone(),
                     state: format!("{:?}", task.state).to_lowercase(),
                 })
                 .collect(),

@@ -21,18 +21,30 @@ async fn the_connection_breaks_when_the_only_peer_dies_in_the_middle_of_a_file()
     let importer = Plan::importer(dir.path(), Files::All).start().await;
     importer.import().await;
     let relay = importer.relay(Some(12_000_000)).await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay).await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)])
+        .start()
+        .await;
     client.follows(&importer).await;
     let served = serve(client).await;
     relay.cut_after(8 * MIB as u64);
     let got = served.get(&format!("/ipns/{NAME}/big"), &[]).await;
     assert_eq!(got.status, 200);
-    assert!(!got.is_whole() && got.body.len() < bytes.len(), "{} bytes", got.body.len());
-    assert!(got.body == bytes[..got.body.len()], "what came is right, so that it can be resumed");
+    assert!(
+        !got.is_whole() && got.body.len() < bytes.len(),
+        "{} bytes",
+        got.body.len()
+    );
+    assert!(
+        got.body == bytes[..got.body.len()],
+        "what came is right, so that it can be resumed"
+    );
     relay.heal();
+    served.node.connected().await;
     // pacman resumes where it was.
     let from = got.body.len();
-    let rest = served.get(&format!("/ipns/{NAME}/big"), &[&format!("Range: bytes={from}-")]).await;
+    let rest = served
+        .get(&format!("/ipns/{NAME}/big"), &[&format!("Range: bytes={from}-")])
+        .await;
     assert!(rest.status == 206 && rest.body == bytes[from..]);
     Ok(())
 }
@@ -42,14 +54,20 @@ async fn a_file_that_nobody_gives_is_an_error_status_and_not_a_broken_answer() -
     let (dir, _) = folder(3);
     let importer = Plan::importer(dir.path(), Files::All).start().await;
     importer.import().await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
     client.follows(&importer).await;
     importer.stop().await;
     let served = serve(client).await;
     let began = std::time::Instant::now();
     let got = served.get(&format!("/ipns/{NAME}/big"), &[]).await;
     assert_eq!(got.status, 504, "{}", got.text());
-    assert!(began.elapsed().as_secs() < 9, "before pacman gives up: {:?}", began.elapsed());
+    assert!(
+        began.elapsed().as_secs() < 9,
+        "before pacman gives up: {:?}",
+        began.elapsed()
+    );
     Ok(())
 }
 

@@ -48,7 +48,9 @@ pub(crate) async fn serve_within(node: TestNode, limits: Limits) -> Served {
     let address = listener.local_addr().unwrap();
     let gateway = Gateway::new(node.node.clone(), vec!["localhost".to_owned()]);
     let tasks = node.node.tasks().clone();
-    node.node.tasks().spawn("gateway", serve_with(listener, gateway, tasks, limits));
+    node.node
+        .tasks()
+        .spawn("gateway", serve_with(listener, gateway, tasks, limits));
     Served { node, address }
 }
 
@@ -63,7 +65,7 @@ impl Served {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|line| line.starts_with("Host:")) {
-            text.push_str(&format!("Host: {}\r\n", self.address));
+            text = format!("{text}Host: {}\r\n", self.address);
         }
         for line in headers {
             text.push_str(line);
@@ -73,10 +75,10 @@ impl Served {
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut all = Vec::new();
         // A broken connection is what some tests look for: what came is kept.
-        let read = async {
-            while stream.read_buf(&mut all).await.is_ok_and(|n| n > 0) {}
-        };
-        tokio::time::timeout(Duration::from_secs(60), read).await.expect("an answer within a minute");
+        let read = async { while stream.read_buf(&mut all).await.is_ok_and(|n| n > 0) {} };
+        tokio::time::timeout(Duration::from_mins(1), read)
+            .await
+            .expect("an answer within a minute");
         parse(&all)
     }
 }
@@ -89,7 +91,9 @@ fn parse(all: &[u8]) -> Reply {
     let headers = lines.filter_map(|line| line.split_once(": "));
     Reply {
         status,
-        headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect(),
+        headers: headers
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect(),
         body: all[end + 4..].to_vec(),
     }
 }

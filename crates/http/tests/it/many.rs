@@ -24,7 +24,14 @@ async fn importer(bytes: &[u8]) -> (TestNode, tempfile::TempDir) {
 fn more_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: now.maximum,
+            maximum: now.maximum,
+        },
+    )
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,14 +51,24 @@ async fn a_thousand_idle_connections_do_not_harm_256_active_ones() -> TestResult
     last.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await?;
     let mut answer = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), last.read_to_end(&mut answer)).await??;
-    assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.starts_with(b"HTTP/1.0 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_that_does_not_come_to_its_end_is_not_waited_for() -> TestResult {
     let (importer, _dir) = importer(b"x").await;
-    let served = serve_within(importer, Limits { header: Duration::from_millis(500) }).await;
+    let served = serve_within(
+        importer,
+        Limits {
+            header: Duration::from_millis(500),
+        },
+    )
+    .await;
     let mut slow = TcpStream::connect(served.address).await?;
     slow.write_all(b"GET / HTTP/1.1\r\nHost: local").await?;
     let mut silent = TcpStream::connect(served.address).await?;

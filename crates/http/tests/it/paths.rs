@@ -12,7 +12,10 @@ use crate::nodes::{NAME, Plan};
 #[tokio::test(flavor = "multi_thread")]
 async fn all_forms_of_a_path_lead_to_the_same_file() -> TestResult {
     let dir = tempfile::tempdir()?;
-    let repo = Repo::create(dir.path().join("core/os/x86_64"), RepoSpec::new("core").package("zlib", 9_000))?;
+    let repo = Repo::create(
+        dir.path().join("core/os/x86_64"),
+        RepoSpec::new("core").package("zlib", 9_000),
+    )?;
     let mut plan = Plan::importer(dir.path(), Files::Listed);
     plan.config.imports[0].layout = Layout::Archlinux;
     plan.config.imports[0].spec.layout = pacstore_import::Layout::Archlinux;
@@ -29,15 +32,35 @@ async fn all_forms_of_a_path_lead_to_the_same_file() -> TestResult {
         (format!("/ipns/{key}/core/{name}"), None),
         (format!("/ipns/TEST.mirror/core/{name}"), None),
         (format!("/pacman/core/x86_64/{name}"), None),
-        (format!("/core/{name}"), Some(format!("Host: {NAME}.ipns.localhost:8080"))),
-        (format!("/core/os/x86_64/{name}"), Some(format!("Host: {label}.ipns.localhost"))),
-        (format!("/core/{name}"), Some(format!("Host: {key}.ipns.localhost"))),
-        (format!("/ipns/{NAME}/core/{name}"), Some("Host: LOCALHOST:1".to_owned())),
-        (format!("/ipns/{NAME}/core/{name}"), Some("Host: [::1]:8080".to_owned())),
+        (
+            format!("/core/{name}"),
+            Some(format!("Host: {NAME}.ipns.localhost:8080")),
+        ),
+        (
+            format!("/core/os/x86_64/{name}"),
+            Some(format!("Host: {label}.ipns.localhost")),
+        ),
+        (
+            format!("/core/{name}"),
+            Some(format!("Host: {key}.ipns.localhost")),
+        ),
+        (
+            format!("/ipns/{NAME}/core/{name}"),
+            Some("Host: LOCALHOST:1".to_owned()),
+        ),
+        (
+            format!("/ipns/{NAME}/core/{name}"),
+            Some("Host: [::1]:8080".to_owned()),
+        ),
     ] {
         let headers: Vec<&str> = host.iter().map(String::as_str).collect();
         let got = served.get(&path, &headers).await;
-        assert!(got.status == 200 && got.body == want, "{path} {host:?}: {} {}", got.status, got.text());
+        assert!(
+            got.status == 200 && got.body == want,
+            "{path} {host:?}: {} {}",
+            got.status,
+            got.text()
+        );
     }
     assert_eq!(served.get("/", &[]).await.status, 200);
     Ok(())
@@ -50,8 +73,15 @@ async fn a_host_that_is_not_ours_is_refused() -> TestResult {
     let importer = Plan::importer(dir.path(), Files::All).start().await;
     importer.import().await;
     let served = serve(importer).await;
-    for host in ["evil.example", "localhost.evil.example", "evil.localhost", "127.0.0.1.evil.example"] {
-        let refused = served.get(&format!("/ipns/{NAME}/file"), &[&format!("Host: {host}")]).await;
+    for host in [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.localhost",
+        "127.0.0.1.evil.example",
+    ] {
+        let refused = served
+            .get(&format!("/ipns/{NAME}/file"), &[&format!("Host: {host}")])
+            .await;
         assert_eq!(refused.status, 403, "{host}");
     }
     Ok(())
@@ -67,8 +97,19 @@ async fn a_path_that_leads_elsewhere_is_refused_and_one_that_is_not_there_is_404
     let long = "x".repeat(300);
     let longer = format!("{}x", "y/".repeat(5000));
     for path in [
-        "../file", "a/../file", "%2e%2e/file", "%2E./file", "a%2ffile", "a%2Ffile", "%00", "a%00b", "./file", "a//b",
-        "%zz", &long, &longer,
+        "../file",
+        "a/../file",
+        "%2e%2e/file",
+        "%2E./file",
+        "a%2ffile",
+        "a%2Ffile",
+        "%00",
+        "a%00b",
+        "./file",
+        "a//b",
+        "%zz",
+        &long,
+        &longer,
     ] {
         let refused = served.get(&format!("/ipns/{NAME}/{path}"), &[]).await;
         assert_eq!(refused.status, 400, "{path}: {}", refused.text());
@@ -88,7 +129,11 @@ async fn a_path_that_leads_elsewhere_is_refused_and_one_that_is_not_there_is_404
         let began = Instant::now();
         let got = served.get(&path, &[]).await;
         assert_eq!(got.status, 404, "{path}");
-        assert!(began.elapsed() < Duration::from_secs(1), "{path} took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{path} took {:?}",
+            began.elapsed()
+        );
     }
     Ok(())
 }
@@ -97,7 +142,10 @@ async fn a_path_that_leads_elsewhere_is_refused_and_one_that_is_not_there_is_404
 async fn a_repository_in_several_folders_is_404_and_the_answer_names_them() -> TestResult {
     let dir = tempfile::tempdir()?;
     for folder in ["stable/x86_64", "testing/x86_64"] {
-        Repo::create(dir.path().join(folder), RepoSpec::new("core").package(folder.replace('/', "-"), 1000))?;
+        Repo::create(
+            dir.path().join(folder),
+            RepoSpec::new("core").package(folder.replace('/', "-"), 1000),
+        )?;
     }
     let importer = Plan::importer(dir.path(), Files::Listed).start().await;
     importer.import().await;
@@ -105,8 +153,18 @@ async fn a_repository_in_several_folders_is_404_and_the_answer_names_them() -> T
     let got = served.get("/pacman/core/x86_64/core.db", &[]).await;
     assert_eq!(got.status, 404);
     for folder in ["stable/x86_64", "testing/x86_64"] {
-        assert!(got.text().contains(&format!("/ipns/{NAME}/{folder}")), "{}", got.text());
-        assert_eq!(served.get(&format!("/ipns/{NAME}/{folder}/core.db"), &[]).await.status, 200);
+        assert!(
+            got.text().contains(&format!("/ipns/{NAME}/{folder}")),
+            "{}",
+            got.text()
+        );
+        assert_eq!(
+            served
+                .get(&format!("/ipns/{NAME}/{folder}/core.db"), &[])
+                .await
+                .status,
+            200
+        );
     }
     assert_eq!(served.get("/pacman/core/riscv64/core.db", &[]).await.status, 404);
     Ok(())

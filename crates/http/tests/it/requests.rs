@@ -27,12 +27,22 @@ async fn get_and_head_answer_alike_and_other_methods_are_refused() -> TestResult
     assert!(got.header("etag").starts_with("\"baf"), "{got:?}");
     let head = served.ask("HEAD", &path, &[]).await;
     assert_eq!((head.status, head.body.len()), (200, 0));
-    for name in ["content-length", "etag", "content-type", "x-ipfs-roots", "cache-control"] {
+    for name in [
+        "content-length",
+        "etag",
+        "content-type",
+        "x-ipfs-roots",
+        "cache-control",
+    ] {
         assert_eq!(head.header(name), got.header(name), "{name}");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let refused = served.ask(method, &path, &["Content-Length: 0"]).await;
-        assert_eq!((refused.status, refused.header("allow")), (405, "GET, HEAD"), "{method}");
+        assert_eq!(
+            (refused.status, refused.header("allow")),
+            (405, "GET, HEAD"),
+            "{method}"
+        );
     }
     Ok(())
 }
@@ -60,10 +70,15 @@ async fn ranges_give_exactly_what_they_ask() -> TestResult {
         assert!(got.is_whole() && got.body == all[want], "{range}");
     }
     let past = served.get(&path, &[&format!("Range: bytes={len}-")]).await;
-    assert_eq!((past.status, past.header("content-range")), (416, &*format!("bytes */{len}")));
+    assert_eq!(
+        (past.status, past.header("content-range")),
+        (416, &*format!("bytes */{len}"))
+    );
     let whole = served.get(&path, &["Range: bytes=0-1,5-6"]).await;
     assert_eq!((whole.status, whole.body.len()), (200, len));
-    let changed = served.get(&path, &["Range: bytes=5-", "If-Range: \"other\""]).await;
+    let changed = served
+        .get(&path, &["Range: bytes=5-", "If-Range: \"other\""])
+        .await;
     assert_eq!((changed.status, changed.body.len()), (200, len));
     Ok(())
 }
@@ -113,13 +128,23 @@ async fn a_directory_is_listed_and_without_its_slash_leads_there() -> TestResult
     assert_eq!(page.status, 200);
     assert!(page.is_whole() && page.text().contains("./sub%20dir/") && page.text().contains("libsigc++"));
     let page = served.get(&format!("/ipns/{NAME}/sub%20dir/"), &[]).await;
-    assert!(page.text().contains("&lt;a&gt;&amp;b") && !page.text().contains("<a>"), "{}", page.text());
+    assert!(
+        page.text().contains("&lt;a&gt;&amp;b") && !page.text().contains("<a>"),
+        "{}",
+        page.text()
+    );
     let moved = served.get(&format!("/ipns/{NAME}/sub%20dir"), &[]).await;
-    assert_eq!((moved.status, moved.header("location")), (301, &*format!("/ipns/{NAME}/sub%20dir/")));
+    assert_eq!(
+        (moved.status, moved.header("location")),
+        (301, &*format!("/ipns/{NAME}/sub%20dir/"))
+    );
     let same = served.get(&format!("/ipns/{NAME}/"), &["If-None-Match: *"]).await;
     assert_eq!(same.status, 304);
     for plus in ["libsigc++", "libsigc%2B%2B"] {
-        assert_eq!(served.get(&format!("/ipns/{NAME}/{plus}"), &[]).await.body, b"plus");
+        assert_eq!(
+            served.get(&format!("/ipns/{NAME}/{plus}"), &[]).await.body,
+            b"plus"
+        );
     }
     Ok(())
 }
@@ -134,7 +159,9 @@ async fn a_cid_is_given_only_where_it_is_part_of_what_is_configured() -> TestRes
     assert!(got.body == repo.bytes("zlib")? && got.header("cache-control").contains("immutable"));
     let root = got.header("etag").trim_matches('"').to_owned();
     assert!(served.get(&format!("/ipfs/{root}"), &[]).await.body == got.body);
-    let by_host = served.get(&format!("/{package}"), &[&format!("Host: {tree}.ipfs.localhost")]).await;
+    let by_host = served
+        .get(&format!("/{package}"), &[&format!("Host: {tree}.ipfs.localhost")])
+        .await;
     assert!(by_host.body == got.body);
     let foreign = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
     let began = std::time::Instant::now();

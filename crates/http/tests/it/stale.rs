@@ -9,7 +9,7 @@ use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 use crate::client::serve;
 use crate::nodes::{NAME, Plan};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_over_its_age_is_never_not_modified() -> TestResult {
@@ -34,16 +34,26 @@ async fn a_database_over_its_age_is_never_not_modified() -> TestResult {
             for headers in [vec![], vec![&*since], vec!["If-None-Match: *"]] {
                 let old = served.get(&format!("/ipns/{NAME}/{name}"), &headers).await;
                 if with_mirror {
-                    assert_eq!((old.status, old.header("location")), (302, &*mirror.url(name)), "{headers:?}");
+                    assert_eq!(
+                        (old.status, old.header("location")),
+                        (302, &*mirror.url(name)),
+                        "{headers:?}"
+                    );
                 } else {
                     assert_eq!(old.status, 404, "{name} {headers:?}");
                 }
             }
         }
-        let package = served.get(&format!("/ipns/{NAME}/{}", repo.file_name("zlib")?), &[]).await;
+        let package = served
+            .get(&format!("/ipns/{NAME}/{}", repo.file_name("zlib")?), &[])
+            .await;
         assert_eq!(package.status, 200, "packages have no age");
         served.node.import().await;
-        assert_eq!(served.get(&db, &[]).await.status, 200, "checked again, given again");
+        assert_eq!(
+            served.get(&db, &[]).await.status,
+            200,
+            "checked again, given again"
+        );
     }
     Ok(())
 }

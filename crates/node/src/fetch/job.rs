@@ -30,7 +30,7 @@ const PIECE: u64 = 256 << 10;
 const LONELY: Duration = Duration::from_secs(3);
 
 /// How long a job goes on without a single whole leaf, however bytes drip in.
-const NO_LEAF: Duration = Duration::from_secs(60);
+const NO_LEAF: Duration = Duration::from_mins(1);
 
 /// How often a job is looked after.
 const LOOK: Duration = Duration::from_millis(250);
@@ -179,7 +179,7 @@ async fn watch_over(shared: Arc<Shared>) {
         Ok(()) => debug!(cid = %shared.file.root, bytes = shared.file.len, "fetched"),
         Err(FetchError::Stopping) => debug!(cid = %shared.file.root, "fetch stopped; what came is kept"),
         Err(error) => {
-            warn!(cid = %shared.file.root, error = error as &dyn std::error::Error, "fetch failed; what came is kept")
+            warn!(cid = %shared.file.root, error = error as &dyn std::error::Error, "fetch failed; what came is kept");
         }
     }
     shared.end(end);

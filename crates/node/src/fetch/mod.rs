@@ -27,7 +27,7 @@ use cid::Cid;
 use pacstore_dag::{self as dag, FileDag};
 use pacstore_net::Net;
 use pacstore_runtime::{ByteBudget, Tasks};
-use pacstore_store::{FileInfo, Origin, Partial, Store};
+use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
 use url::Url;
 
@@ -160,7 +160,7 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub enum Opened {
     /// Whole and on disk.
-    Stored(pacstore_store::OpenFile),
+    Stored(Arc<OpenFile>),
     /// Being fetched; read through this.
     Arriving(Reader),
     /// One leaf that just came in, verified and kept.
@@ -267,12 +267,12 @@ impl Fetcher {
     /// As [`Fetcher::open`], and what stops it half-way.
     pub async fn take(&self, root: &Cid, sources: &Sources) -> Result<FileInfo, FetchError> {
         match self.open(root, sources).await? {
-            Opened::Stored(file) => return Ok(file.info),
+            Opened::Stored(file) => return Ok(file.info.clone()),
             Opened::Arriving(mut reader) => reader.wait_complete().await?,
             Opened::Small(_) => {}
         }
         let file = self.stored(root).await?;
-        file.map(|f| f.info).ok_or(FetchError::NoSource {
+        file.map(|f| f.info.clone()).ok_or(FetchError::NoSource {
             cid: *root,
             why: "evicted at once".into(),
         })
@@ -313,10 +313,16 @@ impl Fetcher {
         jobs.get(root).and_then(Weak::upgrade).filter(|job| !job.over())
     }
 
-    async fn stored(&self, root: &Cid) -> Result<Option<pacstore_store::OpenFile>, FetchError> {
+    /// The file if it is on disk. One that was opened lately needs no other thread.
+    async fn stored(&self, root: &Cid) -> Result<Option<Arc<OpenFile>>, FetchError> {
+        if let Some(file) = self.inner.store.opened(root) {
+            return Ok(Some(file));
+        }
         let store = self.inner.store.clone();
         let wanted = *root;
-        self.inner.blocking(*root, move || store.open_file(&wanted)).await
+        self.inner
+            .blocking(*root, move || store.open_shared(&wanted))
+            .await
     }
 
     /// The file's layout: from its CID alone where it is one raw leaf, else from its
@@ -370,10 +376,11 @@ impl Fetcher {
 
     /// A raw root whose length nobody told us: the block itself tells it.
     async fn raw_leaf(&self, root: &Cid, sources: &Sources) -> Result<FileDag, FetchError> {
-        if sources.peers != AskPeers::Nobody && self.inner.net.is_some() {
-            if let Ok(blocks) = peers::nodes(&self.inner, &[*root], sources.peers).await {
-                return Ok(one_leaf(root, blocks.first().map_or(0, |b| b.data.len() as u64)));
-            }
+        if sources.peers != AskPeers::Nobody
+            && self.inner.net.is_some()
+            && let Ok(blocks) = peers::nodes(&self.inner, &[*root], sources.peers).await
+        {
+            return Ok(one_leaf(root, blocks.first().map_or(0, |b| b.data.len() as u64)));
         }
         Err(FetchError::NoSource {
             cid: *root,

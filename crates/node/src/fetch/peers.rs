@@ -163,7 +163,7 @@ async fn bring(
     leaf: usize,
     lease: ByteLease,
 ) -> Option<(u64, Instant)> {
-    let wanted = shared.file.leaves[leaf].clone();
+    let wanted = shared.file.leaves[leaf];
     let asked = Instant::now();
     let got = tokio::select! {
         () = shared.stop.cancelled() => None,

@@ -135,7 +135,7 @@ async fn bring(shared: &Arc<Shared>, url: &Url, run: &[usize], bytes: &mut u64) 
         .map_err(RunError::Http)?;
     let mut rest = Bytes::new();
     for &leaf in run {
-        let wanted = shared.file.leaves[leaf].clone();
+        let wanted = shared.file.leaves[leaf];
         let mut data = BytesMut::with_capacity(wanted.len as usize);
         while (data.len() as u64) < wanted.len {
             if rest.is_empty() {

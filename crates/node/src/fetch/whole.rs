@@ -53,7 +53,7 @@ pub(crate) async fn fetch(
         Ok(Ok(())) => {
             let store = inner.store.clone();
             let wanted = *root;
-            let file = inner.blocking(*root, move || store.open_file(&wanted)).await?;
+            let file = inner.blocking(*root, move || store.open_shared(&wanted)).await?;
             file.map(Opened::Stored).ok_or(because)
         }
         Ok(Err(why)) if why.ends_with(OTHER_BYTES) => Err(FetchError::Wrong { cid: *root, why }),
@@ -123,7 +123,7 @@ async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Ur
             path: &made.path,
             how: Intake::Move,
             dag: &layout,
-            sha256: digest,
+            sha256: Some(digest),
             origin,
         })?;
         batch.commit()

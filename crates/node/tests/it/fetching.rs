@@ -44,7 +44,7 @@ async fn a_peer_and_a_mirror_share_the_work() -> TestResult {
     mirror.limit(Some(8_000_000));
     let importer = importer(dir.path()).await;
     let relay = importer.relay(Some(8_000_000)).await;
-    let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay).await]).upstream(&mirror);
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)]).upstream(&mirror);
     let client = plan.start().await;
     client.follows(&importer).await;
     assert!(client.get("big").await? == bytes);
@@ -66,7 +66,7 @@ async fn a_file_completes_from_the_mirror_when_the_peer_dies_in_its_middle() -> 
     mirror.limit(Some(4_000_000));
     let importer = importer(dir.path()).await;
     let relay = importer.relay(Some(10_000_000)).await;
-    let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay).await]).upstream(&mirror);
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)]).upstream(&mirror);
     let client = plan.start().await;
     client.follows(&importer).await;
     relay.cut_after(8 * MIB);
@@ -85,7 +85,7 @@ async fn a_read_fails_when_the_only_peer_dies_and_goes_on_later_where_it_was() -
     let (dir, bytes) = folder(24);
     let importer = importer(dir.path()).await;
     let relay = importer.relay(Some(12_000_000)).await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay).await])
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)])
         .start()
         .await;
     client.follows(&importer).await;
@@ -94,6 +94,7 @@ async fn a_read_fails_when_the_only_peer_dies_and_goes_on_later_where_it_was() -
     let error = client.get("big").await.expect_err("nobody has the rest");
     assert!(error.to_string().contains("no source gives"), "{error}");
     relay.heal();
+    client.connected().await;
     let cut = relay.down() - before;
     assert!(client.get("big").await? == bytes);
     let after = relay.down() - before - cut;
@@ -206,14 +207,21 @@ async fn a_range_in_the_middle_comes_first_and_what_came_is_not_asked_again() ->
     let (start, end) = (15 * MIB + 7, 16 * MIB + 9);
     let part = client.part(&file, start, end).await?;
     assert!(part == bytes[start as usize..end as usize]);
-    assert!(given(&mirror) < 8 * MIB, "{} bytes before the middle came", given(&mirror));
+    assert!(
+        given(&mirror) < 8 * MIB,
+        "{} bytes before the middle came",
+        given(&mirror)
+    );
     // Its only reader is gone: the job ends, and the next one goes on from what is here.
     client.idle().await;
     let before = given(&mirror);
     assert!(before < 20 * MIB, "it goes on with nobody to read");
     mirror.clear_log();
     assert!(client.get("big").await? == bytes);
-    assert!(given(&mirror) <= bytes.len() as u64 - 2 * MIB, "the middle was here");
+    assert!(
+        given(&mirror) <= bytes.len() as u64 - 2 * MIB,
+        "the middle was here"
+    );
     Ok(())
 }
 
@@ -227,8 +235,10 @@ async fn readers_in_different_places_of_one_file_both_get_on() -> TestResult {
     let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
     let client = follow_then_stop(importer, plan).await;
     let file = client.file("big").await;
-    let (first, second) =
-        tokio::join!(client.part(&file, 0, 3 * MIB), client.part(&file, 20 * MIB, 23 * MIB));
+    let (first, second) = tokio::join!(
+        client.part(&file, 0, 3 * MIB),
+        client.part(&file, 20 * MIB, 23 * MIB)
+    );
     assert!(first? == bytes[..3 << 20]);
     assert!(second? == bytes[20 << 20..23 << 20]);
     assert!(given(&mirror) < 14 * MIB, "{} bytes for 6 MiB", given(&mirror));

@@ -86,3 +86,28 @@ async fn a_new_head_reaches_a_connected_client_and_its_files_too() -> TestResult
     same_files(&client, dir.path()).await;
     Ok(())
 }
+
+/// Directories that came before the line broke are used, not asked again, and nothing is taken for whole too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_whose_directories_came_in_part_becomes_current_when_the_rest_is_here() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    for n in 0..200 {
+        let folder = dir.path().join(format!("folder{n}"));
+        fs_err::create_dir(&folder)?;
+        fs_err::write(folder.join(format!("file{n}")), format!("{n}"))?;
+    }
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let relay = importer.relay(Some(400_000)).await;
+    relay.cut_after(20_000);
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)])
+        .start()
+        .await;
+    client.connected().await;
+    client.refresh().await;
+    assert_eq!(client.tree(), None, "half a tree is no head");
+    relay.heal();
+    client.follows(&importer).await;
+    assert_eq!(client.get("folder199/file199").await?, b"199");
+    Ok(())
+}

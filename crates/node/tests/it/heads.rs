@@ -29,7 +29,9 @@ async fn an_older_head_is_never_taken_again_not_even_after_a_restart() -> TestRe
     repo.update(&["pkg0"])?;
     let importer = plan.start().await;
     importer.import().await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
     client.follows(&importer).await;
     let new_tree = client.tree();
     assert_ne!(new_tree, old_tree);
@@ -53,7 +55,11 @@ async fn an_older_head_is_never_taken_again_not_even_after_a_restart() -> TestRe
 async fn two_of_three_importers_must_have_signed_one_tree() -> TestResult {
     let dir = tempfile::tempdir()?;
     let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(2, 5_000))?;
-    let (one, two, three) = (importer(dir.path()).await, importer(dir.path()).await, importer(dir.path()).await);
+    let (one, two, three) = (
+        importer(dir.path()).await,
+        importer(dir.path()).await,
+        importer(dir.path()).await,
+    );
     assert_eq!(one.tree(), two.tree(), "same state, same tree");
     let keys = vec![one.plan.key(), two.plan.key(), three.plan.key()];
     let peers = vec![one.address().await, two.address().await, three.address().await];
@@ -96,7 +102,9 @@ async fn a_client_learns_the_head_and_files_from_another_client() -> TestResult 
     Repo::create(dir.path(), RepoSpec::new("core").package("big", 3_000_000))?;
     let importer = importer(dir.path()).await;
     let key = importer.plan.key();
-    let first = Plan::client(vec![key], vec![importer.address().await]).start().await;
+    let first = Plan::client(vec![key], vec![importer.address().await])
+        .start()
+        .await;
     first.follows(&importer).await;
     for name in crate::follow::names(dir.path()) {
         first.get(&name).await?;
@@ -105,7 +113,10 @@ async fn a_client_learns_the_head_and_files_from_another_client() -> TestResult 
     let second = Plan::client(vec![key], vec![first.address().await]).start().await;
     second.follows(&first).await;
     for name in crate::follow::names(dir.path()) {
-        assert!(second.get(&name).await? == fs_err::read(dir.path().join(&name))?, "{name}");
+        assert!(
+            second.get(&name).await? == fs_err::read(dir.path().join(&name))?,
+            "{name}"
+        );
     }
     Ok(())
 }

@@ -57,7 +57,12 @@ async fn bad(manner: Manner, tasks: &Tasks) -> (Net, Multiaddr) {
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     config.dht = DhtMode::Off;
     let net = Net::start(config, Arc::new(Bad(manner)), tasks, Clock::system()).unwrap();
-    let address = net.listen_addresses().await.remove(0).with_p2p(net.peer_id()).unwrap();
+    let address = net
+        .listen_addresses()
+        .await
+        .remove(0)
+        .with_p2p(net.peer_id())
+        .unwrap();
     (net, address)
 }
 
@@ -82,10 +87,17 @@ async fn a_file_arrives_whatever_a_bad_peer_does() -> TestResult {
         let began = Instant::now();
         assert!(client.get("big").await? == big, "{manner:?}");
         assert!(client.get("small").await? == small, "{manner:?}");
-        assert!(began.elapsed() < Duration::from_secs(20), "{manner:?} took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{manner:?} took {:?}",
+            began.elapsed()
+        );
         if let Manner::Lies = manner {
-            let banned = async { while events.recv().await.unwrap() != NetEvent::Misbehaved(net.peer_id()) {} };
-            tokio::time::timeout(SOON, banned).await.expect("who lies is banned");
+            let banned =
+                async { while events.recv().await.unwrap() != NetEvent::Misbehaved(net.peer_id()) {} };
+            tokio::time::timeout(SOON, banned)
+                .await
+                .expect("who lies is banned");
         }
         client.stop().await;
         net.shutdown().await;
@@ -108,8 +120,11 @@ async fn a_mirror_gives_the_file_when_all_peers_are_bad() -> TestResult {
         let tasks = Tasks::new();
         let (net, address) = bad(manner, &tasks).await;
         let relay = importer.relay(None).await;
-        let peers = vec![importer.behind(&relay).await, address];
-        let client = Plan::client(vec![importer.plan.key()], peers).upstream(&mirror).start().await;
+        let peers = vec![importer.behind(&relay), address];
+        let client = Plan::client(vec![importer.plan.key()], peers)
+            .upstream(&mirror)
+            .start()
+            .await;
         client.connected_to(2).await;
         client.follows(&importer).await;
         // The good one goes away; only the bad one is left.
@@ -122,7 +137,11 @@ async fn a_mirror_gives_the_file_when_all_peers_are_bad() -> TestResult {
             "{manner:?} took {:?}",
             began.elapsed()
         );
-        assert_eq!(client.node.bytes_out().upstream, (big.len() + small.len()) as u64, "{manner:?}");
+        assert_eq!(
+            client.node.bytes_out().upstream,
+            (big.len() + small.len()) as u64,
+            "{manner:?}"
+        );
         client.stop().await;
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;

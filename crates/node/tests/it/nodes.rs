@@ -79,7 +79,7 @@ impl Plan {
                 age: Duration::ZERO,
                 count: 3,
             },
-            max_age: Some(Duration::from_secs(24 * 3600)),
+            max_age: Some(Duration::from_hours(24)),
             public: true,
         });
         plan.config.mirrors.push(mirror(vec![key]));
@@ -168,7 +168,7 @@ impl TestNode {
     }
 
     /// Its address behind `relay`.
-    pub(crate) async fn behind(&self, relay: &ThrottledRelay) -> Multiaddr {
+    pub(crate) fn behind(&self, relay: &ThrottledRelay) -> Multiaddr {
         let id = self.node.peer_id().unwrap();
         format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", relay.address().port())
             .parse()
@@ -214,9 +214,11 @@ impl TestNode {
                 changes.changed().await.unwrap();
             }
         };
-        if tokio::time::timeout(SOON, reached).await.is_err() {
-            panic!("no new head: {:#?}", self.node.status(None).await.mirrors);
-        }
+        assert!(
+            tokio::time::timeout(SOON, reached).await.is_ok(),
+            "no new head: {:#?}",
+            self.node.status(None).await.mirrors
+        );
     }
 
     /// Waits until it is connected to somebody.
@@ -240,7 +242,13 @@ impl TestNode {
     /// Waits until no file is on its way any more.
     pub(crate) async fn idle(&self) {
         let reached = async {
-            let busy = || self.node.tasks().report().iter().any(|t| t.name.starts_with("fetch/"));
+            let busy = || {
+                self.node
+                    .tasks()
+                    .report()
+                    .iter()
+                    .any(|t| t.name.starts_with("fetch/"))
+            };
             while busy() {
                 tokio::task::yield_now().await;
             }
@@ -295,7 +303,11 @@ impl TestNode {
 
 /// Copies all below `from` to `to`, with its modes.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status();
     assert!(copied.unwrap().success());
 }
 
@@ -314,7 +326,7 @@ pub(crate) async fn read(
         }
         Ok::<(), Failure>(())
     };
-    tokio::time::timeout(Duration::from_secs(60), all)
+    tokio::time::timeout(Duration::from_mins(1), all)
         .await
         .map_err(|_| "a minute without the end")??;
     Ok(data)

@@ -15,12 +15,17 @@ async fn a_private_mirror_goes_to_friends_and_to_nobody_else() -> TestResult {
     let mut friend = friend.stop().await;
     let mut plan = Plan::importer(dir.path(), Files::All);
     plan.config.imports[0].public = false;
-    plan.config.swarm.peers.push(format!("/ip4/127.0.0.1/tcp/9/p2p/{id}").parse()?);
+    plan.config
+        .swarm
+        .peers
+        .push(format!("/ip4/127.0.0.1/tcp/9/p2p/{id}").parse()?);
     let key = plan.key();
     let importer = plan.start().await;
     importer.import().await;
 
-    let stranger = Plan::client(vec![key], vec![importer.address().await]).start().await;
+    let stranger = Plan::client(vec![key], vec![importer.address().await])
+        .start()
+        .await;
     stranger.connected().await;
     stranger.refresh().await;
     assert_eq!(stranger.tree(), None);
@@ -33,14 +38,24 @@ async fn a_private_mirror_goes_to_friends_and_to_nobody_else() -> TestResult {
 
     // Nor does the friend hand it on: not the name, not the blocks.
     let root = friend.file("secret").await.root;
-    let other = Plan::client(vec![key], vec![friend.address().await]).start().await;
+    let other = Plan::client(vec![key], vec![friend.address().await])
+        .start()
+        .await;
     other.connected().await;
     other.refresh().await;
     assert_eq!(other.tree(), None);
-    let asked = other.node.fetcher().block(&root, pacstore_node::AskPeers::Everyone).await;
+    let asked = other
+        .node
+        .fetcher()
+        .block(&root, pacstore_node::AskPeers::Everyone)
+        .await;
     assert!(asked.is_err(), "{asked:?}");
     let tree = importer.node.mirror(NAME).unwrap().current().unwrap().head.tree;
-    let asked = stranger.node.fetcher().block(&tree, pacstore_node::AskPeers::Everyone).await;
+    let asked = stranger
+        .node
+        .fetcher()
+        .block(&tree, pacstore_node::AskPeers::Everyone)
+        .await;
     assert!(asked.is_err(), "{asked:?}");
     Ok(())
 }

@@ -9,10 +9,13 @@ use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 
 use crate::nodes::{NAME, Plan, TestNode};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 async fn modified(node: &TestNode, name: &str) -> SystemTime {
-    node.file(name).await.last_modified.expect("a database has a time")
+    node.file(name)
+        .await
+        .last_modified
+        .expect("a database has a time")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +24,9 @@ async fn a_run_stays_with_its_head_until_it_asks_for_a_database_again() -> TestR
     let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(2, 30_000))?;
     let importer = Plan::importer(dir.path(), Files::Listed).start().await;
     importer.import().await;
-    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).start().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
     client.follows(&importer).await;
     let old_db = client.file("core.db").await.root;
     let old_sig = client.file("core.db.sig").await.root;
@@ -31,15 +36,29 @@ async fn a_run_stays_with_its_head_until_it_asks_for_a_database_again() -> TestR
     repo.update(&["pkg0"])?;
     importer.import().await;
     client.follows(&importer).await;
-    assert_eq!(client.file("core.db.sig").await.root, old_sig, "the pair stays together");
-    assert!(client.get(&old_name).await? == old_bytes, "its package is still given");
+    assert_eq!(
+        client.file("core.db.sig").await.root,
+        old_sig,
+        "the pair stays together"
+    );
+    assert!(
+        client.get(&old_name).await? == old_bytes,
+        "its package is still given"
+    );
     let Answer::File(other) = client.ask(2, "core.db.sig").await else {
         panic!("another client gets the new one");
     };
     assert_ne!(other.root, old_sig);
-    assert_ne!(client.file("core.db").await.root, old_db, "a new -Sy is a new run");
+    assert_ne!(
+        client.file("core.db").await.root,
+        old_db,
+        "a new -Sy is a new run"
+    );
     assert_ne!(client.file("core.db.sig").await.root, old_sig);
-    assert!(client.get(&old_name).await? == old_bytes, "older heads keep packages that were served");
+    assert!(
+        client.get(&old_name).await? == old_bytes,
+        "older heads keep packages that were served"
+    );
     assert!(client.get(&repo.file_name("pkg0")?).await? == repo.bytes("pkg0")?);
     Ok(())
 }
@@ -51,8 +70,16 @@ async fn the_time_of_a_database_is_upstreams_and_grows_with_every_change() -> Te
     let importer = Plan::importer(dir.path(), Files::Listed).start().await;
     importer.import().await;
     let first = modified(&importer, "core.db").await;
-    assert_eq!(first, UNIX_EPOCH + Duration::from_secs(repo.time()), "upstream's own, not that of the import");
-    assert_eq!(modified(&importer, "core.db.sig").await, first, "one time for the pair");
+    assert_eq!(
+        first,
+        UNIX_EPOCH + Duration::from_secs(repo.time()),
+        "upstream's own, not that of the import"
+    );
+    assert_eq!(
+        modified(&importer, "core.db.sig").await,
+        first,
+        "one time for the pair"
+    );
     let files = modified(&importer, "core.files").await;
     assert_eq!(modified(&importer, "core.files.sig").await, files);
 
@@ -66,14 +93,20 @@ async fn the_time_of_a_database_is_upstreams_and_grows_with_every_change() -> Te
     repo.update(&["pkg0"])?;
     let past = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     for name in ["core.db", "core.db.sig", "core.files", "core.files.sig"] {
-        fs_err::File::open(dir.path().join(name))?.file().set_modified(past)?;
+        fs_err::File::open(dir.path().join(name))?
+            .file()
+            .set_modified(past)?;
     }
     importer.import().await;
     let third = modified(&importer, "core.db").await;
     assert_eq!(third, second + Duration::from_secs(1));
     assert_eq!(modified(&importer, "core.db.sig").await, third);
     let importer = importer.stop().await.start().await;
-    assert_eq!(modified(&importer, "core.db").await, third, "the same after a restart");
+    assert_eq!(
+        modified(&importer, "core.db").await,
+        third,
+        "the same after a restart"
+    );
     Ok(())
 }
 
@@ -108,7 +141,11 @@ async fn an_old_database_warns_then_leads_to_the_mirror_or_is_not_there() -> Tes
         }
         importer.get(&repo.file_name("pkg0")?).await?;
         importer.import().await;
-        assert_eq!(state().await, "current", "looked at again: fresh again, though nothing changed");
+        assert_eq!(
+            state().await,
+            "current",
+            "looked at again: fresh again, though nothing changed"
+        );
         importer.file("core.db").await;
     }
     Ok(())
@@ -119,7 +156,10 @@ async fn an_unknown_package_leads_to_the_mirror_if_there_is_one_and_an_unknown_f
     let dir = tempfile::tempdir()?;
     Repo::create(dir.path(), RepoSpec::new("core").packages(1, 5_000))?;
     let mirror = Upstream::folder(dir.path())?;
-    let importer = Plan::importer(dir.path(), Files::Listed).upstream(&mirror).start().await;
+    let importer = Plan::importer(dir.path(), Files::Listed)
+        .upstream(&mirror)
+        .start()
+        .await;
     importer.import().await;
     let package = "newer-2.0-1-x86_64.pkg.tar.zst";
     match importer.ask(1, package).await {
@@ -127,7 +167,10 @@ async fn an_unknown_package_leads_to_the_mirror_if_there_is_one_and_an_unknown_f
         other => panic!("{other:?}"),
     }
     for name in ["nothing", "other.db", "core/nothing.txt", "x.pkg.tar.zst"] {
-        assert!(matches!(importer.ask(1, name).await, Answer::NotFound(_)), "{name}");
+        assert!(
+            matches!(importer.ask(1, name).await, Answer::NotFound(_)),
+            "{name}"
+        );
     }
     assert_eq!(mirror.log().len(), 0, "nobody was asked");
     let nobody = Plan::client(vec![], vec![]).start().await;

@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(rate("4MB/s"), Ok(4_000_000));
         assert_eq!(rate("0"), Ok(0));
-        assert_eq!(span("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!(span("7d"), Ok(Duration::from_hours(168)));
         assert_eq!(span("0s"), Ok(Duration::ZERO));
     }
 

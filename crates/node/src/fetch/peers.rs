@@ -11,11 +11,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cid::Cid;
 use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
 use pacstore_bitswap::{Session, SessionOptions};
-use pacstore_dag::Block;
+use pacstore_dag::{self as dag, Block, Leaf};
 use pacstore_net::PeerId;
 use pacstore_runtime::ByteLease;
 use tracing::debug;
@@ -171,13 +172,21 @@ async fn bring(
         got = tokio::time::timeout(BLOCK_DEADLINE, session.get(wanted.cid)) => Some(got),
     };
     let done = match got {
-        Some(Ok(Ok(got))) if got.data.len() as u64 == wanted.len => {
-            let origin = shared.inner.origin(&got.from);
-            shared.keep(leaf, got.data, origin).await;
-            Some((wanted.len, asked))
-        }
-        Some(other) => {
-            debug!(cid = %wanted.cid, ?other, "no peer gives this leaf now");
+        Some(Ok(Ok(got))) => match file_bytes(&wanted, &got.data) {
+            Some(data) => {
+                let origin = shared.inner.origin(&got.from);
+                shared.keep(leaf, data, origin).await;
+                Some((wanted.len, asked))
+            }
+            None => {
+                debug!(cid = %wanted.cid, "this leaf does not hold the bytes that its file says");
+                shared.give_back(leaf, source);
+                None
+            }
+        },
+        Some(refused) => {
+            let why = refused.map(|got| got.err().map(|error| error.to_string()));
+            debug!(cid = %wanted.cid, ?why, "no peer gives this leaf now");
             shared.give_back(leaf, source);
             None
         }
@@ -188,6 +197,12 @@ async fn bring(
     };
     drop(lease);
     done
+}
+
+/// The bytes of the file in a block: all of a raw leaf, what a dag-pb leaf (CIDv0) holds inside.
+fn file_bytes(leaf: &Leaf, block: &Bytes) -> Option<Bytes> {
+    let data = dag::leaf_data(&leaf.cid, block).ok()?;
+    (data.len() as u64 == leaf.len).then_some(data)
 }
 
 /// When to ask again after failures, and how fast the peers were.

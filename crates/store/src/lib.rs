@@ -48,6 +48,7 @@ mod files;
 mod fsck;
 mod gc;
 mod group;
+mod handles;
 mod index;
 mod intake;
 mod keys;

@@ -11,8 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -28,8 +27,6 @@ use crate::nodes::Node;
 use crate::record::{Facts, FileInfo, FileRecord, Place};
 use crate::store::{Inner, Store};
 
-/// Files kept open for block reads.
-const OPEN_FILES: usize = 32;
 const HASH_STEP: usize = 1 << 20;
 
 /// A whole file, open and checked. Readable to its end even if it is evicted meanwhile.
@@ -39,43 +36,6 @@ pub struct OpenFile {
     pub info: FileInfo,
     /// The file, opened for this caller alone, at its beginning.
     pub file: File,
-}
-
-/// Files that block reads keep open, most recently used last.
-#[derive(Debug, Default)]
-pub(crate) struct Handles {
-    open: Mutex<Vec<(u64, Arc<File>)>>,
-    /// Counts removals, so that nobody keeps what was removed while they opened it.
-    removals: AtomicU64,
-}
-
-impl Handles {
-    fn get(&self, id: u64) -> Option<Arc<File>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = open.iter().rposition(|(other, _)| *other == id)?;
-        let entry = open.remove(at);
-        let file = Arc::clone(&entry.1);
-        open.push(entry);
-        Some(file)
-    }
-
-    fn put(&self, id: u64, file: &Arc<File>, removals: u64) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.removals.load(Ordering::Acquire) != removals || open.iter().any(|(other, _)| *other == id) {
-            return;
-        }
-        if open.len() >= OPEN_FILES {
-            open.remove(0);
-        }
-        open.push((id, Arc::clone(file)));
-    }
-
-    /// Closes a file that is about to go.
-    pub(crate) fn forget(&self, id: u64) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        self.removals.fetch_add(1, Ordering::AcqRel);
-        open.retain(|(other, _)| *other != id);
-    }
 }
 
 /// Where a block was found.
@@ -201,6 +161,43 @@ impl Store {
             info: record.info(id, *root),
             file,
         }))
+    }
+
+    /// As [`Self::open_file`], with a handle that others may have too: read it at offsets only. The store keeps
+    /// the last few, for [`Self::opened`].
+    ///
+    /// # Errors
+    /// As [`Self::open_file`].
+    pub fn open_shared(&self, root: &Cid) -> Result<Option<Arc<OpenFile>>, ReadError> {
+        if let Some(file) = self.opened(root) {
+            return Ok(Some(file));
+        }
+        let Some(key) = keys::ref_key(root) else {
+            return Ok(None);
+        };
+        let removals = self.0.handles.removals();
+        let Some((id, record)) = self.0.index.read(|txn| txn.find_root(&key))? else {
+            return Ok(None);
+        };
+        let Some(file) = self.0.open_checked(id, &record)? else {
+            return Ok(None);
+        };
+        self.0.touch(key);
+        let info = record.info(id, *root);
+        let file = Arc::new(OpenFile { info, file });
+        self.0
+            .handles
+            .put_whole(key, record.place.facts().copied(), &file, removals);
+        Ok(Some(file))
+    }
+
+    /// The whole file with this root if [`Self::open_shared`] opened it lately, and notes that it was used. Waits
+    /// for no disk: for threads that must not. `None` says nothing about whether the file is here.
+    pub fn opened(&self, root: &Cid) -> Option<Arc<OpenFile>> {
+        let key = keys::ref_key(root)?;
+        let file = self.0.handles.whole(&key)?;
+        self.0.touch(key);
+        Some(file)
     }
 
     /// The leaves and nodes of the whole file with this root.
@@ -342,7 +339,7 @@ impl Inner {
 
     /// The file for block reads, from those that are open or opened now.
     fn handle(&self, id: u64, record: &FileRecord) -> Result<Option<Arc<File>>, ReadError> {
-        let removals = self.handles.removals.load(Ordering::Acquire);
+        let removals = self.handles.removals();
         if let Some(file) = self.handles.get(id) {
             let Some(facts) = record.place.facts() else {
                 return Ok(Some(file));

@@ -20,12 +20,12 @@ use crate::disk::Disk;
 use crate::error::{IndexError, OpenError, ReadError, WriteError};
 use crate::files::{self, Lookup};
 use crate::group::Group;
+use crate::handles::Handles;
 use crate::index::{FILES, Index, LABELS, STATE, Tables};
 use crate::intake::Taker;
 use crate::keys::{self, RefKey};
 use crate::nodes::{self, Put};
 use crate::partials::Partials;
-use crate::read::Handles;
 use crate::refs;
 use crate::steps::{Hook, Steps};
 

@@ -18,7 +18,7 @@ fn share(store: &Store, home: &Home, data: &[u8], how: Intake) -> (Cid, std::pat
             path: &path,
             how,
             dag: &dag,
-            sha256: sha256(data),
+            sha256: Some(sha256(data)),
             origin,
         })
         .unwrap();
@@ -113,6 +113,46 @@ fn no_byte_of_a_changed_shared_file_leaves() -> TestResult {
             assert_eq!(std::fs::read(&path)?, other, "the owner's file is left alone");
         }
     }
+    Ok(())
+}
+
+/// What was opened lately is given again without a look at the index, so each way to lose it is tried.
+#[test]
+fn a_file_kept_open_is_not_given_once_it_changed_or_went() -> TestResult {
+    for how in [Intake::Reference, Intake::Link] {
+        let home = Home::new(1 << 20);
+        let store = home.open();
+        let data = bytes(1, 5000);
+        let (root, path) = share(&store, &home, &data, how);
+        assert!(store.opened(&root).is_none(), "nobody opened it yet");
+        let open = store.open_shared(&root)?.ok_or("here")?;
+        let again = store.opened(&root).ok_or("kept open")?;
+        assert_eq!((again.info.len, again.info.id), (5000, open.info.id));
+        if how == Intake::Link && !is_linked(&path) {
+            continue;
+        }
+        std::fs::write(&path, bytes(2, 5000))?;
+        set_times(&path, 2_000_000);
+        assert!(store.opened(&root).is_none());
+        let error = store.open_shared(&root).err().ok_or("refused")?;
+        assert!(matches!(error, ReadError::Changed(_)), "{error}");
+        assert!(store.open_shared(&root)?.is_none());
+    }
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 5000);
+    let (root, path) = share(&store, &home, &data, Intake::Reference);
+    store.open_shared(&root)?.ok_or("here")?;
+    std::fs::remove_file(&path)?;
+    assert!(store.opened(&root).is_none());
+    assert!(store.open_shared(&root)?.is_none());
+    let root = put(&store, &home, &data);
+    let open = store.open_shared(&root)?.ok_or("here")?;
+    store.gc(Some(0))?;
+    assert!(store.opened(&root).is_none(), "evicted");
+    assert!(store.open_shared(&root)?.is_none());
+    assert_eq!(home.on_disk().len(), 0);
+    assert_eq!(open.file.metadata()?.len(), 5000, "whoever has it reads on");
     Ok(())
 }
 

@@ -22,12 +22,22 @@ const PART: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Hashed {
     pub(crate) dag: FileDag,
-    pub(crate) sha256: [u8; 32],
+    /// Of the whole file; where nobody asked for it, only if it costs nothing.
+    pub(crate) sha256: Option<[u8; 32]>,
+}
+
+/// Which digests are needed of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Digests {
+    /// Only those of its leaves: no database names it.
+    Leaves,
+    /// That of the whole too.
+    Whole,
 }
 
 impl Hashed {
     pub(crate) fn facts(&self) -> Option<FileFacts> {
-        FileFacts::new(&self.dag.root, self.dag.tsize, self.dag.len, Some(self.sha256))
+        FileFacts::new(&self.dag.root, self.dag.tsize, self.dag.len, self.sha256)
     }
 }
 
@@ -38,7 +48,7 @@ impl Hashed {
 /// # Errors
 /// Those of reading and writing. A file that grew or shrank meanwhile is no error; the DAG's length tells.
 pub(crate) fn hash(
-    profile: &Profile,
+    (profile, digests): (&Profile, Digests),
     from: &mut dyn Read,
     len: u64,
     mut to: Option<&mut dyn Write>,
@@ -48,14 +58,15 @@ pub(crate) fn hash(
     buffer.resize(BUFFER, 0);
     let mut file = FileBuilder::new(profile);
     // A short file is hashed as one leaf first; only if that is not what it became, its bytes are still here.
-    let mut whole = (BUFFER as u64 <= len).then(|| Context::new(&SHA256));
+    let wanted = digests == Digests::Whole;
+    let mut whole = (wanted && BUFFER as u64 <= len).then(|| Context::new(&SHA256));
     let last = loop {
         let filled = fill(from, buffer)?;
         let piece = buffer.get(..filled).unwrap_or_default();
         if let Some(to) = &mut to {
             to.write_all(piece)?;
         }
-        if whole.is_none() && filled == BUFFER {
+        if wanted && whole.is_none() && filled == BUFFER {
             whole = Some(Context::new(&SHA256));
         }
         // Both hashes take the same bytes while they are in the core's cache.
@@ -74,11 +85,12 @@ pub(crate) fn hash(
     };
     let dag = file.finish();
     let sha256 = match (whole, leaf_digest(&dag)) {
-        (_, Some(digest)) => digest,
-        (Some(whole), None) => to_array(whole.finish().as_ref()),
+        (_, Some(digest)) => Some(digest),
+        (Some(whole), None) => Some(to_array(whole.finish().as_ref())),
+        (None, None) if !wanted => None,
         (None, None) => {
             let piece = buffer.get(..last).unwrap_or_default();
-            to_array(ring::digest::digest(&SHA256, piece).as_ref())
+            Some(to_array(ring::digest::digest(&SHA256, piece).as_ref()))
         }
     };
     Ok(Hashed { dag, sha256 })
@@ -112,7 +124,7 @@ mod tests {
     fn whole(profile: &Profile, bytes: &[u8], len: u64) -> Hashed {
         let mut copy = Vec::new();
         let hashed = hash(
-            profile,
+            (profile, Digests::Whole),
             &mut &*bytes,
             len,
             Some(&mut copy),
@@ -141,7 +153,7 @@ mod tests {
                     let hashed = whole(&profile, bytes, promised);
                     assert_eq!(hashed.dag, dag, "{len}");
                     let digest = ring::digest::digest(&SHA256, bytes);
-                    assert_eq!(hashed.sha256, digest.as_ref(), "{len} {promised}");
+                    assert_eq!(hashed.sha256.unwrap(), digest.as_ref(), "{len} {promised}");
                 }
             }
         }
@@ -150,7 +162,7 @@ mod tests {
     #[test]
     fn reading_ends_when_it_is_told_to() {
         let error = hash(
-            &Profile::UNIXFS_V1_2025,
+            (&Profile::UNIXFS_V1_2025, Digests::Whole),
             &mut &b"x"[..],
             1,
             None,
@@ -159,5 +171,22 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn a_file_that_no_database_names_is_hashed_by_its_leaves_only() {
+        for (len, known) in [
+            (0, true),
+            (1 << 20, true),
+            ((1 << 20) + 1, false),
+            (3 << 20, false),
+        ] {
+            let bytes = vec![7; len];
+            let asked = (&Profile::UNIXFS_V1_2025, Digests::Leaves);
+            let hashed = hash(asked, &mut &*bytes, len as u64, None, &mut Vec::new(), |_| true).unwrap();
+            assert_eq!(hashed.sha256.is_some(), known, "{len}");
+            let both = whole(&Profile::UNIXFS_V1_2025, &bytes, len as u64);
+            assert_eq!(hashed.dag.root, both.dag.root, "{len}");
+        }
     }
 }

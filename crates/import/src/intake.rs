@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{IntakeError, is_full};
 use crate::facts::FileFacts;
-use crate::hash::{Hashed, hash};
+use crate::hash::{Digests, Hashed, hash};
 use crate::manifest::{Manifest, Update};
 use crate::names;
 use crate::progress::Progress;
@@ -59,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) path: Box<[u8]>,
     pub(crate) stamp: Stamp,
     pub(crate) place: Place,
+    /// Which digests are needed of it.
+    pub(crate) digests: Digests,
 }
 
 /// What became of a file.
@@ -228,8 +230,8 @@ impl Intakes {
         let real = match &job.place {
             Place::Fetched(path) => {
                 let mut file = File::open(path).map_err(Failed::Read)?;
-                let hashed =
-                    hash(&self.profile, &mut file, size, None, buffer, go_on).map_err(Failed::Read)?;
+                let hashed = hash((&self.profile, job.digests), &mut file, size, None, buffer, go_on)
+                    .map_err(Failed::Read)?;
                 return Ok(Some((hashed, path.clone(), Intake::Move)));
             }
             Place::Here => &job.path,
@@ -242,11 +244,18 @@ impl Intakes {
             return Ok(None);
         }
         let (hashed, path, how) = if self.taking == Taking::Link {
-            let hashed =
-                hash(&self.profile, &mut file, size, None, buffer, &mut go_on).map_err(Failed::Read)?;
+            let hashed = hash(
+                (&self.profile, job.digests),
+                &mut file,
+                size,
+                None,
+                buffer,
+                &mut go_on,
+            )
+            .map_err(Failed::Read)?;
             (hashed, root.absolute(real), Intake::Link)
         } else {
-            let (hashed, path) = self.copy(&mut file, size, buffer, &mut go_on)?;
+            let (hashed, path) = self.copy((&mut file, job.digests), size, buffer, &mut go_on)?;
             (hashed, path, Intake::Move)
         };
         // Whoever renamed another file over it shows at the next look; who wrote into it shows here.
@@ -263,7 +272,7 @@ impl Intakes {
     /// Clones the file and hashes the clone; where the file system cannot clone, copies while hashing.
     fn copy(
         &self,
-        file: &mut File,
+        (file, digests): (&mut File, Digests),
         size: u64,
         buffer: &mut Vec<u8>,
         go_on: &mut dyn FnMut(u64) -> bool,
@@ -279,13 +288,20 @@ impl Intakes {
         let mut copy = options().open(&path).map_err(fail)?;
         let cloned = clone_file(&copy, file);
         let done = if cloned {
-            hash(&self.profile, &mut copy, size, None, buffer, go_on).map_err(Failed::Read)
+            hash((&self.profile, digests), &mut copy, size, None, buffer, go_on).map_err(Failed::Read)
         } else {
             let mut noted = Noted {
                 file: &mut copy,
                 error: None,
             };
-            let done = hash(&self.profile, file, size, Some(&mut noted), buffer, go_on);
+            let done = hash(
+                (&self.profile, digests),
+                file,
+                size,
+                Some(&mut noted),
+                buffer,
+                go_on,
+            );
             match noted.error {
                 Some(e) => Err(Failed::Write(path.clone(), e)),
                 None => done.map_err(Failed::Read),

@@ -11,6 +11,7 @@ use pacstore_runtime::Pool;
 
 use crate::error::IntakeError;
 use crate::facts::FileFacts;
+use crate::hash::Digests;
 use crate::intake::{Intakes, Job, Taken};
 use crate::look::Look;
 use crate::names;
@@ -288,15 +289,23 @@ impl Work {
             Ok((asked, known))
         };
         let (asked, known) = intakes.tasks.blocking(Pool::Disk, look_up).await??;
+        // Only a database asks for the digest of a whole file.
+        let digests = if self.look.repos.is_empty() {
+            Digests::Leaves
+        } else {
+            Digests::Whole
+        };
         let mut jobs = Vec::new();
         for ((at, path, stamp, place), known) in asked.into_iter().zip(known) {
-            match known {
+            let enough = |facts: &FileFacts| digests == Digests::Leaves || facts.sha256.is_some();
+            match known.filter(|facts| enough(facts)) {
                 Some(facts) => drop(taken.insert(path, Taken::Facts(*facts))),
                 None => jobs.push(Job {
                     at,
                     path,
                     stamp,
                     place,
+                    digests,
                 }),
             }
         }

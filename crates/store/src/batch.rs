@@ -36,8 +36,8 @@ pub struct NewFile<'a> {
     pub how: Intake,
     /// Its leaves and nodes.
     pub dag: &'a dag::FileDag,
-    /// SHA-256 of the whole file.
-    pub sha256: [u8; 32],
+    /// SHA-256 of the whole file; without it nobody finds the file by it.
+    pub sha256: Option<[u8; 32]>,
     /// Where this node first got its bytes from.
     pub origin: ByOrigin,
 }
@@ -144,7 +144,7 @@ impl Batch {
             self.give(&file);
             return Ok(info);
         }
-        if let Some(at) = self.by_sha256.get(&file.sha256) {
+        if let Some(at) = file.sha256.and_then(|sha256| self.by_sha256.get(&sha256)) {
             let row = &mut self.new[*at];
             let info = row.record.info(row.id, file.dag.root);
             row.record.layouts.push(shape.layout);
@@ -194,13 +194,15 @@ impl Batch {
             used: self.store.0.now(),
             len,
             by_origin: file.origin,
-            sha256: Some(file.sha256),
+            sha256: file.sha256,
             place,
             layouts: vec![shape.layout],
         };
         let info = record.info(id, file.dag.root);
         self.by_root.insert(record.layouts[0].root, info.clone());
-        self.by_sha256.insert(file.sha256, self.new.len());
+        if let Some(sha256) = file.sha256 {
+            self.by_sha256.insert(sha256, self.new.len());
+        }
         self.new.push(NewRow {
             id,
             record,
@@ -224,12 +226,15 @@ impl Batch {
         }
         let root = shape.layout.root;
         let find = || {
-            inner.index.read(|txn| match txn.find_root(&root)? {
-                Some((id, record)) => Ok(Some((id, record, true))),
-                None => Ok(txn
-                    .find_sha256(&file.sha256)?
-                    .map(|(id, record)| (id, record, false))),
-            })
+            inner
+                .index
+                .read(|txn| match (txn.find_root(&root)?, file.sha256) {
+                    (Some((id, record)), _) => Ok(Some((id, record, true))),
+                    (None, Some(sha256)) => {
+                        Ok(txn.find_sha256(&sha256)?.map(|(id, record)| (id, record, false)))
+                    }
+                    (None, None) => Ok(None),
+                })
         };
         let Some((id, ..)) = find()? else { return Ok(None) };
         inner.mark_busy(id);

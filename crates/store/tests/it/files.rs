@@ -23,7 +23,7 @@ fn a_file_comes_back_by_root_and_by_sha256_with_its_facts() -> TestResult {
             path: &path,
             how: Intake::Copy,
             dag: &dag,
-            sha256: sha256(&data),
+            sha256: Some(sha256(&data)),
             origin,
         })?;
         assert_eq!(store.file(&dag.root)?, None, "not visible before the commit");
@@ -63,7 +63,7 @@ fn adding_a_file_again_costs_no_disk_and_keeps_the_first_origin() -> TestResult 
             path: &path,
             how: Intake::Copy,
             dag: &dag,
-            sha256: sha256(&data),
+            sha256: Some(sha256(&data)),
             origin,
         })?;
         assert_eq!(info.by_origin, ByOrigin::all(Origin::Disk, 5000));
@@ -135,7 +135,7 @@ fn a_moved_file_is_gone_from_where_it_was_after_the_commit_and_not_before() -> T
         path: &path,
         how: Intake::Move,
         dag: &dag,
-        sha256: sha256(&data),
+        sha256: Some(sha256(&data)),
         origin,
     };
     let mut batch = store.batch();
@@ -169,7 +169,7 @@ fn a_file_that_is_not_what_was_hashed_is_refused() -> TestResult {
                 path: &path,
                 how,
                 dag: &dag,
-                sha256: sha256(&data),
+                sha256: Some(sha256(&data)),
                 origin,
             };
             let error = batch.add_file(file).err().ok_or("refused")?;
@@ -184,7 +184,7 @@ fn a_file_that_is_not_what_was_hashed_is_refused() -> TestResult {
             path: &path,
             how,
             dag: &dag,
-            sha256: sha256(&data),
+            sha256: Some(sha256(&data)),
             origin,
         };
         let error = store.batch().add_file_seen(file, &seen).err().ok_or("refused")?;
@@ -196,7 +196,7 @@ fn a_file_that_is_not_what_was_hashed_is_refused() -> TestResult {
         path: &path,
         how: Intake::Link,
         dag: &dag,
-        sha256: sha256(&data),
+        sha256: Some(sha256(&data)),
         origin,
     };
     let error = store.batch().add_file(file).err().ok_or("refused")?;

@@ -169,7 +169,7 @@ pub(crate) fn add(
         path: &path,
         how,
         dag,
-        sha256: sha256(data),
+        sha256: Some(sha256(data)),
         origin,
     })
 }

@@ -44,7 +44,7 @@ fn import(count: usize) -> Result<[f64; 4], Box<dyn std::error::Error>> {
                 path,
                 how: Intake::Copy,
                 dag,
-                sha256: *sha256,
+                sha256: Some(*sha256),
                 origin,
             })?;
         }

@@ -25,7 +25,7 @@
 //! let mut dag = FileBuilder::new(&Profile::UNIXFS_V1_2025);
 //! dag.push(b"hello");
 //! let dag = dag.finish();
-//! let sha256 = ring::digest::digest(&ring::digest::SHA256, b"hello").as_ref().try_into()?;
+//! let sha256 = Some(ring::digest::digest(&ring::digest::SHA256, b"hello").as_ref().try_into()?);
 //!
 //! let store = Store::open(&dir.path().join("store"), Options::new(1 << 30))?;
 //! let mut batch = store.batch();

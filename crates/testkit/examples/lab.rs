@@ -71,7 +71,10 @@ fn repo(dir: &str, key: &str, packages: &[&str]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn obey(address: &str, mut order: impl FnMut(&[&str]) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+fn obey(
+    address: &str,
+    mut order: impl FnMut(&[&str]) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     writeln!(out, "{address}")?;
     out.flush()?;

@@ -10,8 +10,9 @@ use pacstore_testkit::TestResult;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::gateway::Gateway;
+use crate::gateway::get_all;
 use crate::process::{Given, Running, output};
+use crate::tree::Listing;
 
 /// The mirror that an importer publishes.
 pub(crate) const NAME: &str = "interop.example";
@@ -125,9 +126,9 @@ impl Daemon {
         Ok(bytes)
     }
 
-    /// A connection to its gateway.
-    pub(crate) fn gateway(&self) -> Given<Gateway> {
-        Gateway::connect(self.gateway)
+    /// All of `wanted` as its gateway has it below `root`.
+    pub(crate) fn get_all(&self, root: &str, wanted: &Listing) -> Given<Listing> {
+        get_all(self.gateway, root, wanted)
     }
 }
 

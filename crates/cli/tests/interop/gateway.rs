@@ -1,8 +1,9 @@
-//! Reading a tree through a gateway, over one plain HTTP/1.1 connection.
+//! Reading a tree through a gateway, over a few plain HTTP/1.1 connections.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use crate::process::Given;
@@ -11,16 +12,19 @@ use crate::tree::{Item, Listing, of_bytes};
 /// No byte for this long is a failure.
 const STALL: Duration = Duration::from_secs(40);
 
+/// Connections over which a tree is read.
+const CONNECTIONS: usize = 8;
+
 /// A connection to a gateway.
 #[derive(Debug)]
-pub(crate) struct Gateway {
+struct Gateway {
     address: SocketAddr,
     stream: BufReader<TcpStream>,
 }
 
 impl Gateway {
     /// Connects to the gateway at `address`.
-    pub(crate) fn connect(address: SocketAddr) -> Given<Self> {
+    fn connect(address: SocketAddr) -> Given<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(STALL))?;
         stream.set_nodelay(true)?;
@@ -31,7 +35,7 @@ impl Gateway {
     }
 
     /// The body of a GET of `path` (segments of any bytes), which must be answered by 200.
-    pub(crate) fn get(&mut self, path: &[u8]) -> Given<Vec<u8>> {
+    fn get(&mut self, path: &[u8]) -> Given<Vec<u8>> {
         let (encoded, address) = (encode(path), self.address);
         let request = format!("GET {encoded} HTTP/1.1\r\nHost: {address}\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
@@ -58,28 +62,41 @@ impl Gateway {
         Ok(body)
     }
 
-    /// Everything of `wanted`, as it is below `root` (such as `/ipfs/CID`): each file's bytes,
-    /// each folder's page, which must name as many entries as there are.
-    pub(crate) fn get_all(&mut self, root: &str, wanted: &Listing) -> Given<Listing> {
-        let mut got = Listing::new();
-        for (path, item) in wanted {
-            let mut whole = format!("{root}/").into_bytes();
-            whole.extend_from_slice(path);
-            let item = match item {
-                Item::File { .. } => of_bytes(&self.get(&whole)?),
-                Item::Folder => {
-                    if !path.is_empty() {
-                        whole.push(b'/');
-                    }
-                    let page = self.get(&whole)?;
-                    assert_page(&page, path, wanted);
-                    Item::Folder
-                }
-            };
-            got.insert(path.clone(), item);
+    /// One entry of a tree below `root`: a file's bytes, or a folder's page.
+    fn item(&mut self, root: &str, path: &[u8], wanted: &Listing) -> Given<Item> {
+        let mut whole = format!("{root}/").into_bytes();
+        whole.extend_from_slice(path);
+        if wanted.get(path) != Some(&Item::Folder) {
+            return Ok(of_bytes(&self.get(&whole)?));
         }
-        Ok(got)
+        if !path.is_empty() {
+            whole.push(b'/');
+        }
+        assert_page(&self.get(&whole)?, path, wanted);
+        Ok(Item::Folder)
     }
+}
+
+/// Everything of `wanted`, as the gateway at `address` has it below `root` (such as `/ipfs/CID`):
+/// each file's bytes, each folder's page, which must name all that is in it.
+pub(crate) fn get_all(address: SocketAddr, root: &str, wanted: &Listing) -> Given<Listing> {
+    let paths: Vec<&Vec<u8>> = wanted.keys().collect();
+    thread::scope(|scope| {
+        let part = |paths: Vec<&Vec<u8>>| -> Given<Listing> {
+            let mut gateway = Gateway::connect(address)?;
+            let one = |path: &Vec<u8>| Ok((path.clone(), gateway.item(root, path, wanted)?));
+            paths.into_iter().map(one).collect()
+        };
+        let parts: Vec<_> = (0..CONNECTIONS)
+            .map(|first| paths.iter().copied().skip(first).step_by(CONNECTIONS).collect())
+            .map(|paths| scope.spawn(move || part(paths)))
+            .collect();
+        let mut all = Listing::new();
+        for part in parts {
+            all.append(&mut part.join().expect("no page lacks an entry")?);
+        }
+        Ok(all)
+    })
 }
 
 /// The page of the folder `path` has a link for each of its entries.

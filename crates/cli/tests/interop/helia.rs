@@ -177,7 +177,7 @@ fn we_fetch_a_whole_tree_from_helia_by_cid() -> TestResult {
                 linux.len()
             );
             let wanted = of_disk(upstream.path())?;
-            let got = daemon.gateway()?.get_all(&format!("/ipfs/{root}"), &wanted)?;
+            let got = daemon.get_all(&format!("/ipfs/{root}"), &wanted)?;
             assert_same(&got, &wanted);
             let status = daemon.json(&["status"])?;
             assert_eq!(status["bytes"]["disk"], 0, "{status}");

@@ -21,7 +21,13 @@ fn the_summary_has_the_fields_that_scripts_rely_on() {
         tree: None,
     };
     let importers = vec![ImporterLine::from(&current), silent];
-    let summary = Summary::new((&current.head, &current.head_cid, 12), FellBack::No, importers, at(NOW), WARN);
+    let summary = Summary::new(
+        (&current.head, &current.head_cid, 12),
+        FellBack::No,
+        importers,
+        at(NOW),
+        WARN,
+    );
     assert_eq!(
         serde_json::to_value(summary).expect("JSON"),
         json!({
@@ -58,7 +64,16 @@ fn without_a_head_the_state_is_none() {
 #[test]
 fn a_head_that_fell_back_is_a_warning() {
     let current = sign(0, 12, &head());
-    let state = |fell| Summary::new((&current.head, &current.head_cid, 1), fell, Vec::new(), at(NOW), WARN).state;
+    let state = |fell| {
+        Summary::new(
+            (&current.head, &current.head_cid, 1),
+            fell,
+            Vec::new(),
+            at(NOW),
+            WARN,
+        )
+        .state
+    };
     assert_eq!(
         (state(FellBack::from(false)), state(FellBack::from(true))),
         (State::Current, State::Warn)

@@ -29,6 +29,7 @@ use pacstore_net::Net;
 use pacstore_runtime::{ByteBudget, Tasks};
 use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
+use tokio::sync::watch;
 use url::Url;
 
 use crate::error::StoreError;
@@ -151,6 +152,7 @@ pub(crate) struct Inner {
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: small::InFlight<Small>,
     whole: small::InFlight<()>,
+    nodes: small::InFlight<Bytes>,
     /// Jobs under way.
     active: AtomicUsize,
     starting: tokio::sync::Mutex<()>,
@@ -163,17 +165,19 @@ pub enum Opened {
     Stored(Arc<OpenFile>),
     /// Being fetched; read through this.
     Arriving(Reader),
-    /// One leaf that just came in, verified and kept.
+    /// One leaf that just came in, verified; it is being kept.
     Small(Small),
 }
 
-/// A file of one leaf that just came in.
+/// A file of one leaf that just came in. It may not be on disk yet.
 #[derive(Clone, Debug)]
 pub struct Small {
     /// Its bytes.
     pub data: Bytes,
     /// Where they came from.
     pub origin: Origin,
+    /// How keeping it ended, once it has.
+    kept: watch::Receiver<Option<Result<(), FetchError>>>,
 }
 
 impl Opened {
@@ -204,6 +208,7 @@ impl Fetcher {
             jobs: Mutex::new(HashMap::new()),
             small: small::InFlight::default(),
             whole: small::InFlight::default(),
+            nodes: small::InFlight::default(),
             active: AtomicUsize::new(0),
             starting: tokio::sync::Mutex::new(()),
         };
@@ -269,7 +274,7 @@ impl Fetcher {
         match self.open(root, sources).await? {
             Opened::Stored(file) => return Ok(file.info.clone()),
             Opened::Arriving(mut reader) => reader.wait_complete().await?,
-            Opened::Small(_) => {}
+            Opened::Small(small) => small.kept().await?,
         }
         let file = self.stored(root).await?;
         file.map(|f| f.info.clone()).ok_or(FetchError::NoSource {

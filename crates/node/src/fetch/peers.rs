@@ -281,26 +281,46 @@ pub(crate) async fn nodes(inner: &Arc<Inner>, cids: &[Cid], ask: AskPeers) -> Re
     };
     let session = &session;
     let asked = stream::iter(cids.iter().copied()).map(|cid| async move {
-        let asked = with_newcomers(inner, session, ask, session.get(cid));
-        match tokio::time::timeout(super::PATIENCE, asked).await {
-            Ok(Ok(got)) => Ok(Block { cid, data: got.data }),
-            Ok(Err(error)) => Err(FetchError::NoSource {
-                cid,
-                why: error.to_string(),
-            }),
-            Err(_) => Err(FetchError::NoSource {
-                cid,
-                why: "no peer answered in time".into(),
-            }),
-        }
+        let flight = inner.nodes.cell(&cid);
+        let asked = flight.get_or_try_init(|| node(inner, session, ask, cid));
+        let data = match tokio::time::timeout(super::PATIENCE, asked).await {
+            Ok(data) => data?.clone(),
+            Err(_) => {
+                return Err(FetchError::NoSource {
+                    cid,
+                    why: "no peer answered in time".into(),
+                });
+            }
+        };
+        Ok((Block { cid, data }, flight))
     });
     let mut found = asked.buffered(NODES_AT_ONCE);
-    let mut blocks = Vec::new();
-    while let Some(block) = found.next().await {
-        blocks.push(block?);
+    // Until they are on disk, whoever wants one of them meets it in its flight.
+    let (mut blocks, mut flights) = (Vec::new(), Vec::new());
+    while let Some(found) = found.next().await {
+        let (block, flight) = found?;
+        blocks.push(block);
+        flights.push(flight);
     }
     let store = inner.store.clone();
     let kept = blocks.clone();
     inner.blocking(first, move || store.put_nodes(&kept)).await?;
+    drop(flights);
     Ok(blocks)
+}
+
+/// One inner node: from disk if another request has just brought it, else from peers. It is
+/// asked for once however many want it: Helia gives nobody the same block twice within 5 s.
+async fn node(inner: &Arc<Inner>, session: &Session, ask: AskPeers, cid: Cid) -> Result<Bytes, FetchError> {
+    let store = inner.store.clone();
+    if let Some(data) = inner.blocking(cid, move || store.block(&cid)).await? {
+        return Ok(data);
+    }
+    match with_newcomers(inner, session, ask, session.get(cid)).await {
+        Ok(got) => Ok(got.data),
+        Err(error) => Err(FetchError::NoSource {
+            cid,
+            why: error.to_string(),
+        }),
+    }
 }

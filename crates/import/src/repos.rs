@@ -16,7 +16,7 @@ use crate::names;
 use crate::spec::Wanted;
 use crate::state::{DatabaseTimes, State};
 use crate::trouble::Trouble;
-use crate::view::{Item, View};
+use crate::view::{Item, NoFile, View};
 
 /// The most bytes of a packed database that are read.
 const MAX_DATABASE: u64 = 1 << 30;
@@ -72,11 +72,7 @@ pub(crate) fn discover(
                 });
             }
         }
-        for kept in state.map(|s| &*s.repositories).unwrap_or_default() {
-            let repo = Repo {
-                folder: kept.folder.clone(),
-                name: kept.name.clone(),
-            };
+        for repo in state.map(State::known).unwrap_or_default() {
             if found.contains(&repo) {
                 continue;
             }
@@ -135,9 +131,16 @@ pub(crate) fn open(
     let files = own_files(view, repo);
     let main_name = format!("{}.db", repo.name);
     if !files.iter().any(|(name, _)| *name == main_name) {
-        return Ok(Opened::Torn(vec![Trouble::NoDatabase {
-            path: names::show(&repo.path(&main_name)),
-        }]));
+        let path = names::show(&repo.path(&main_name));
+        let trouble = if has_packages(view, &repo.folder) {
+            Trouble::NoDatabase { path }
+        } else {
+            Trouble::NoFile {
+                path,
+                why: NoFile::Absent,
+            }
+        };
+        return Ok(Opened::Torn(vec![trouble]));
     }
     let mut troubles = Vec::new();
     let mut times = DatabaseTimes::default();
@@ -322,7 +325,6 @@ fn is_architecture(part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::NoFile;
 
     fn view(names: &[&str]) -> View {
         let mut view = View::default();

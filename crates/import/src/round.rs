@@ -243,7 +243,12 @@ impl Importer {
             .ok_or_else(|| Failed::Round(IntakeError::Stopped.into()))
     }
 
-    async fn open(&self, source: &Source, progress: &Progress) -> Result<Transport, Failed> {
+    async fn open(
+        &self,
+        source: &Source,
+        state: Option<&Arc<State>>,
+        progress: &Progress,
+    ) -> Result<Transport, Failed> {
         let filter = Filter {
             exclude: self.plan.compiled.exclude.clone(),
             hidden: self.plan.spec.hidden,
@@ -287,6 +292,7 @@ impl Importer {
                 progress: progress.clone(),
                 folder: self.work_dir.join("web"),
                 now: self.clock.now(),
+                known: state.map(|state| state.known()).unwrap_or_default(),
                 found: None,
             })),
         })
@@ -332,7 +338,7 @@ impl Importer {
     ) -> Result<Round, Failed> {
         let shown = source.to_string();
         progress.source(&shown, 1);
-        let mut transport = self.open(source, progress).await?;
+        let mut transport = self.open(source, state, progress).await?;
         let mut view = Arc::new(transport.look().await?);
         let mut ignored = BTreeSet::new();
         let mut pass = 1;

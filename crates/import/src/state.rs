@@ -7,6 +7,7 @@
 use cid::Cid;
 use serde::{Deserialize, Serialize};
 
+use crate::repos::Repo;
 use crate::trouble::Trouble;
 
 /// When the upstream last changed a repository's databases, in seconds since 1970.
@@ -155,6 +156,15 @@ impl State {
         self.repositories
             .iter()
             .find(|kept| kept.folder == folder && kept.name == name)
+    }
+
+    /// The repositories that the tree holds.
+    pub(crate) fn known(&self) -> Vec<Repo> {
+        let repo = |kept: &Kept| Repo {
+            folder: kept.folder.clone(),
+            name: kept.name.clone(),
+        };
+        self.repositories.iter().map(repo).collect()
     }
 
     pub(crate) fn mark(&self, folder: Option<&[u8]>) -> Option<[u8; 32]> {

@@ -66,6 +66,8 @@ pub(crate) struct Web {
     /// Where files wait for the store.
     pub(crate) folder: PathBuf,
     pub(crate) now: SystemTime,
+    /// The repositories that the last tree holds.
+    pub(crate) known: Vec<Repo>,
     /// What was found by listings in this round.
     pub(crate) found: Option<(Vec<Repo>, Vec<Vec<u8>>)>,
 }
@@ -109,14 +111,39 @@ impl Web {
             }
         }
         self.get_all(&mut view, more).await?;
-        for repo in &repos {
+        let wanted = if self.wanted.is_some() {
+            repos
+        } else {
+            self.without_database(&view).await?
+        };
+        for repo in &wanted {
             let main = main(repo);
-            if self.wanted.is_some() && view.get(&main).is_none() {
+            if view.get(&main).is_none() {
                 view.files.push((main.into(), Item::None(NoFile::Absent)));
                 view.sort();
             }
         }
         Ok(view)
+    }
+
+    /// Repositories of the last tree that have lost their database, but not their packages: torn ones, not gone ones.
+    async fn without_database(&self, view: &View) -> Result<Vec<Repo>, SourceError> {
+        let mut torn = Vec::new();
+        for repo in &self.known {
+            let main = repo.path(&format!("{}.db", repo.name));
+            if view.get(&main).is_some() || !self.is_ours(&main) {
+                continue;
+            }
+            let names = self.listing(&repo.folder).await?.unwrap_or_default();
+            let is_package = |name: &[u8]| std::str::from_utf8(name).is_ok_and(pacman::is_package_file);
+            if names
+                .iter()
+                .any(|(name, is_folder)| !is_folder && is_package(name))
+            {
+                torn.push(repo.clone());
+            }
+        }
+        Ok(torn)
     }
 
     /// Adds what the databases name.
@@ -323,17 +350,23 @@ impl Web {
         } else {
             Some(self.limits.small)
         };
-        if let Some((Stamp::Web { modified, etag, .. }, _)) = &remembered
+        if let Some((
+            Stamp::Web {
+                modified, etag, size, ..
+            },
+            _,
+        )) = &remembered
             && !named
         {
             fetch.if_none_match = etag
                 .as_deref()
                 .filter(|etag| etag.contains('"'))
                 .map(str::to_owned);
+            // Not If-Modified-Since: to many servers a file that was put back to an older one is "not modified".
             if fetch.if_none_match.is_none() {
-                fetch.if_modified_since = modified
+                fetch.unless_same = modified
                     .and_then(|s| u64::try_from(s).ok())
-                    .map(|s| UNIX_EPOCH + Duration::from_secs(s));
+                    .map(|s| (UNIX_EPOCH + Duration::from_secs(s), *size));
             }
         }
         let mut tried = 0;

@@ -60,6 +60,9 @@ pub struct Fetch<'a> {
     pub if_modified_since: Option<SystemTime>,
     /// Only if its ETag is another.
     pub if_none_match: Option<String>,
+    /// Only if the header shows another date or length than these. Where there is no ETag, this tells a file that was
+    /// put back to an older state, which `if_modified_since` does not.
+    pub unless_same: Option<(SystemTime, u64)>,
     /// The most bytes that are taken where the length is not known.
     pub max_len: Option<u64>,
     /// For all of it.
@@ -79,6 +82,7 @@ impl<'a> Fetch<'a> {
             resume: Resume::IfSame,
             if_modified_since: None,
             if_none_match: None,
+            unless_same: None,
             max_len: None,
             deadline: None,
         }
@@ -175,7 +179,8 @@ impl Http {
             tasks,
             path: &fetch.part,
         };
-        let conditional = fetch.if_modified_since.is_some() || fetch.if_none_match.is_some();
+        let conditional =
+            fetch.if_modified_since.is_some() || fetch.if_none_match.is_some() || fetch.unless_same.is_some();
         let resume = fetch.resume == Resume::IfSame && !conditional;
         let path = fetch.part.clone();
         let part = disk.run(move || Part::open(&path, resume)).await?;
@@ -189,6 +194,11 @@ impl Http {
             return seal(&disk, part, fetch, meta, len).await;
         }
         let response = self.go_on(fetch, offered.as_ref(), part.len()).await?;
+        let shown = response.last_modified.zip(response.len);
+        if fetch.unless_same.is_some() && shown == fetch.unless_same {
+            let url = crate::error::shown(fetch.url);
+            return Err(HttpError::NotModified { url }.into());
+        }
         let version = version_of(&response, fetch.url);
         *resumed_from = response.range.map_or(0, |range| range.start);
         let part = if response.range.is_some() {

@@ -150,7 +150,12 @@ fn entry_of(path: &Path) -> Entry {
 
 /// Makes every file of a directory look as if it had lain there for a day, so that stamps are settled.
 pub(crate) fn age(dir: &Path) {
-    let time = SystemTime::now() - Duration::from_hours(24);
+    age_by(dir, Duration::from_hours(24));
+}
+
+/// Makes every file of a directory look as if it had been written so long ago.
+pub(crate) fn age_by(dir: &Path, ago: Duration) {
+    let time = SystemTime::now() - ago;
     for path in tree_of(dir) {
         let file = fs_err::File::options().read(true).open(&path).unwrap();
         file.file().set_modified(time).unwrap();

@@ -1,13 +1,14 @@
 //! A directory, a web server and an rsync daemon with the same state give the same tree.
 
 use std::path::Path;
+use std::time::Duration;
 
 use pacstore_import::{Files, ImportSpec, Repositories, RoundError, Source, SourceError};
 use pacstore_testkit::{
     Fault, Fixture, Listing, Materialize, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream,
 };
 
-use crate::common::{Bench, all, cid_of, of_directory, of_url};
+use crate::common::{Bench, age, age_by, all, cid_of, of_directory, of_url, troubles};
 
 /// Two repositories, one of them with files of several leaves, a twin database and embedded signatures.
 fn mirror(dir: &Path) -> TestResult {
@@ -217,5 +218,80 @@ async fn a_package_that_the_store_has_is_not_fetched() -> TestResult {
     let second = bench.round(&spec).await?;
     assert_eq!(second.tree, first.tree);
     assert_eq!(server.requests("*.pkg.tar.zst").len(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_web_mirror_without_etags_that_goes_back_to_an_older_state_is_followed() -> TestResult {
+    let (dir, kept) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(3, 2_000))?;
+    let server = Upstream::folder(dir.path())?;
+    server.fault("*", Fault::NoEtag);
+    let spec = of_url(&server.url(""));
+    let bench = Bench::new();
+    age(dir.path());
+    bench.round(&spec).await?;
+    let older: Vec<_> = fs_err::read_dir(dir.path())?.collect::<Result<_, _>>()?;
+    for entry in &older {
+        fs_err::copy(entry.path(), kept.path().join(entry.file_name()))?;
+    }
+    let expected = cid_of(dir.path());
+    repo.update(&["pkg1"])?;
+    age_by(dir.path(), Duration::from_mins(10));
+    let newer = bench.round(&spec).await?;
+    assert_ne!(newer.tree, expected);
+
+    fs_err::remove_dir_all(dir.path())?;
+    fs_err::create_dir(dir.path())?;
+    for entry in fs_err::read_dir(kept.path())? {
+        let entry = entry?;
+        fs_err::copy(entry.path(), dir.path().join(entry.file_name()))?;
+    }
+    age_by(dir.path(), Duration::from_hours(72));
+    assert_eq!(bench.round(&spec).await?.tree, expected);
+    assert!(!bench.round(&spec).await?.changed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_repository_that_loses_its_database_alone_is_torn_over_every_transport() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    mirror(dir.path())?;
+    let server = Upstream::folder(dir.path())?;
+    let daemon = RsyncDaemon::serve(dir.path())?;
+    let mut specs = vec![of_directory(dir.path()), of_url(&server.url(""))];
+    specs.extend(daemon.iter().map(|daemon| of_url(&daemon.url(""))));
+    let mut benches = Vec::new();
+    for spec in specs {
+        let bench = Bench::new();
+        let tree = bench.round(&spec).await?.tree;
+        benches.push((bench, spec, tree));
+    }
+    fs_err::remove_file(dir.path().join("core/os/x86_64/core.db"))?;
+    for (bench, spec, tree) in &benches {
+        let round = bench.round(spec).await?;
+        assert_eq!((round.tree, round.is_torn()), (*tree, true), "{:?}", spec.from);
+    }
+    fs_err::remove_dir_all(dir.path().join("core"))?;
+    for (bench, spec, _) in &benches {
+        let round = bench.round(spec).await?;
+        assert_eq!(
+            (round.tree, round.is_torn()),
+            (cid_of(dir.path()), false),
+            "{:?}",
+            spec.from
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wanted_repository_that_is_not_there_is_not_said_to_have_packages() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    mirror(dir.path())?;
+    let mut spec = of_directory(dir.path());
+    spec.repositories = Repositories::List(vec!["core/os/x86_64/core".into(), "none/none".into()]);
+    let round = Bench::new().round(&spec).await?;
+    assert_eq!(troubles(&round.repositories), ["none/none.db is not there"]);
     Ok(())
 }

@@ -59,6 +59,30 @@ async fn a_file_is_put_down_whole_with_its_time_and_hash() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_file_put_back_to_an_older_one_is_told_without_an_etag() -> TestResult {
+    let (mirror, dir, tasks) = (Upstream::memory()?, tempfile::tempdir()?, Tasks::new());
+    mirror.fault("*", Fault::NoEtag);
+    mirror.put_at("f", random(1, 5_000), long_ago())?;
+    let (url, dest) = (url(&mirror, "f"), dir.path().join("f"));
+    let mut fetch = Fetch::new(&url, &dest);
+    fetch.unless_same = Some((long_ago(), 5_000));
+    let error = client()
+        .fetch_to_file(&tasks, &fetch)
+        .await
+        .expect_err("nothing new");
+    assert!(
+        matches!(error, FetchError::Http(HttpError::NotModified { .. })),
+        "{error:?}"
+    );
+
+    let older = random(2, 5_000);
+    mirror.put_at("f", older.clone(), long_ago() - Duration::from_secs(3600))?;
+    client().fetch_to_file(&tasks, &fetch).await?;
+    assert!(fs::read(&dest)? == older);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cut_transfer_goes_on_where_it_ended_however_often() -> TestResult {
     let (mirror, dir, tasks) = (Upstream::memory()?, tempfile::tempdir()?, Tasks::new());
     let bytes = random(2, 1_000_000);

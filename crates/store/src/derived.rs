@@ -289,8 +289,9 @@ impl Compare {
 fn count_refs(t: &Tables<'_>) -> Result<HashMap<RefKey, u64>, IndexError> {
     let mut todo = Vec::new();
     for row in t.labels.iter()? {
-        let (_, root) = row?;
-        todo.extend(Cid::try_from(root.value()).ok().as_ref().and_then(keys::ref_key));
+        let (label, root) = row?;
+        let root = Cid::try_from(root.value()).ok();
+        todo.extend(root.and_then(|root| keys::label_key(label.value(), &root)));
     }
     for row in t.pins.iter()? {
         todo.push(*row?.0.value());

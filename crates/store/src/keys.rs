@@ -18,6 +18,8 @@ pub(crate) type RefKey = [u8; 34];
 
 pub(crate) const RAW: u8 = 0x55;
 pub(crate) const DAG_PB: u8 = 0x70;
+/// In place of a codec: a dag-pb node of a tree of which only the nodes are held, not the files.
+pub(crate) const NODES_ONLY: u8 = 0xff;
 
 const IDENTITY: u64 = 0x00;
 /// Multihash codes whose digests are 32 bytes, with the byte that stands for each in a key.
@@ -40,7 +42,15 @@ pub(crate) fn block_key(cid: &Cid) -> Option<BlockKey> {
 /// The key of `cid` as something that links; `None` for hashes and codecs that the store does not keep.
 pub(crate) fn ref_key(cid: &Cid) -> Option<RefKey> {
     let block = block_key(cid)?;
-    Some(with_codec(&block, u8::try_from(cid.codec()).ok()?))
+    let codec = u8::try_from(cid.codec()).ok().filter(|codec| *codec != NODES_ONLY)?;
+    Some(with_codec(&block, codec))
+}
+
+/// What `label` holds of the tree under `cid`: all of it, or its nodes alone.
+pub(crate) fn label_key(label: &str, cid: &Cid) -> Option<RefKey> {
+    let key = ref_key(cid)?;
+    let nodes_only = label.starts_with(crate::NODES_ONLY);
+    Some(if nodes_only { with_codec(&block_of(&key), NODES_ONLY) } else { key })
 }
 
 pub(crate) fn with_codec(block: &BlockKey, codec: u8) -> RefKey {
@@ -113,6 +123,17 @@ mod tests {
             cid_of(&ref_key(&pb).unwrap(), CidVersion::V0),
             Some(Cid::new_v0(hash).unwrap())
         );
+    }
+
+    #[test]
+    fn no_cid_makes_a_key_of_nodes_only() {
+        let hash = Multihash::wrap(SHA2_256, &[7; 32]).unwrap();
+        let odd = Cid::new_v1(u64::from(NODES_ONLY), hash);
+        assert_eq!(ref_key(&odd), None);
+        assert_eq!(label_key("nodes/a", &odd), None);
+        let root = Cid::new_v1(0x70, hash);
+        assert_eq!(label_key("a", &root), ref_key(&root));
+        assert_eq!(label_key("nodes/a", &root).map(|key| codec_of(&key)), Some(NODES_ONLY));
     }
 
     #[test]

@@ -63,6 +63,9 @@ mod row;
 mod steps;
 mod store;
 
+/// Labels that begin so hold the nodes of a tree, but none of its files.
+pub const NODES_ONLY: &str = "nodes/";
+
 pub use batch::{Batch, NewFile};
 pub use error::{IndexError, OpenError, PartialError, ReadError, WriteError};
 pub use fsck::{Damage, FsckProgress, FsckReport};

@@ -2,7 +2,8 @@
 //!
 //! A label, a pin and a staged file each count one on their root. A block with a count above 0 whose node is
 //! here counts one on each of its links. So retaining a tree costs what is new in it, and a file that comes
-//! later finds its count already there.
+//! later finds its count already there. A label of nodes only counts under a codec of its own
+//! ([`keys::NODES_ONLY`]): such counts hold nodes, but no file.
 //!
 //! - Invariant: the links of a node are counted if and only if its own count is above 0 and its bytes are here.
 //! - Invariant: counts follow from `LABELS`, `PINS`, `STAGED` and `NODES`, and from nothing else.
@@ -16,7 +17,7 @@ use pacstore_dag as dag;
 use crate::error::IndexError;
 use crate::files;
 use crate::index::Tables;
-use crate::keys::{self, BlockKey, CidVersion, DAG_PB, RefKey};
+use crate::keys::{self, BlockKey, CidVersion, DAG_PB, NODES_ONLY, RefKey};
 use crate::nodes;
 
 /// How many links are looked at before they are applied in key order; bounds memory at a few MB.
@@ -80,7 +81,7 @@ pub(crate) fn add_children(t: &mut Tables<'_>, views: Vec<RefKey>) -> Result<(),
 
 /// Adds what a node links to; nothing if it is not here or cannot be read.
 fn links(t: &Tables<'_>, key: &RefKey, out: &mut Vec<RefKey>) -> Result<(), IndexError> {
-    if keys::codec_of(key) == DAG_PB
+    if has_links(key)
         && let Some(data) = nodes::data(t, key)?
     {
         links_of(key, &data, out);
@@ -90,15 +91,25 @@ fn links(t: &Tables<'_>, key: &RefKey, out: &mut Vec<RefKey>) -> Result<(), Inde
 
 /// The links that count, in a node with these bytes.
 pub(crate) fn links_of(key: &RefKey, data: &[u8], out: &mut Vec<RefKey>) {
-    if keys::codec_of(key) != DAG_PB {
+    if !has_links(key) {
         return;
     }
-    let Some(cid) = keys::cid_of(key, CidVersion::V1) else {
+    let block = keys::block_of(key);
+    let Some(cid) = keys::cid_of(&keys::with_codec(&block, DAG_PB), CidVersion::V1) else {
         return;
     };
-    if let Ok(links) = dag::links(&cid, data) {
-        out.extend(links.iter().filter_map(|link| keys::ref_key(&link.cid)));
+    let Ok(links) = dag::links(&cid, data) else { return };
+    let below = links.iter().filter_map(|link| keys::ref_key(&link.cid));
+    if keys::codec_of(key) == NODES_ONLY {
+        let nodes = below.filter(|key| keys::codec_of(key) == DAG_PB);
+        out.extend(nodes.map(|key| keys::with_codec(&keys::block_of(&key), NODES_ONLY)));
+    } else {
+        out.extend(below);
     }
+}
+
+fn has_links(key: &RefKey) -> bool {
+    matches!(keys::codec_of(key), DAG_PB | NODES_ONLY)
 }
 
 /// Calls `each` for every distinct key in `keys` with how often it stands there, in key order; empties `keys`.

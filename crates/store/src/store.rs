@@ -208,16 +208,19 @@ impl Store {
     /// What of the tree is not here yet is held as soon as it comes. Costs what is new and what is gone, not
     /// the size of the tree. What batches staged under the label is let go of too: the tree holds it now.
     ///
+    /// A label that begins with [`NODES_ONLY`](crate::NODES_ONLY) holds the directories of the tree and the inner
+    /// nodes of its files; the files themselves stay evictable.
+    ///
     /// # Errors
     /// [`WriteError::Unsupported`], [`WriteError::Label`], [`WriteError::StorageFull`].
     pub fn retain(&self, label: &str, root: &Cid) -> Result<(), WriteError> {
         check_label(label)?;
-        let key = keys::ref_key(root).ok_or(WriteError::Unsupported(*root))?;
+        let key = keys::label_key(label, root).ok_or(WriteError::Unsupported(*root))?;
         self.0.write("retain", |t| {
             let old = t
                 .labels
                 .insert(label, root.to_bytes().as_slice())?
-                .and_then(|row| row_key(row.value()));
+                .and_then(|row| row_key(label, row.value()));
             let mut gone = take_staged(t, label)?;
             if old != Some(key) {
                 refs::add(t, vec![key])?;
@@ -233,7 +236,7 @@ impl Store {
     /// [`WriteError::StorageFull`], [`WriteError::Index`].
     pub fn release(&self, label: &str) -> Result<(), WriteError> {
         self.0.write_to_free("release", |t| {
-            let old = t.labels.remove(label)?.and_then(|row| row_key(row.value()));
+            let old = t.labels.remove(label)?.and_then(|row| row_key(label, row.value()));
             let mut gone = take_staged(t, label)?;
             gone.extend(old);
             refs::remove(t, gone)
@@ -539,8 +542,8 @@ fn take_staged(t: &mut Tables<'_>, label: &str) -> Result<Vec<RefKey>, IndexErro
     Ok(taken)
 }
 
-fn row_key(row: &[u8]) -> Option<RefKey> {
-    keys::ref_key(&Cid::try_from(row).ok()?)
+fn row_key(label: &str, row: &[u8]) -> Option<RefKey> {
+    keys::label_key(label, &Cid::try_from(row).ok()?)
 }
 
 impl From<IndexError> for dag::SourceError {

@@ -1,7 +1,7 @@
 //! Retained trees, pins and staged files: what stays.
 
 use pacstore_dag::{BlockSource, FileDag};
-use pacstore_store::{Intake, Store};
+use pacstore_store::{Intake, NODES_ONLY, Store};
 
 use crate::kit::{Home, OTHER, TINY, TestResult, add, assert_sound, bytes, dag, put, read, tree};
 
@@ -62,6 +62,43 @@ fn a_retained_tree_keeps_its_files_and_nodes_until_it_is_released() -> TestResul
     assert_sound(&store, &home);
     let report = store.gc(Some(0))?;
     assert_eq!((report.files, report.bytes, report.evictable), (3, 14_010, 0));
+    assert_eq!((store.stats().files, store.stats().nodes), (0, 0));
+    assert_sound(&store, &home);
+    Ok(())
+}
+
+#[test]
+fn a_label_of_nodes_only_keeps_directories_and_lets_files_go() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let files = some_files();
+    let (root, mut nodes) = tree(&[("core/a", &files[0].1), ("core/b", &files[2].1), ("c", &files[3].1)]);
+    nodes.extend(files[2].1.nodes.iter().cloned());
+    let late = nodes.pop().ok_or("a node")?;
+    store.put_nodes(&nodes)?;
+    store.retain(&format!("{NODES_ONLY}x"), &root)?;
+    take_in(&store, &home, &files)?;
+    store.put_nodes(&[late.clone()])?;
+    nodes.push(late);
+    assert_eq!(store.stats().evictable, 15_010, "no file is held");
+    assert_sound(&store, &home);
+    // Held in whole by another label, and let go of again.
+    store.retain("y", &root)?;
+    assert_eq!(store.stats().evictable, 1000);
+    store.release("y")?;
+    assert_eq!(store.stats().evictable, 15_010);
+    let report = store.gc(Some(0))?;
+    assert_eq!((report.files, report.evictable), (4, 0));
+    assert_sound(&store, &home);
+    let store = {
+        drop(store);
+        home.open()
+    };
+    for node in &nodes {
+        assert!(store.get(&node.cid)?.is_some(), "{}", node.cid);
+    }
+    store.release(&format!("{NODES_ONLY}x"))?;
+    store.gc(Some(0))?;
     assert_eq!((store.stats().files, store.stats().nodes), (0, 0));
     assert_sound(&store, &home);
     Ok(())

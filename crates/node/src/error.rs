@@ -26,6 +26,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Bytes that did not fit under the cap, and the cap.
+    pub(crate) fn full(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Write(WriteError::Full { needed, max })
+            | Self::Partial(PartialError::Write(WriteError::Full { needed, max })) => Some((*needed, *max)),
+            _ => None,
+        }
+    }
+
     /// One sentence on what to do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

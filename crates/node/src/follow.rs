@@ -24,8 +24,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tracing::{debug, info, warn};
 
 use crate::fetch::{AskPeers, FetchError, Sources};
+use crate::importer::Importing;
 use crate::mirror::Mirror;
 use crate::node::Node;
+use crate::publish;
 
 /// How often connected peers are asked for records.
 const ASK: Duration = Duration::from_secs(15);
@@ -181,7 +183,8 @@ impl Node {
 async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
     let mut better = Vec::new();
     for key in &mirror.config.importers {
-        if node.signs(key) {
+        if let Some(import) = node.inner.imports.iter().find(|import| import.key.name() == *key) {
+            own(node, mirror, import).await?;
             continue;
         }
         let known = mirror
@@ -201,6 +204,35 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
         return Ok(());
     }
     consider(node, mirror, better).await
+}
+
+/// Looks for a newer record of our own than we know of: this node lost its state, or came back
+/// from an old copy. What we say must go above it, or nobody would believe us again.
+async fn own(node: &Node, mirror: &Arc<Mirror>, import: &Arc<Importing>) -> Result<(), FollowError> {
+    let key = import.key.name();
+    let ask = if import.config.public {
+        AskPeers::Everyone
+    } else {
+        AskPeers::Friends
+    };
+    let ours = mirror.signed().into_iter().find(|signed| signed.key == key);
+    let known = ours.as_ref().map(|ours| &ours.record);
+    let Some(record) = newest_record(node, &key, known, ask).await else {
+        return Ok(());
+    };
+    let (node_, sequence) = (node.clone(), record.sequence());
+    blocking(node, move || publish::saw_sequence(&node_, &key, sequence)).await?;
+    // Without a head of our own, the first that we publish goes above it.
+    let Some(ours) = ours.filter(|ours| record.head() != Some(ours.head_cid)) else {
+        return Ok(());
+    };
+    let theirs = read_head(node, mirror, key, record).await?;
+    // An old copy of ours must not be put above what was published after it.
+    if theirs.head.checked() < ours.head.checked() {
+        warn!(mirror = %mirror.config.name, %key, sequence, "the network knows a later record of this key than this node; publishing above it");
+        publish::overtake(node, import, mirror).await;
+    }
+    Ok(())
 }
 
 /// The best record of `key` that anyone tells us, if it is better than `known`.
@@ -358,7 +390,7 @@ async fn read_head(
 }
 
 /// Fetches the directories of `head` and the databases in use.
-async fn bring(node: &Node, mirror: &Mirror, cid: Cid, head: &Head) -> Result<(), FollowError> {
+async fn bring(node: &Node, mirror: &Arc<Mirror>, cid: Cid, head: &Head) -> Result<(), FollowError> {
     let all = async {
         directories(node, &head.tree, AskPeers::of_head(head)).await?;
         databases(node, mirror, head).await;
@@ -427,7 +459,7 @@ fn children(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, dag::ReadError> {
 
 /// Databases that clients use come before the head is current; one that does not come is
 /// fetched at its first request instead.
-async fn databases(node: &Node, mirror: &Mirror, head: &Head) {
+async fn databases(node: &Node, mirror: &Arc<Mirror>, head: &Head) {
     for path in mirror.used_databases() {
         for path in [path.clone(), format!("{path}.sig")] {
             let segments: Vec<Vec<u8>> = path.split('/').map(|s| s.as_bytes().to_vec()).collect();
@@ -443,6 +475,15 @@ async fn databases(node: &Node, mirror: &Mirror, head: &Head) {
                 peers: AskPeers::of_head(head),
                 upstreams: crate::serve::upstream_urls(mirror, head.layout, &segments),
             };
+            let (mirror_, path_) = (mirror.clone(), path.clone());
+            let held = blocking(node, move || mirror_.hold_database(&path_, &found.cid)).await;
+            if let Err(error) = held {
+                debug!(
+                    path,
+                    error = &error as &dyn std::error::Error,
+                    "a database is not held"
+                );
+            }
             if let Err(error) = node.inner.fetch.take(&found.cid, &sources).await {
                 debug!(
                     path,

@@ -140,6 +140,11 @@ impl Importing {
         Ok(imports)
     }
 
+    /// Keeps rounds from beginning while it is held; nothing if one is under way.
+    pub(crate) fn no_round(&self) -> Option<tokio::sync::MutexGuard<'_, Importer>> {
+        self.importer.try_lock().ok()
+    }
+
     /// The mirror's NAME.
     pub fn name(&self) -> &MirrorName {
         &self.config.name
@@ -272,7 +277,11 @@ async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     match report.outcome {
         Outcome::Published => info!(mirror = report.name, tree = report.tree, "imported"),
         Outcome::Unchanged => {}
-        Outcome::Torn => warn!(mirror = report.name, "a repository is torn; it stays as it was"),
+        Outcome::Torn => {
+            for one in report.repositories.iter().filter(|one| one.state != "whole") {
+                warn!(mirror = report.name, repository = one.name, folder = one.folder, state = one.state, problems = ?one.problems.iter().take(5).collect::<Vec<_>>(), "a repository stays as it was");
+            }
+        }
         Outcome::Failed => warn!(
             mirror = report.name,
             error = report.error,

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use cid::Cid;
 use pacstore_dag::{self as dag, BlockSource as _};
 use pacstore_names::{Head, IpnsName, Layout, Record, Seen, Signed, unix_seconds};
-use pacstore_store::Store;
+use pacstore_store::{NODES_ONLY, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::warn;
@@ -320,11 +320,23 @@ impl Mirror {
         Ok(count)
     }
 
-    /// Trees that a crash left retained without a head.
+    /// Trees that a crash left retained without a head, or that are held as an `[[import]]`
+    /// that came or went since would have it.
     fn release_strays(&self, trees: &[Cid]) -> Result<(), StoreError> {
         let prefix = format!("head/{}/", self.config.name);
-        for (label, tree) in self.store.retained()? {
-            if label.starts_with(&prefix) && !trees.contains(&tree) {
+        let retained = self.store.retained()?;
+        for tree in trees {
+            let label = self.label(tree);
+            if !retained.iter().any(|(known, _)| *known == label) {
+                self.store.retain(&label, tree)?;
+            }
+        }
+        for (label, tree) in retained {
+            let of_head = label
+                .strip_prefix(NODES_ONLY)
+                .unwrap_or(&label)
+                .starts_with(&prefix);
+            if of_head && !(trees.contains(&tree) && label == self.label(&tree)) {
                 self.store.release(&label)?;
             }
         }
@@ -341,14 +353,15 @@ impl Mirror {
         }
     }
 
-    /// Notes that clients use the database at `path`.
-    pub(crate) fn use_database(&self, path: &str) -> Result<(), StoreError> {
+    /// Notes that clients use the database at `path`, which is `root` now.
+    pub(crate) fn use_database(&self, path: &str, root: &Cid) -> Result<(), StoreError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if used.iter().any(|known| known == path) || used.len() >= 4096 {
             return Ok(());
         }
         used.push(path.to_owned());
         drop(used);
+        self.hold_database(path, root)?;
         self.change(|_| ())
     }
 
@@ -378,8 +391,20 @@ impl Mirror {
         Ok(answer)
     }
 
+    /// What holds a tree: all of it where this node imports it, else its directories alone,
+    /// so that what a client fetched stays under the cap.
     fn label(&self, tree: &Cid) -> String {
-        format!("head/{}/{tree}", self.config.name)
+        let nodes_only = if self.keep.is_some() { "" } else { NODES_ONLY };
+        format!("{nodes_only}head/{}/{tree}", self.config.name)
+    }
+
+    /// Keeps the database at `path`, with its newest root, from being evicted.
+    pub(crate) fn hold_database(&self, path: &str, root: &Cid) -> Result<(), StoreError> {
+        if self.keep.is_none() {
+            self.store
+                .retain(&format!("used/{}/{path}", self.config.name), root)?;
+        }
+        Ok(())
     }
 
     /// Changes the heads: first on disk, then in memory. One change at a time.

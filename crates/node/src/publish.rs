@@ -17,6 +17,7 @@ use pacstore_import::Round;
 use pacstore_names::{
     Head, IpnsName, Record, RecordData, Repository, Signed, SignedError, TreeTimes, choose, unix_seconds,
 };
+use pacstore_runtime::Pool;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
@@ -96,6 +97,14 @@ pub(crate) fn publish(
         return Ok(Published::Same);
     }
     let moved = last.as_ref().is_none_or(|last| last.head.tree != head.tree);
+    let cid = put_out(node, import, mirror, &head)?;
+    info!(mirror = %mirror.config.name, tree = %head.tree, head = %cid, "published");
+    Ok(if moved { Published::Tree } else { Published::Facts })
+}
+
+/// Keeps `head` and its tree, signs it and takes it in.
+fn put_out(node: &Node, import: &Importing, mirror: &Mirror, head: &Head) -> Result<Cid, PublishError> {
+    let own = import.key.name();
     let (cid, bytes) = head.encode()?;
     let store = &node.inner.store;
     store
@@ -111,8 +120,35 @@ pub(crate) fn publish(
     let record = sign(node, import, cid, &head.tree, head.sequence)?;
     let signed = Signed::verify(own, record, &bytes, node.inner.clock.now())?;
     take_in(node, mirror, signed)?;
-    info!(mirror = %mirror.config.name, tree = %head.tree, head = %cid, "published");
-    Ok(if moved { Published::Tree } else { Published::Facts })
+    Ok(cid)
+}
+
+/// Signs what we published last anew, above any sequence seen; not while a round is under way,
+/// which is looked at again soon.
+pub(crate) async fn overtake(node: &Node, import: &Arc<Importing>, mirror: &Arc<Mirror>) {
+    let Some(_no_round) = import.no_round() else {
+        return;
+    };
+    let (node_, import_, mirror_) = (node.clone(), Arc::clone(import), Arc::clone(mirror));
+    let again = move || {
+        let own = import_.key.name();
+        let Some(last) = mirror_.signed().into_iter().find(|signed| signed.key == own) else {
+            return Ok(());
+        };
+        let sequence = next_sequence(&node_, &own)?;
+        let head = Head {
+            sequence,
+            ..last.head
+        };
+        put_out(&node_, &import_, &mirror_, &head).map(drop)
+    };
+    match node.inner.tasks.blocking(Pool::Disk, again).await {
+        Ok(Ok(())) => node.tell(import, mirror).await,
+        Ok(Err(error)) => {
+            warn!(mirror = %import.name(), error = &error as &dyn std::error::Error, "cannot publish above what the network knows; will retry");
+        }
+        Err(_) => {}
+    }
 }
 
 /// Our own newest head, weighed like any other's.
@@ -269,11 +305,6 @@ pub(crate) fn renew(node: &Node, import: &Importing, mirror: &Mirror) -> Result<
 }
 
 impl Node {
-    /// This node signs with `key`.
-    pub(crate) fn signs(&self, key: &IpnsName) -> bool {
-        self.inner.imports.iter().any(|import| import.key.name() == *key)
-    }
-
     /// Tells the network what `import` last published.
     pub(crate) async fn tell(&self, import: &Importing, mirror: &Arc<Mirror>) {
         let Some(net) = &self.inner.net else { return };

@@ -126,10 +126,7 @@ impl Node {
 
     fn decide(&self, client: Client, mirror: &Arc<Mirror>, path: &[Vec<u8>]) -> Result<Answer, AskError> {
         let Some(current) = mirror.current() else {
-            return Ok(Answer::NotFound(format!(
-                "no head of {} is known yet",
-                mirror.config.name
-            )));
+            return Ok(without_head(mirror, path));
         };
         let asked = asked(path);
         let chosen = self.inner.runs.head(client, &mirror.name(), &asked, current.cid);
@@ -182,7 +179,7 @@ impl Node {
             }
             answer.last_modified = Some(self.database_time(mirror, head, &database)?);
             if database.is_db && !database.is_signature {
-                mirror.use_database(&String::from_utf8_lossy(&database.path))?;
+                mirror.use_database(&String::from_utf8_lossy(&database.path), &answer.root)?;
             }
         }
         Ok(Answer::File(Box::new(answer)))
@@ -449,6 +446,17 @@ fn forms(path: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
         forms.push(short);
     }
     forms
+}
+
+/// No head is known yet: as where one is too old, an upstream may give databases too.
+fn without_head(mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
+    let url = (is_database(path) || is_package(path))
+        .then(|| upstream_urls(mirror, mirror.layout(), path).into_iter().next())
+        .flatten();
+    url.map_or_else(
+        || Answer::NotFound(format!("no head of {} is known yet", mirror.config.name)),
+        Answer::Redirect,
+    )
 }
 
 /// No head has it: an upstream may, if it is named like a package.

@@ -42,7 +42,9 @@ pub(crate) fn block_key(cid: &Cid) -> Option<BlockKey> {
 /// The key of `cid` as something that links; `None` for hashes and codecs that the store does not keep.
 pub(crate) fn ref_key(cid: &Cid) -> Option<RefKey> {
     let block = block_key(cid)?;
-    let codec = u8::try_from(cid.codec()).ok().filter(|codec| *codec != NODES_ONLY)?;
+    let codec = u8::try_from(cid.codec())
+        .ok()
+        .filter(|codec| *codec != NODES_ONLY)?;
     Some(with_codec(&block, codec))
 }
 
@@ -50,7 +52,11 @@ pub(crate) fn ref_key(cid: &Cid) -> Option<RefKey> {
 pub(crate) fn label_key(label: &str, cid: &Cid) -> Option<RefKey> {
     let key = ref_key(cid)?;
     let nodes_only = label.starts_with(crate::NODES_ONLY);
-    Some(if nodes_only { with_codec(&block_of(&key), NODES_ONLY) } else { key })
+    Some(if nodes_only {
+        with_codec(&block_of(&key), NODES_ONLY)
+    } else {
+        key
+    })
 }
 
 pub(crate) fn with_codec(block: &BlockKey, codec: u8) -> RefKey {
@@ -133,7 +139,10 @@ mod tests {
         assert_eq!(label_key("nodes/a", &odd), None);
         let root = Cid::new_v1(0x70, hash);
         assert_eq!(label_key("a", &root), ref_key(&root));
-        assert_eq!(label_key("nodes/a", &root).map(|key| codec_of(&key)), Some(NODES_ONLY));
+        assert_eq!(
+            label_key("nodes/a", &root).map(|key| codec_of(&key)),
+            Some(NODES_ONLY)
+        );
     }
 
     #[test]

@@ -236,7 +236,10 @@ impl Store {
     /// [`WriteError::StorageFull`], [`WriteError::Index`].
     pub fn release(&self, label: &str) -> Result<(), WriteError> {
         self.0.write_to_free("release", |t| {
-            let old = t.labels.remove(label)?.and_then(|row| row_key(label, row.value()));
+            let old = t
+                .labels
+                .remove(label)?
+                .and_then(|row| row_key(label, row.value()));
             let mut gone = take_staged(t, label)?;
             gone.extend(old);
             refs::remove(t, gone)

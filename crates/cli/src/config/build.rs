@@ -194,8 +194,12 @@ fn build_mirror(mirror: file::Mirror, at: &str, lines: &Lines) -> Result<MirrorC
     let mut importers = Vec::new();
     for text in mirror.importers.into_vec() {
         let parsed = text.parse::<IpnsName>();
-        importers
-            .push(parsed.map_err(|_| lines.bad(&key("importers"), format!("`{text}` is no KEY (k51...)")))?);
+        let parsed =
+            parsed.map_err(|_| lines.bad(&key("importers"), format!("`{text}` is no KEY (k51...)")))?;
+        if importers.contains(&parsed) {
+            return Err(lines.bad(&key("importers"), format!("`{text}` stands here twice")));
+        }
+        importers.push(parsed);
     }
     if mirror.quorum == 0 || mirror.quorum > importers.len().max(1) {
         return Err(lines.bad(

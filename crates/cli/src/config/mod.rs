@@ -292,6 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn an_importer_that_stands_twice_has_no_second_vote() {
+        let key = "k51qzi5uqu5dgixyyha6tdj6z8iw4ltp41cstc46ujo2yrc7i4wyy2vk00thlx";
+        let text = format!("[[mirror]]\nname = \"a.b\"\nimporters = [\"{key}\", \"{key}\"]\nquorum = 2\n");
+        assert!(
+            message(&text).contains("pacstore.toml:3: mirror.0.importers:"),
+            "{}",
+            message(&text)
+        );
+        assert!(message(&text).contains("stands here twice"));
+    }
+
+    #[test]
     fn every_key_of_the_reference_parses_with_its_default() {
         for key in KEYS
             .iter()

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -48,6 +48,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long peers may take to tell a file's DAG where mirrors could give it whole.
 const DESCRIBE: Duration = Duration::from_millis(2500);
+
+/// How long a file waits for room under the cap while others arrive; pacman waits 10 s.
+const ROOM: Duration = Duration::from_secs(6);
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Which peers may learn that something is wanted, and give it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +140,16 @@ pub enum FetchError {
     /// The node is stopping.
     #[error("stopping")]
     Stopping,
+}
+
+impl FetchError {
+    /// The cap leaves no room now, but could.
+    fn is_for_room(&self) -> bool {
+        let Self::Store { source, .. } = self else {
+            return false;
+        };
+        source.full().is_some_and(|(needed, max)| needed <= max)
+    }
 }
 
 /// All jobs of a node.
@@ -250,14 +266,29 @@ impl Fetcher {
                 }
             }
         };
+        let until = Instant::now() + ROOM;
+        loop {
+            match self.start(root, &file, sources).await {
+                // Others on their way take the room; whole, they can be evicted.
+                Err(error) if error.is_for_room() && self.active() > 0 && Instant::now() < until => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                started => return started,
+            }
+        }
+    }
+
+    /// Joins or starts the job for `file`.
+    async fn start(&self, root: &Cid, file: &FileDag, sources: &Sources) -> Result<Opened, FetchError> {
         let _one = self.inner.starting.lock().await;
         if let Some(job) = self.running(root) {
             return Ok(Opened::Arriving(Reader::new(job)));
         }
         // Finished between the two looks.
-        if let Some(file) = self.stored(root).await? {
-            return Ok(Opened::Stored(file));
+        if let Some(stored) = self.stored(root).await? {
+            return Ok(Opened::Stored(stored));
         }
+        let file = file.clone();
         let job = Job::start(&self.inner, file, sources).await?;
         let mut jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.retain(|_, job| job.strong_count() > 0);

@@ -1,7 +1,8 @@
 //! Following: heads come, move, and never go back.
 
 use pacstore_import::Files;
-use pacstore_testkit::{Repo, RepoSpec, TestResult};
+use pacstore_node::Answer;
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 
 use crate::nodes::{Plan, TestNode};
 
@@ -109,5 +110,31 @@ async fn a_head_whose_directories_came_in_part_becomes_current_when_the_rest_is_
     relay.heal();
     client.follows(&importer).await;
     assert_eq!(client.get("folder199/file199").await?, b"199");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_head_databases_and_packages_are_an_ordinary_mirrors() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let upstream = Upstream::folder(dir.path())?;
+    let key = Plan::importer(dir.path(), Files::Listed).key();
+    let alone = Plan::client(vec![key], Vec::new()).start().await;
+    assert!(matches!(alone.ask(1, "core.db").await, Answer::NotFound(_)));
+    let client = Plan::client(vec![key], Vec::new())
+        .upstream(&upstream)
+        .start()
+        .await;
+    for name in [
+        "core.db",
+        "core.db.sig",
+        "core.files",
+        "pkg-1-1-any.pkg.tar.zst",
+        "pkg-1-1-any.pkg.tar.zst.sig",
+    ] {
+        let answer = client.ask(1, name).await;
+        let there = matches!(&answer, Answer::Redirect(url) if url.as_str() == upstream.url(name));
+        assert!(there, "{name}: {answer:?}");
+    }
+    assert!(matches!(client.ask(1, "other").await, Answer::NotFound(_)));
     Ok(())
 }

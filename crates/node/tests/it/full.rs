@@ -72,3 +72,60 @@ async fn a_full_disk_is_a_clear_error_and_the_file_comes_when_there_is_room() ->
     client.stop().await;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_keeps_to_its_cap_and_goes_on_serving() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let files: Vec<Vec<u8>> = (0..6).map(|n| random(n, 4 * MIB + 100).to_vec()).collect();
+    for (n, data) in files.iter().enumerate() {
+        fs_err::write(dir.path().join(format!("file{n}")), data)?;
+    }
+    fs_err::write(dir.path().join("small"), b"small")?;
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let mut plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]);
+    plan.config.max_size = 10 * MIB as u64;
+    let client = plan.start().await;
+    client.follows(&importer).await;
+    for _ in 0..2 {
+        for (n, data) in files.iter().enumerate() {
+            assert!(client.get(&format!("file{n}")).await? == *data, "file{n}");
+            let store = client.node.status(None).await.store;
+            assert!(store.bytes <= store.max_bytes, "{store:?}");
+        }
+    }
+    // More at once than there is room for: they wait for one another.
+    let all = files.iter().enumerate().map(|(n, data)| {
+        let client = &client;
+        async move {
+            let got = client.get(&format!("file{n}")).await;
+            assert!(got.is_ok_and(|got| got == *data), "file{n}");
+        }
+    });
+    futures::future::join_all(all).await;
+    assert_eq!(client.get("small").await?, b"small");
+    client.node.gc(Some(0)).await?;
+    assert_eq!(client.node.status(None).await.store.files, 0);
+    assert!(
+        client.get("file0").await? == files[0],
+        "its directories are still here"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_beyond_the_cap_is_refused_and_those_below_it_are_given() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    fs_err::write(dir.path().join("big"), random(1, 4 * MIB))?;
+    fs_err::write(dir.path().join("small"), random(2, 5000))?;
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let mut plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]);
+    plan.config.max_size = MIB as u64;
+    let client = plan.start().await;
+    client.follows(&importer).await;
+    assert!(client.get("small").await? == random(2, 5000));
+    let refused = client.get("big").await.expect_err("it does not fit");
+    assert!(refused.to_string().contains("cannot keep"), "{refused}");
+    Ok(())
+}

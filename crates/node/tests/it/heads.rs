@@ -120,3 +120,39 @@ async fn a_client_learns_the_head_and_files_from_another_client() -> TestResult 
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_importer_that_lost_all_but_its_key_is_followed_again() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(2, 5_000))?;
+    let first = importer(dir.path()).await;
+    for package in ["pkg0", "pkg1"] {
+        repo.update(&[package])?;
+        first.import().await;
+    }
+    let key = first.plan.key();
+    let client = Plan::client(vec![key], vec![first.address().await]).start().await;
+    client.follows(&first).await;
+    let before = client.tree();
+    let plan = first.stop().await;
+
+    let mut bare = Plan::new();
+    bare.config.mirrors.clone_from(&plan.config.mirrors);
+    bare.config.imports.clone_from(&plan.config.imports);
+    bare.config.swarm.peers = vec![client.address().await];
+    fs_err::create_dir(&bare.config.state_dir)?;
+    let keys = bare.config.state_dir.join("keys");
+    fs_err::create_dir(&keys)?;
+    copy_folder(&plan.config.state_dir.join("keys"), &keys);
+    repo.update(&["pkg0"])?;
+    // `checked` has seconds: what is made now must be later than what the client knows.
+    let (clock, hand) = pacstore_runtime::Clock::fake(std::time::SystemTime::now());
+    hand.advance(std::time::Duration::from_secs(5));
+    let again = bare.clock(&clock).start().await;
+    again.import().await;
+    assert_ne!(again.tree(), before);
+    again.connected().await;
+    again.refresh().await;
+    client.follows(&again).await;
+    Ok(())
+}

@@ -72,7 +72,11 @@ fn a_label_of_nodes_only_keeps_directories_and_lets_files_go() -> TestResult {
     let home = Home::new(1 << 20);
     let store = home.open();
     let files = some_files();
-    let (root, mut nodes) = tree(&[("core/a", &files[0].1), ("core/b", &files[2].1), ("c", &files[3].1)]);
+    let (root, mut nodes) = tree(&[
+        ("core/a", &files[0].1),
+        ("core/b", &files[2].1),
+        ("c", &files[3].1),
+    ]);
     nodes.extend(files[2].1.nodes.iter().cloned());
     let late = nodes.pop().ok_or("a node")?;
     store.put_nodes(&nodes)?;

@@ -167,6 +167,7 @@ pub(crate) struct Inner {
     budget: ByteBudget,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: small::InFlight<Small>,
+    room: small::Room,
     whole: small::InFlight<()>,
     nodes: small::InFlight<Bytes>,
     /// Jobs under way.
@@ -223,6 +224,7 @@ impl Fetcher {
             budget: ByteBudget::new(IN_FLIGHT),
             jobs: Mutex::new(HashMap::new()),
             small: small::InFlight::default(),
+            room: small::Room::default(),
             whole: small::InFlight::default(),
             nodes: small::InFlight::default(),
             active: AtomicUsize::new(0),

@@ -4,9 +4,14 @@
 //! is asked beside them, and who is first wins. One fetch a file, however many ask: the
 //! second waits for the first and takes over if the first goes away.
 //!
+//! The bytes are given as soon as they are verified; a task puts them on disk meanwhile.
+//! Who asks again before that is done gets them from memory.
+//!
 //! - Invariant: nothing is returned or kept that does not match the CID.
+//! - Invariant: the bytes count as in flight until they are on disk.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -17,8 +22,8 @@ use pacstore_dag as dag;
 use pacstore_runtime::Pool;
 use pacstore_store::{Origin, Sha256};
 use pacstore_upstream::Get;
-use tokio::sync::OnceCell;
-use tracing::debug;
+use tokio::sync::{OnceCell, Semaphore, watch};
+use tracing::{debug, warn};
 use url::Url;
 
 use crate::error::StoreError;
@@ -30,6 +35,35 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// What is said of a mirror whose bytes do not match.
 const OTHER_BYTES: &str = " has other bytes than the tree says";
+
+/// Small files that are fetched or wait for the disk, all together.
+const AT_ONCE: usize = 256;
+
+/// Of these, how many are put on disk at one time: as many as share one sync. The other
+/// threads of the disk pool stay free for reading.
+const KEPT_AT_ONCE: usize = 48;
+
+/// How many small files may be under way.
+#[derive(Debug)]
+pub(crate) struct Room {
+    files: Arc<Semaphore>,
+    disk: Semaphore,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            files: Arc::new(Semaphore::new(AT_ONCE)),
+            disk: Semaphore::new(KEPT_AT_ONCE),
+        }
+    }
+}
+
+/// Verified bytes.
+struct Got {
+    data: Bytes,
+    origin: Origin,
+}
 
 /// Fetches under way, by root.
 #[derive(Debug)]
@@ -59,7 +93,22 @@ impl<T> InFlight<T> {
     }
 }
 
-/// Fetches the raw leaf `root` of `len` bytes and keeps it as a file.
+impl Small {
+    /// Waits until it is on disk.
+    ///
+    /// # Errors
+    /// Why it cannot be kept.
+    pub(crate) async fn kept(&self) -> Result<(), FetchError> {
+        let mut kept = self.kept.clone();
+        let ended = kept.wait_for(Option::is_some).await;
+        // The task went without a word: everything stops.
+        ended.map_or(Err(FetchError::Stopping), |ended| {
+            ended.clone().unwrap_or(Err(FetchError::Stopping))
+        })
+    }
+}
+
+/// Fetches the raw leaf `root` of `len` bytes and has it kept as a file.
 pub(crate) async fn fetch(
     inner: &Arc<Inner>,
     root: &Cid,
@@ -67,16 +116,24 @@ pub(crate) async fn fetch(
     sources: &Sources,
 ) -> Result<Small, FetchError> {
     let cell = inner.small.cell(root);
-    cell.get_or_try_init(|| bring(inner, root, len, sources))
+    cell.get_or_try_init(|| bring(inner, &cell, root, len, sources))
         .await
         .cloned()
 }
 
-async fn bring(inner: &Arc<Inner>, root: &Cid, len: u64, sources: &Sources) -> Result<Small, FetchError> {
+async fn bring(
+    inner: &Arc<Inner>,
+    cell: &Arc<OnceCell<Small>>,
+    root: &Cid,
+    len: u64,
+    sources: &Sources,
+) -> Result<Small, FetchError> {
     // Another fetch may have ended between the caller's look at the disk and this one.
     if let Some(small) = stored(inner, root).await? {
         return Ok(small);
     }
+    let files = Arc::clone(&inner.room.files);
+    let place = files.acquire_owned().await.map_err(|_| FetchError::Stopping)?;
     let lease = inner.budget.acquire(len).await;
     let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
     let found = match (ask_peers, sources.upstreams.is_empty()) {
@@ -91,15 +148,32 @@ async fn bring(inner: &Arc<Inner>, root: &Cid, len: u64, sources: &Sources) -> R
             either(from_peers(inner, root, len, sources.peers), late).await
         }
     };
-    let small = found.map_err(|why| {
+    let got = found.map_err(|why| {
         if why.ends_with(OTHER_BYTES) {
             FetchError::Wrong { cid: *root, why }
         } else {
             FetchError::NoSource { cid: *root, why }
         }
     })?;
-    keep(inner, root, &small).await?;
-    drop(lease);
+    let (ended, kept) = watch::channel(None);
+    let small = Small {
+        data: got.data,
+        origin: got.origin,
+        kept,
+    };
+    let (inner, cell, root, of_task) = (Arc::clone(inner), Arc::clone(cell), *root, small.clone());
+    let tasks = inner.tasks.clone();
+    tasks.spawn("fetch/keep", async move {
+        let turn = inner.room.disk.acquire().await;
+        let result = keep(&inner, &root, &of_task).await;
+        drop(turn);
+        if let Err(error) = &result {
+            warn!(cid = %root, error = error as &dyn Error, "a small file is given but not kept");
+        }
+        let _ = ended.send(Some(result));
+        // Until now whoever asked found it in the cell.
+        drop((cell, lease, place));
+    });
     Ok(small)
 }
 
@@ -119,16 +193,18 @@ async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> 
         ];
         let origin = origin.into_iter().max_by_key(|(bytes, _)| *bytes);
         let origin = origin.map_or(Origin::Disk, |(_, origin)| origin);
-        Ok(store.block(&wanted)?.map(|data| Small { data, origin }))
+        let (_, kept) = watch::channel(Some(Ok(())));
+        let small = |data| Small { data, origin, kept };
+        Ok(store.block(&wanted)?.map(small))
     };
     inner.blocking(*root, read).await
 }
 
 /// The first that succeeds; if both fail, what the last said.
 async fn either(
-    a: impl Future<Output = Result<Small, String>>,
-    b: impl Future<Output = Result<Small, String>>,
-) -> Result<Small, String> {
+    a: impl Future<Output = Result<Got, String>>,
+    b: impl Future<Output = Result<Got, String>>,
+) -> Result<Got, String> {
     tokio::pin!(a);
     tokio::pin!(b);
     tokio::select! {
@@ -137,7 +213,7 @@ async fn either(
     }
 }
 
-async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> Result<Small, String> {
+async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> Result<Got, String> {
     let session = peers::session(inner, ask).ok_or("no network")?;
     let asked = peers::with_newcomers(inner, &session, ask, session.get(*root));
     match tokio::time::timeout(PATIENCE, asked).await {
@@ -145,7 +221,7 @@ async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> 
             "it has {} bytes, not {len} as its directory says",
             got.data.len()
         )),
-        Ok(Ok(got)) => Ok(Small {
+        Ok(Ok(got)) => Ok(Got {
             data: got.data,
             origin: inner.origin(&got.from),
         }),
@@ -154,12 +230,12 @@ async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> 
     }
 }
 
-async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) -> Result<Small, String> {
+async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) -> Result<Got, String> {
     let mut why = String::new();
     for url in urls {
         match from_upstream(inner, root, len, url).await {
             Ok(data) => {
-                return Ok(Small {
+                return Ok(Got {
                     data,
                     origin: Origin::Upstream,
                 });

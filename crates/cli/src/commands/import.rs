@@ -1,7 +1,10 @@
 //! `pacstore import NAME`: run an importer, once or for ever.
 
+use std::sync::Arc;
+
 use pacstore_http::NameRequest;
-use pacstore_node::{Outcome, RoundReport, Status};
+use pacstore_node::{Importing, Node, Outcome, RoundReport, Status};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Exit, Hinted};
 use crate::printer::bytes;
@@ -53,13 +56,26 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         std::future::pending::<()>().await;
     };
     let report = tokio::select! {
-        report = own.node.import_now(&import) => report,
-        () = ticking => unreachable_report(),
+        report = round(&own.node, &import) => report,
+        () = ticking => Ok(unreachable_report()),
     };
     bar.finish_and_clear();
     own.close().await;
+    let report = report?;
     show(ctx, &report, &[], None)?;
     Ok(exit(&report))
+}
+
+/// One round here in this process, ended by SIGTERM and SIGINT as cleanly as the daemon's: an rsync child has a
+/// process group of its own and would go on writing without us.
+pub(super) async fn round(node: &Node, import: &Arc<Importing>) -> anyhow::Result<RoundReport> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        report = node.import_now(import) => Ok(report),
+        _ = term.recv() => anyhow::bail!("stopped by SIGTERM; what came so far is kept"),
+        _ = int.recv() => anyhow::bail!("stopped by SIGINT; what came so far is kept"),
+    }
 }
 
 /// `ticking` never ends, so this is never called; the compiler cannot know.

@@ -1,9 +1,10 @@
 //! `pacstore publish DIR`: publish a repository of one's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use pacstore_http::NameRequest;
+use pacstore_node::config::ImportConfig;
 use pacstore_node::{Keys, RoundReport, Status};
 
 use crate::commands::{import, init};
@@ -30,13 +31,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let dir = fs_err::canonicalize(&args.dir)?;
     let loaded = ctx.config()?;
-    let known = loaded
-        .node
-        .imports
-        .iter()
-        .any(|import| import.name.as_str() == args.name);
+    let mut imports = loaded.node.imports.iter();
+    let known = imports.find(|import| import.name.as_str() == args.name);
     let daemon = ctx.daemon().await;
-    if !known {
+    if let Some(import) = known {
+        of_this(import, &dir, ctx)?;
+    } else {
         if daemon.is_some() {
             let hint =
                 "stop the daemon, publish once, and start it again; from then on publishing goes through it";
@@ -64,13 +64,36 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         .node
         .import(&args.name)
         .context("the import that was just configured")?;
-    let report = own.node.import_now(&found).await;
+    let report = import::round(&own.node, &found).await;
     own.close().await;
+    let report = report?;
     import::show(ctx, &report, &[], None)?;
     Ok(import::exit(&report))
 }
 
-fn add(args: &Args, dir: &std::path::Path, label: &str, ctx: &Context) -> anyhow::Result<()> {
+/// What is published under the NAME already must come from `dir`.
+fn of_this(import: &ImportConfig, dir: &Path, ctx: &Context) -> anyhow::Result<()> {
+    let from: Vec<String> = import.spec.from.iter().map(ToString::to_string).collect();
+    if from
+        .iter()
+        .any(|from| fs_err::canonicalize(from).is_ok_and(|from| from == dir))
+    {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` is imported from `{}`, not from `{}`",
+        import.name,
+        from.join("`, `"),
+        dir.display()
+    );
+    let hint = format!(
+        "publish it under another NAME, or change `from` in {}",
+        ctx.home.config_file().display()
+    );
+    Err(Hinted::new(message, hint).into())
+}
+
+fn add(args: &Args, dir: &Path, label: &str, ctx: &Context) -> anyhow::Result<()> {
     let text = dir
         .to_str()
         .context("the directory's name is no UTF-8, so the configuration cannot hold it")?;

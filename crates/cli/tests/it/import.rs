@@ -1,13 +1,17 @@
 //! `import --once`, `publish`, `resolve`, `verify`: with and without a daemon, whole and torn.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
-use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
+use pacstore_testkit::{Fault, Repo, RepoSpec, TestResult, Upstream};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, until};
-use crate::home::{Home, LOOPBACK, Ran};
+use crate::home::{Home, LOOPBACK, Ran, signal, wait};
 
 const NAME: &str = "core.example";
 
@@ -276,6 +280,45 @@ fn a_folder_is_published_and_served_by_the_next_daemon() -> TestResult {
     home.run(["publish", "/nowhere", "--name", NAME])
         .fails_with(&["/nowhere"]);
     Ok(())
+}
+
+#[test]
+fn another_folder_is_not_published_under_a_name_that_is_taken() -> TestResult {
+    let (first, second) = (mirror(), mirror());
+    let home = Home::with(LOOPBACK);
+    let publish = |mirror: &Mirror| home.run(["publish", text(mirror.repo.folder()), "--name", NAME]);
+    publish(&first).done();
+    publish(&second).fails_with(&["is imported from", text(first.repo.folder())]);
+    // Another way to the same folder is the same folder.
+    let link = home.path().join("link");
+    std::os::unix::fs::symlink(first.repo.folder(), &link)?;
+    home.run(["publish", text(&link), "--name", NAME]).exits(3);
+    Ok(())
+}
+
+#[test]
+fn a_round_that_is_told_to_stop_ends_cleanly_and_the_next_one_goes_on() {
+    let mirror = mirror();
+    mirror.upstream.fault("big*", Fault::StallAfterHeader);
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    for stop in [Signal::TERM, Signal::INT] {
+        mirror.upstream.clear_log();
+        let mut command = home.command(["import", NAME, "--once"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        until("the stalled file is asked for", || {
+            (!mirror.upstream.requests("big*").is_empty()).then_some(())
+        });
+        let mut said = child.stderr.take().unwrap();
+        signal(child.id(), stop);
+        let ended = wait(child, Duration::from_secs(20)).expect("it ends");
+        let mut words = String::new();
+        said.read_to_string(&mut words).unwrap();
+        assert_eq!(ended.code(), Some(1), "{words}");
+        assert!(words.contains("error: stopped by SIG"), "{words}");
+    }
+    mirror.upstream.heal();
+    once(&home).done();
+    assert_eq!(tree(&home), expected(&home, &mirror.repo));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!   kills with its first process.
 //! - Invariant: the inner run counts only if exactly one test ran and passed.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -44,7 +45,9 @@ pub(crate) fn apart(name: &str, without: Without, body: impl FnOnce() -> TestRes
         return match without {
             Without::Runs => body(),
             Without::IsSkipped => {
-                eprintln!("skipped: the kernel denies a network namespace (run as root): {name}");
+                say(&format!(
+                    "skipped: the kernel denies a network namespace (run as root): {name}"
+                ));
                 Ok(())
             }
         };
@@ -69,7 +72,16 @@ pub(crate) fn missing(what: &str) {
         std::env::var("PACSTORE_REQUIRE").as_deref() != Ok("all"),
         "PACSTORE_REQUIRE=all, but {what}"
     );
-    eprintln!("skipped: {what}");
+    say(&format!("skipped: {what}"));
+}
+
+/// Says `line` once a process.
+fn say(line: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(line.to_owned()) {
+        eprintln!("{line}");
+    }
 }
 
 /// How this kernel gives us a namespace, if it does.

@@ -18,7 +18,7 @@ use crate::tree::Listing;
 pub(crate) const NAME: &str = "interop.example";
 
 /// Longest time until a daemon serves, or a verb has ended.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A daemon under way.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::tree::{Item, Listing, assert_same, of_disk, write_all, write_some};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/helia.mjs");
 
 /// Longest time of one run of Helia.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// The folder of the Helia peer, if there is one.
 fn helia() -> Option<PathBuf> {
@@ -50,11 +50,12 @@ fn node(place: &Path, script: &str, arguments: &[&str]) -> Given<Command> {
 
 /// The last line that tells of `event`.
 fn told(text: &str, event: &str) -> Given<Value> {
-    let lines = text
+    let mut told = text
         .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let found = lines.filter(|line| line["event"] == event).last();
-    found.ok_or_else(|| format!("no `{event}` in {text}").into())
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["event"] == event);
+    told.next_back()
+        .ok_or_else(|| format!("no `{event}` in {text}").into())
 }
 
 /// What `fetch` printed, as a listing.

@@ -14,6 +14,11 @@
 //! - Not here: records and blocks one by one (`crates/net/tests/it/helia.rs`), the vectors
 //!   (`crates/dag`, `crates/names`).
 
+#![expect(
+    clippy::print_stderr,
+    reason = "what was not run, and what the nodes said where a test fails"
+)]
+
 mod apart;
 mod daemon;
 mod gateway;

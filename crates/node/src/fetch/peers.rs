@@ -172,18 +172,17 @@ async fn bring(
         got = tokio::time::timeout(BLOCK_DEADLINE, session.get(wanted.cid)) => Some(got),
     };
     let done = match got {
-        Some(Ok(Ok(got))) => match file_bytes(&wanted, &got.data) {
-            Some(data) => {
+        Some(Ok(Ok(got))) => {
+            if let Some(data) = file_bytes(&wanted, &got.data) {
                 let origin = shared.inner.origin(&got.from);
                 shared.keep(leaf, data, origin).await;
                 Some((wanted.len, asked))
-            }
-            None => {
+            } else {
                 debug!(cid = %wanted.cid, "this leaf does not hold the bytes that its file says");
                 shared.give_back(leaf, source);
                 None
             }
-        },
+        }
         Some(refused) => {
             let why = refused.map(|got| got.err().map(|error| error.to_string()));
             debug!(cid = %wanted.cid, ?why, "no peer gives this leaf now");

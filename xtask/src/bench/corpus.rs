@@ -132,7 +132,9 @@ impl Corpus {
         for (number, (file, size, sha256)) in self.packages.iter().enumerate() {
             let version = format!("1.{number}-1");
             let package = format!("package{number:06}");
-            let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = sha256
+                .iter()
+                .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
             let desc = format!(
                 "%FILENAME%\n{file}\n\n%NAME%\n{package}\n\n%BASE%\n{package}\n\n%VERSION%\n{version}\n\n\
                  %DESC%\nnothing\n\n%CSIZE%\n{size}\n\n%ISIZE%\n{size}\n\n%SHA256SUM%\n{hex}\n\n%ARCH%\nx86_64\n\n"
@@ -169,9 +171,9 @@ impl Corpus {
                     if read == 0 {
                         break;
                     }
-                    contexts
-                        .iter_mut()
-                        .for_each(|context| context.update(&buffer[..read]));
+                    for context in &mut contexts {
+                        context.update(&buffer[..read]);
+                    }
                 }
                 for context in contexts {
                     std::hint::black_box(context.finish());

@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let large = dir.path().join("large");
     std::fs::create_dir_all(&large)?;
     Noise::new(7).file(&large.join("large.iso"), LARGE)?;
-    let tree = Corpus::create(&dir.path().join("tree"), 1_300_000_000, PACKAGES, 64 << 20)?;
+    let tree = Corpus::create(&dir.path().join("tree"), u64::MAX, PACKAGES, 32 << 20)?;
     say(&format!(
         "# tree: {} files, {:.2} GB",
         tree.files.len(),
@@ -199,7 +199,7 @@ fn fetched(
 }
 
 fn wait_for_head(node: &Daemon) -> anyhow::Result<()> {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     loop {
         let listed = Connection::open(&node.gateway)?.get(&format!("/ipns/{NAME}/"));
         match listed {

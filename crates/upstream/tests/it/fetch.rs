@@ -76,7 +76,7 @@ async fn a_file_put_back_to_an_older_one_is_told_without_an_etag() -> TestResult
     );
 
     let older = random(2, 5_000);
-    mirror.put_at("f", older.clone(), long_ago() - Duration::from_secs(3600))?;
+    mirror.put_at("f", older.clone(), long_ago() - Duration::from_hours(1))?;
     client().fetch_to_file(&tasks, &fetch).await?;
     assert!(fs::read(&dest)? == older);
     Ok(())

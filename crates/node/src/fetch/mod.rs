@@ -271,8 +271,9 @@ impl Fetcher {
         let until = Instant::now() + ROOM;
         loop {
             match self.start(root, &file, sources).await {
-                // Others on their way take the room; whole, they can be evicted.
-                Err(error) if error.is_for_room() && self.active() > 0 && Instant::now() < until => {
+                // Files on their way, or just being put in their place, take the room; after that
+                // they can be evicted.
+                Err(error) if error.is_for_room() && Instant::now() < until => {
                     tokio::time::sleep(AGAIN).await;
                 }
                 started => return started,

@@ -82,7 +82,7 @@ fn a_label_of_nodes_only_keeps_directories_and_lets_files_go() -> TestResult {
     store.put_nodes(&nodes)?;
     store.retain(&format!("{NODES_ONLY}x"), &root)?;
     take_in(&store, &home, &files)?;
-    store.put_nodes(&[late.clone()])?;
+    store.put_nodes(std::slice::from_ref(&late))?;
     nodes.push(late);
     assert_eq!(store.stats().evictable, 15_010, "no file is held");
     assert_sound(&store, &home);

@@ -170,7 +170,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "[import]",
         "from",
-        "[]",
+        "",
         "rsync://, http(s):// or an absolute directory; several in order of preference (needed)",
     ),
     key(

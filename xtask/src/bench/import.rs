@@ -5,7 +5,7 @@
 use std::fs;
 
 use super::corpus::Corpus;
-use super::lab::{self, Home, NAME};
+use super::lab::{self, Home};
 use super::table::Table;
 use super::{Args, median, say};
 
@@ -73,7 +73,7 @@ fn measure(
         fs::remove_dir_all(&place)?;
     }
     table.at_least(
-        &format!("import {NAME}, {how}"),
+        &format!("import, {how}"),
         median(rates),
         median(anchors),
         "MB/s",

@@ -42,7 +42,7 @@ struct Importer {
     /// A repository, such as core/os/x86_64/core; several; all that are found without it
     #[arg(long = "repository", value_name = "FOLDER/NAME")]
     repositories: Vec<String>,
-    /// Only the peers of [swarm] peers may have it
+    /// Only the peers of `swarm.peers` may have it
     #[arg(long)]
     private: bool,
     #[command(flatten)]

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Label of the key that signs; made if it is not there [default: the NAME]
     #[arg(long, value_name = "LABEL")]
     key: Option<String>,
-    /// Only the peers of [swarm] peers may have it
+    /// Only the peers of `swarm.peers` may have it
     #[arg(long)]
     private: bool,
 }

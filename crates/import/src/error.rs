@@ -132,6 +132,7 @@ impl SourceError {
                 Some("let the daemon's user read it")
             }
             _ if self.is_disk_full() => Some("make room on the disk"),
+            Self::Rsync(e) => e.hint(),
             _ => None,
         }
     }
@@ -140,6 +141,7 @@ impl SourceError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Fetch(e) => e.is_disk_full(),
+            Self::Rsync(e) => e.is_disk_full(),
             Self::WorkDir(_, e) => is_full(e),
             _ => false,
         }

@@ -203,8 +203,8 @@ impl ImportSpec {
             ),
         };
         Ok(Compiled {
-            exclude: Globs::new(&self.exclude)?,
-            also: Globs::new(&self.also)?,
+            exclude: Globs::new(&self.exclude).map_err(SpecError::Exclude)?,
+            also: Globs::new(&self.also).map_err(SpecError::Also)?,
             listed,
         })
     }
@@ -294,12 +294,26 @@ pub enum SpecError {
     /// No repository can have this name.
     #[error("`{0}` names no repository")]
     Repository(String),
-    /// A glob is wrong.
+    /// A glob of `exclude` is wrong.
     #[error("a glob is wrong")]
-    Glob(#[from] GlobError),
+    Exclude(#[source] GlobError),
+    /// A glob of `also` is wrong.
+    #[error("a glob is wrong")]
+    Also(#[source] GlobError),
 }
 
 impl SpecError {
+    /// The key of `[[import]]` that is wrong.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::NoSource | Self::Source(_) => "from",
+            Self::AllOverHttp(_) => "files",
+            Self::NoRepository | Self::Repository(_) => "repositories",
+            Self::Exclude(_) => "exclude",
+            Self::Also(_) => "also",
+        }
+    }
+
     /// One sentence on what the user can do, printed after `hint:`.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -356,6 +370,22 @@ mod tests {
         );
         spec.repositories = Repositories::List(vec!["../x".into()]);
         assert!(matches!(spec.check(), Err(SpecError::Repository(_))));
+    }
+
+    #[test]
+    fn an_error_names_the_key_of_the_configuration() {
+        let wrong = |change: fn(&mut ImportSpec)| {
+            let mut spec = ImportSpec::new("m", vec![Source::Directory("/srv".into())]);
+            change(&mut spec);
+            spec.check().unwrap_err().key()
+        };
+        assert_eq!(wrong(|s| s.exclude = vec!["[a".into()]), "exclude");
+        assert_eq!(wrong(|s| s.also = vec!["[a".into()]), "also");
+        assert_eq!(
+            wrong(|s| s.repositories = Repositories::List(Vec::new())),
+            "repositories"
+        );
+        assert_eq!(wrong(|s| s.from = Vec::new()), "from");
     }
 
     #[test]

@@ -344,6 +344,12 @@ impl Work {
         for pick in picks {
             match facts(pick.at) {
                 Ok(facts) => rows.push((pick.tree.clone(), Row::File(facts), pick.moved)),
+                // A pipe or a socket is no file, so none is missing, and rsync does not send it either.
+                Err(
+                    trouble @ Trouble::NoFile {
+                        why: NoFile::Special, ..
+                    },
+                ) => blame(None, trouble),
                 Err(trouble) => blame(self.look.regions.of(&pick.tree), trouble),
             }
         }

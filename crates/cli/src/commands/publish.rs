@@ -110,8 +110,16 @@ fn add(args: &Args, dir: &Path, label: &str, ctx: &Context) -> anyhow::Result<()
         quote(label),
         !args.private,
     );
+    let before = fs_err::read(ctx.home.config_file()).ok();
     init::append(ctx, &block)?;
-    load(&ctx.home)?;
+    if let Err(error) = load(&ctx.home) {
+        // A configuration that cannot be used is not left behind.
+        match before {
+            Some(before) => fs_err::write(ctx.home.config_file(), before)?,
+            None => fs_err::remove_file(ctx.home.config_file())?,
+        }
+        return Err(error.into());
+    }
     ctx.out.note(format!(
         "added an [[import]] to {}",
         ctx.home.config_file().display()

@@ -65,6 +65,11 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         {
             return Err(lines.bad(&format!("{at}.mirror"), "this mirror is imported twice"));
         }
+        // A KEY's record names one tree: two mirrors would take it from each other with every round.
+        if imports.iter().any(|known: &ImportConfig| known.key == built.key) {
+            let why = "this key signs another mirror; `pacstore key new LABEL` makes one for this";
+            return Err(lines.bad(&format!("{at}.key"), why));
+        }
         trust_own(&mut mirrors, &built, &keys);
         imports.push(built);
     }
@@ -271,7 +276,7 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     spec.atomic = import.atomic;
     spec.replaced_by_rename = import.replaced_by_rename;
     spec.check()
-        .map_err(|error| lines.bad(&key("from"), pacstore_node::chain(&error)))?;
+        .map_err(|error| lines.bad(&key(error.key()), pacstore_node::chain(&error)))?;
     let max_age = span(&import.max_age).map_err(|e| lines.bad(&key("max_age"), e))?;
     Ok(ImportConfig {
         name,

@@ -297,6 +297,23 @@ fn another_folder_is_not_published_under_a_name_that_is_taken() -> TestResult {
 }
 
 #[test]
+fn a_publication_that_the_configuration_cannot_hold_leaves_it_as_it_was() -> TestResult {
+    let mirror = mirror();
+    let folder = text(mirror.repo.folder());
+    let home = Home::with(LOOPBACK);
+    home.run(["publish", folder, "--name", "no name", "--key", "one"])
+        .fails_with(&["import.0.mirror"]);
+    assert_eq!(std::fs::read_to_string(home.config_file())?, LOOPBACK);
+    home.run(["publish", folder, "--name", NAME, "--key", "one"])
+        .done();
+    let before = std::fs::read_to_string(home.config_file())?;
+    home.run(["publish", folder, "--name", "second.example", "--key", "one"])
+        .fails_with(&["this key signs another mirror"]);
+    assert_eq!(std::fs::read_to_string(home.config_file())?, before);
+    Ok(())
+}
+
+#[test]
 fn a_round_that_is_told_to_stop_ends_cleanly_and_the_next_one_goes_on() {
     let mirror = mirror();
     mirror.upstream.fault("big*", Fault::StallAfterHeader);

@@ -200,3 +200,18 @@ async fn a_folder_becomes_a_file_and_back() -> TestResult {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_pipe_in_the_folder_of_a_repository_is_left_out_and_does_not_tear_it() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path(), RepoSpec::new("core").packages(3, 1_000))?;
+    let expected = cid_of(dir.path());
+    let pipe = std::process::Command::new("mkfifo")
+        .arg(dir.path().join("pipe"))
+        .status()?;
+    assert!(pipe.success());
+    let round = Bench::new().round(&all(of_directory(dir.path()))).await?;
+    assert_eq!((round.tree, round.is_torn()), (expected, false));
+    assert_eq!(round.warnings, ["left out: pipe is no regular file"]);
+    Ok(())
+}

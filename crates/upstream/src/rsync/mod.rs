@@ -161,7 +161,7 @@ pub enum RsyncError {
         source: io::Error,
     },
     /// It ended with an error.
-    #[error("rsync ended with code {code}: {kind}")]
+    #[error("rsync ended with code {code}: {kind}{}", said(stderr))]
     Exit {
         /// Its exit code; -1 if a signal ended it.
         code: i32,
@@ -199,10 +199,27 @@ impl RsyncError {
         match self {
             Self::NotInstalled(_) => Some("install the package rsync, or take the mirror by https://"),
             Self::Source(_) => Some("write it as rsync://host/module/path/"),
+            Self::Exit { .. } if self.is_disk_full() => Some("make room on the disk"),
             Self::Exit { kind, .. } => kind.hint(),
             _ => None,
         }
     }
+
+    /// Whether it said that our disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        // The numbers are the child's own, in every language.
+        let full = |stderr: &str| stderr.contains("(28)") || stderr.contains("(122)");
+        matches!(self, Self::Exit { code: 11, stderr, .. } if full(stderr))
+    }
+}
+
+/// The first complaint of the child in one line, without control characters.
+fn said(stderr: &str) -> String {
+    let first = stderr.lines().map(str::trim).find(|line| !line.is_empty());
+    first.map_or_else(String::new, |line| {
+        let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+        format!(" ({line})")
+    })
 }
 
 /// The rsync program.

@@ -327,6 +327,23 @@ async fn a_daemon_that_refuses_or_is_not_there_is_told_apart() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_told_in_the_words_of_the_child() -> TestResult {
+    let place = Place::new()?;
+    let (dest, scratch) = (place.dest(), place.scratch());
+    let spec = TransferSpec::new("rsync://127.0.0.1:1/mirror/", &dest, &scratch);
+    let words = "rsync: [receiver] write failed on \\\"a\\\": No space left on device (28)";
+    let program = script(place.0.path(), "full", &format!("echo \"{words}\" >&2; exit 11"))?;
+    let error = with(&program, Duration::from_secs(20))
+        .transfer(&spec)
+        .await
+        .expect_err("it fails");
+    assert!(error.is_disk_full());
+    assert_eq!(error.hint(), Some("make room on the disk"));
+    assert!(error.to_string().contains("No space left on device"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn exit_codes_of_a_program_are_told_with_its_last_words() -> TestResult {
     let place = Place::new()?;
     let (dest, scratch) = (place.dest(), place.scratch());

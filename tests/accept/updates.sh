@@ -2,6 +2,7 @@
 # snapshots stay. (Sourced by run.sh.)
 mkdir "$work/updates"; cd "$work/updates" || exit 1
 importer inc "$name" "$PWD/up" 'keep = { age = "0s", count = 3 }'
+wrong=0; codes=
 for n in $(cut -f1 "$fixture/SNAPSHOTS.tsv" | tail -n +2); do
   materialize "$n" up
   "$bin" --home inc import "$name" --once >/dev/null 2>inc.log; code=$?

@@ -29,6 +29,8 @@ use crate::config::{
 use crate::dht_store::DhtStore;
 use crate::error::NetError;
 use crate::fetch;
+use crate::lookup;
+use crate::lookups;
 use crate::peers::PeerView;
 use crate::records::Records;
 use crate::scoped::ScopedKad;
@@ -58,6 +60,7 @@ pub(crate) struct Behaviour {
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
+    pub(crate) lookup: request_response::Behaviour<lookup::Codec>,
     pub(crate) lan_dht: Toggle<ScopedKad>,
     pub(crate) public_dht: Toggle<ScopedKad>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -149,6 +152,7 @@ fn behaviour(parts: &Parts<'_>, bitswap: pacstore_bitswap::Behaviour) -> Behavio
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::default(),
         fetch: request_response::Behaviour::new([(fetch::PROTOCOL, ProtocolSupport::Full)], fetch),
+        lookup: lookups::behaviour(config.lookups.is_some()),
         lan_dht: dht(config.dht, Scope::Lan, key, records).into(),
         public_dht: dht(config.dht, Scope::Public, key, records).into(),
         mdns: mdns(config, key).into(),

@@ -10,6 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{DialError, FetchError, FindError, ProvideError};
 use crate::fetch::Answer;
+use crate::lookup::Digest;
+use crate::lookups;
 
 /// A value that a DHT peer holds under a key. Not validated.
 #[derive(Clone, Debug)]
@@ -47,6 +49,11 @@ pub(crate) enum Command {
         peer: PeerId,
         key: Vec<u8>,
         reply: oneshot::Sender<Result<Answer, FetchError>>,
+    },
+    Lookup {
+        peer: PeerId,
+        digests: Vec<Digest>,
+        reply: lookups::Reply,
     },
     /// Puts the record of this key from the table; each DHT sends how many peers took it.
     Publish {

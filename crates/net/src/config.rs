@@ -3,10 +3,13 @@
 //! - Invariant: every limit of this crate that bounds memory or waiting stands here.
 //! - Not here: reading a configuration file (`cli`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::Multiaddr;
 use pacstore_runtime::RateLimit;
+
+use crate::lookup::Lookups;
 
 /// How this node takes part in the two DHTs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct NetConfig {
     pub dht: DhtMode,
     /// Bound on the blocks that we send to peers that are not on the LAN; `None`: none.
     pub upload: Option<RateLimit>,
+    /// What others may look up here by SHA-256; `None`: nobody is answered.
+    pub lookups: Option<Arc<dyn Lookups>>,
     /// What we call ourselves to other peers, such as `pacstore/0.1.0`.
     pub agent: String,
 }
@@ -54,6 +59,7 @@ impl NetConfig {
             mdns: false,
             dht: DhtMode::Auto,
             upload: None,
+            lookups: None,
             agent: concat!("pacstore/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -121,6 +127,14 @@ pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const FETCH_DEADLINE: Duration = Duration::from_secs(10);
 /// Requests of one connection that are answered at the same time.
 pub(crate) const FETCH_STREAMS: usize = 16;
+/// One request and answer of `/pacstore/lookup/1`; callers wait shorter than that.
+pub(crate) const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// Lookups of one connection that are under way at the same time, both ways.
+pub(crate) const LOOKUP_STREAMS: usize = 8;
+/// Lookups of all peers that wait for the disk; one above is not answered.
+pub(crate) const LOOKUPS_WAITING: usize = 64;
+/// Digests that one peer may look up within one minute: all packages of a large update many times.
+pub(crate) const LOOKUPS_PER_MINUTE: usize = 16_384;
 /// Connected peers that one [`crate::Net::find_record`] asks.
 pub(crate) const FETCH_PEERS: usize = 32;
 /// One walk through a DHT.

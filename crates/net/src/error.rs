@@ -88,6 +88,32 @@ pub enum FetchError {
     Deadline(PeerId),
 }
 
+/// Why a peer was not asked under which roots it has files, or did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The network is down.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// None, or more than one request may hold.
+    #[error("a lookup holds 1 to {max} digests, not {0}", max = crate::MAX_LOOKUP)]
+    Count(usize),
+    /// There is no connection to the peer.
+    #[error("{0} is not connected")]
+    NotConnected(PeerId),
+    /// The peer does not speak `/pacstore/lookup/1`.
+    #[error("{0} answers no lookups")]
+    Unsupported(PeerId),
+    /// The peer closed the stream: it is busy, or we asked too much of it.
+    #[error("{0} did not answer this lookup")]
+    Refused(PeerId),
+    /// The peer's answer cannot be true, or is none.
+    #[error("{0} answered a lookup with what cannot be")]
+    Impossible(PeerId),
+    /// Nothing came in time.
+    #[error("{0} did not answer in time")]
+    Deadline(PeerId),
+}
+
 /// Why a record was not taken as one that we answer with.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordRefused {

@@ -69,7 +69,10 @@ impl request_response::Codec for Codec {
     }
 }
 
-async fn read_message<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Result<Vec<u8>> {
+pub(crate) async fn read_message<T: AsyncRead + Unpin + Send>(
+    io: &mut T,
+    limit: usize,
+) -> io::Result<Vec<u8>> {
     let length = read_length(io).await?;
     if length > limit {
         return Err(malformed("message above the size limit"));
@@ -93,7 +96,10 @@ async fn read_length<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<usiz
     Err(malformed("length above the size limit"))
 }
 
-async fn write_message<T: AsyncWrite + Unpin + Send>(io: &mut T, message: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_message<T: AsyncWrite + Unpin + Send>(
+    io: &mut T,
+    message: &[u8],
+) -> io::Result<()> {
     let mut buffer = unsigned_varint::encode::usize_buffer();
     let length = unsigned_varint::encode::usize(message.len(), &mut buffer);
     let framed = [length, message].concat();
@@ -161,7 +167,7 @@ fn protobuf(error: quick_protobuf::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-fn malformed(what: &'static str) -> io::Error {
+pub(crate) fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 

@@ -4,7 +4,8 @@
 //! holds. Transports: QUIC and TCP (TLS or Noise, yamux), over IPv4, IPv6 and DNS names. Peers are
 //! found by configuration, multicast DNS and two DHTs: `/ipfs/lan/kad/1.0.0` among loopback and
 //! private addresses, `/ipfs/kad/1.0.0` among public ones. IPNS records go by `/libp2p/fetch/0.0.1`
-//! between connected peers and through the DHTs; blocks by `pacstore-bitswap`.
+//! between connected peers and through the DHTs; blocks by `pacstore-bitswap`; which root a SHA-256 has
+//! by `/pacstore/lookup/1`.
 //!
 //! - Invariant: what strangers send is bounded and verified before it is kept or handed on; every
 //!   request has a deadline; nothing is announced that the caller did not ask to announce.
@@ -42,6 +43,8 @@ mod error;
 mod event;
 mod fetch;
 mod listen;
+mod lookup;
+mod lookups;
 mod net;
 mod peers;
 mod reach;
@@ -52,9 +55,12 @@ mod task;
 pub use address::{is_lan, is_lan_ip, peer_of};
 pub use command::Provider;
 pub use config::{DhtMode, NetConfig, public_bootstrap};
-pub use error::{Closed, DialError, FetchError, FindError, NetError, ProvideError, RecordRefused};
+pub use error::{
+    Closed, DialError, FetchError, FindError, LookupError, NetError, ProvideError, RecordRefused,
+};
 pub use event::NetEvent;
 /// The types of libp2p that this crate's methods take and give.
 pub use libp2p::{Multiaddr, PeerId, identity};
+pub use lookup::{Digest, LookedUp, Lookups, MAX_LOOKUP};
 pub use net::{FoundRecord, Net, Published};
 pub use peers::PeerInfo;

@@ -27,10 +27,14 @@ use crate::config::{
 };
 use crate::dht::Dht;
 use crate::dialing::Dialer;
-use crate::error::{Closed, DialError, FetchError, FindError, NetError, ProvideError, RecordRefused};
+use crate::error::{
+    Closed, DialError, FetchError, FindError, LookupError, NetError, ProvideError, RecordRefused,
+};
 use crate::event::NetEvent;
 use crate::fetch::Answer;
 use crate::listen::{Listening, listen, update_external};
+use crate::lookup::{Digest, LookedUp, MAX_LOOKUP};
+use crate::lookups::LookupDesk;
 use crate::peers::{PeerInfo, PeerView, Peers};
 use crate::reach::Reachability;
 use crate::records::{Audience, Keep, Records};
@@ -89,10 +93,6 @@ impl Net {
     ///
     /// # Panics
     /// If called outside of a tokio runtime.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a started configuration is of no more use; it holds the key"
-    )]
     pub fn start(
         config: NetConfig,
         blocks: Arc<dyn Blocks>,
@@ -142,6 +142,7 @@ impl Net {
             mode: config.dht,
             reach: Reachability::default(),
             fetches: HashMap::new(),
+            lookups: LookupDesk::new(config.lookups, tasks),
             bans: VecDeque::new(),
             refreshed: Instant::now(),
             trimmed: Instant::now(),
@@ -307,6 +308,35 @@ impl Net {
                     .map(Some)
                     .map_err(|error| FetchError::Invalid { peer, error })
             }
+        }
+    }
+
+    /// Asks one connected peer under which roots it has the files with these SHA-256 digests: an answer
+    /// for each, in their order. Whoever is asked learns that we want them. What it answers is a hint
+    /// and may be a lie.
+    ///
+    /// # Errors
+    /// [`LookupError::Impossible`] if the answer cannot be true; [`LookupError::Count`] for none or more
+    /// than [`MAX_LOOKUP`] digests; others if it does not answer within `deadline`, at most 5 s.
+    pub async fn lookup(
+        &self,
+        peer: PeerId,
+        digests: &[Digest],
+        deadline: Duration,
+    ) -> Result<Vec<Option<LookedUp>>, LookupError> {
+        if digests.is_empty() || digests.len() > MAX_LOOKUP {
+            return Err(LookupError::Count(digests.len()));
+        }
+        let (reply, answer) = oneshot::channel();
+        let digests = digests.to_vec();
+        let asked = async {
+            self.send(Command::Lookup { peer, digests, reply }).await?;
+            answer.await.map_err(|_| self.ended())
+        };
+        match timeout(deadline, asked).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(Ended::Closed)) => Err(Closed.into()),
+            Ok(Err(Ended::Dropped)) | Err(_) => Err(LookupError::Deadline(peer)),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::address::{is_lan, without_peer};
 use crate::config::{GRACE, HIGH_WATER, LOW_WATER};
-use crate::fetch;
+use crate::{fetch, lookup};
 
 /// Longest agent text that is kept of a peer, in characters.
 const MAX_AGENT: usize = 64;
@@ -39,6 +39,8 @@ pub struct PeerInfo {
     pub bitswap: Option<bool>,
     /// Whether it answers `/libp2p/fetch/0.0.1`; `None` until it told.
     pub fetch: Option<bool>,
+    /// Whether it answers `/pacstore/lookup/1`; `None` until it told.
+    pub lookup: Option<bool>,
 }
 
 /// The table that handles read. Cheap to clone.
@@ -123,6 +125,7 @@ impl Peers {
                 configured,
                 bitswap: None,
                 fetch: None,
+                lookup: None,
             },
             protected: false,
         });
@@ -176,6 +179,7 @@ impl Peers {
                 .any(|name| name.as_ref().starts_with("/ipfs/bitswap")),
         );
         info.fetch = Some(protocols.contains(&fetch::PROTOCOL));
+        info.lookup = Some(protocols.contains(&lookup::PROTOCOL));
         self.publish(peer).filter(|now| *now != before)
     }
 

@@ -29,6 +29,7 @@ use crate::error::{FetchError, ProvideError};
 use crate::event::NetEvent;
 use crate::fetch::Answer;
 use crate::listen::{self, Listening};
+use crate::lookups::{self, LookupDesk};
 use crate::peers::Peers;
 use crate::reach::Reachability;
 use crate::records::{Audience, Records};
@@ -51,6 +52,7 @@ pub(crate) struct Task {
     pub(crate) mode: DhtMode,
     pub(crate) reach: Reachability,
     pub(crate) fetches: HashMap<OutboundRequestId, FetchReply>,
+    pub(crate) lookups: LookupDesk,
     pub(crate) bans: VecDeque<(PeerId, Instant)>,
     pub(crate) refreshed: Instant,
     pub(crate) trimmed: Instant,
@@ -71,6 +73,7 @@ impl Task {
                     None => break None,
                 },
                 event = self.swarm.select_next_some() => self.on_event(event),
+                done = self.lookups.next_done() => lookups::send(&mut self.swarm, done),
                 _ = tick.tick() => self.on_tick(),
             }
         };
@@ -135,6 +138,9 @@ impl Task {
         match command {
             Command::Dial { target, reply } => self.dialer.dial(&mut self.swarm, target, reply),
             Command::Fetch { peer, key, reply } => self.fetch(peer, key, reply),
+            Command::Lookup { peer, digests, reply } => {
+                self.lookups.ask(&mut self.swarm, peer, digests, reply);
+            }
             Command::Publish { key, reply } => self.dht.publish(&mut self.swarm, &key, &reply),
             Command::Unpublish { key } | Command::StopProviding { key } => {
                 self.dht.stop(&mut self.swarm, &key);
@@ -293,6 +299,7 @@ impl Task {
                 }
             }
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
+            BehaviourEvent::Lookup(event) => self.lookups.on_event(event),
             BehaviourEvent::LanDht(event) => self.dht.on_event(&mut self.swarm, Scope::Lan, event),
             BehaviourEvent::PublicDht(event) => self.dht.on_event(&mut self.swarm, Scope::Public, event),
             BehaviourEvent::Bitswap(pacstore_bitswap::Event::Banned { peer, reason }) => {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cid::Cid;
 use pacstore_bitswap::Blocks;
-use pacstore_net::PeerId;
+use pacstore_net::{Digest, LookedUp, Lookups, PeerId};
 use pacstore_store::Store;
 use tracing::warn;
 
@@ -57,6 +57,27 @@ impl Shared {
 
     fn may_have(&self, peer: &PeerId) -> bool {
         !self.privacy.is_closed() || self.privacy.friends.contains(peer)
+    }
+}
+
+impl Lookups for Shared {
+    fn find(&self, sha256: &Digest, peer: &PeerId) -> Option<LookedUp> {
+        if !self.may_have(peer) {
+            return None;
+        }
+        match self.store.file_by_sha256(sha256) {
+            Ok(found) => found.map(|file| LookedUp {
+                root: file.root,
+                size: file.len,
+            }),
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot look a file up by its SHA-256"
+                );
+                None
+            }
+        }
     }
 }
 

@@ -363,6 +363,7 @@ fn start_net(
     net.peers.clone_from(&config.swarm.peers);
     net.mdns = config.swarm.mdns;
     net.dht = config.swarm.dht;
+    net.lookups = Some(Arc::clone(&blocks) as Arc<dyn pacstore_net::Lookups>);
     net.upload = config.upload.map(|rate| RateLimit::new(Some(rate)));
     Net::start(net, blocks, tasks, clock.clone()).map_err(StartError::Net)
 }

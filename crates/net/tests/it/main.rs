@@ -11,5 +11,6 @@ mod helia;
 mod hostile;
 mod keep;
 mod listen;
+mod lookup;
 mod records;
 mod support;

@@ -9,6 +9,7 @@ mod follow;
 mod full;
 mod heads;
 mod liars;
+mod lookup;
 mod nodes;
 mod private;
 mod serving;

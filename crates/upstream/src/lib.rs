@@ -39,7 +39,7 @@ pub use error::{HttpError, Refused};
 pub use fetch::{Expected, Fetch, FetchError, Fetched, Resume};
 pub use http::{Get, Http, HttpOptions, IfRangeIgnored, MinRate};
 pub use listing::{ListEntry, MAX_ENTRIES, parse_listing};
-pub use mirrors::{Mirrors, Observation};
+pub use mirrors::{MirrorRecord, Mirrors, Observation};
 pub use paths::{NotAPath, url_of};
 pub use response::{Response, ServedRange};
 pub use rsync::{

@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::error::{HttpError, shown};
 use crate::http::{Get, HttpOptions, IfRangeIgnored, MinRate};
+use crate::mirrors::{Mirrors, Observation};
 
 /// What [`Response::bytes`] takes at most where the request set no `max_len`.
 const SMALL_BODY: u64 = 16 << 20;
@@ -77,7 +78,21 @@ pub struct Response {
     owed: u64,
     window: Window,
     done: bool,
+    asked: Asked,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The mirror that was asked: what the body shows is noted under it.
+#[derive(Debug)]
+struct Asked {
+    mirrors: Mirrors,
+    url: Url,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.mirrors.response_ended(&self.url);
+    }
 }
 
 /// Bytes and time of waiting, for the least rate.
@@ -94,7 +109,7 @@ impl Response {
         url: Url,
         permit: OwnedSemaphorePermit,
         limits: Limits,
-        get: &Get<'_>,
+        (get, mirrors): (&Get<'_>, Mirrors),
     ) -> Result<Self, HttpError> {
         let status = body.status().as_u16();
         let headers = body.headers();
@@ -136,6 +151,10 @@ impl Response {
             owed: 0,
             window: Window::default(),
             done: false,
+            asked: Asked {
+                mirrors,
+                url: get.url.clone(),
+            },
             _permit: permit,
         })
     }
@@ -160,6 +179,11 @@ impl Response {
         let step = self.step().await;
         if !matches!(step, Ok(Some(_))) {
             self.done = true;
+        }
+        if let Err(error) = &step
+            && error.counts_against_mirror()
+        {
+            self.asked.mirrors.observe(&self.asked.url, Observation::Failed);
         }
         step
     }
@@ -188,7 +212,14 @@ impl Response {
         self.pay().await?;
         let began = Instant::now();
         let (wait, by_deadline) = self.patience(began)?;
-        let piece = match timeout(wait, self.body.chunk()).await {
+        let mut waiting = self.asked.mirrors.waiting(&self.asked.url);
+        let piece = timeout(wait, self.body.chunk()).await;
+        waiting.bytes = match &piece {
+            Ok(Ok(Some(piece))) => piece.len() as u64,
+            _ => 0,
+        };
+        drop(waiting);
+        let piece = match piece {
             Ok(Ok(piece)) => piece,
             Ok(Err(source)) => return Err(self.short(Some(source.without_url()))),
             Err(_) => return Err(self.late(by_deadline)),

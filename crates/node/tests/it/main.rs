@@ -12,4 +12,5 @@ mod liars;
 mod lookup;
 mod nodes;
 mod private;
+mod ranking;
 mod serving;

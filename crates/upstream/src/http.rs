@@ -248,10 +248,11 @@ impl Http {
             latency += sent.elapsed();
             let Some(next) = redirect_target(&answer, &url)? else {
                 // Redirects are part of what the mirror that was asked does.
-                let mirrors = self.0.mirrors.clone();
+                let mirrors = &self.0.mirrors;
                 mirrors.observe(get.url, Observation::Answered(latency));
+                let seen = Box::new(mirrors.body_of(get.url));
                 let limits = Limits::new(get, until, &self.0.options);
-                return Response::new(answer, url, permit, limits, (get, mirrors));
+                return Response::new(answer, url, permit, limits, (get, seen));
             };
             reach = self
                 .0

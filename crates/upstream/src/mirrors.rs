@@ -224,23 +224,12 @@ impl Mirrors {
         }
     }
 
-    /// A response of `url` waits for bytes, until what this gives is dropped.
-    pub(crate) fn waiting(&self, url: &Url) -> Wait {
-        let now = Instant::now();
-        self.with_meter(url, |meter| meter.begin(now));
-        Wait {
+    /// What the body of an answer to `url` shows is noted through this.
+    pub(crate) fn body_of(&self, url: &Url) -> Body {
+        Body {
             mirrors: self.clone(),
             url: url.clone(),
-            bytes: 0,
-        }
-    }
-
-    /// A response of `url` is over: what it gave is noted even if it was short.
-    pub(crate) fn response_ended(&self, url: &Url) {
-        let mut sample = None;
-        self.with_meter(url, |meter| sample = meter.sample(SHORTEST));
-        if let Some((bytes, took)) = sample {
-            self.observe(url, Observation::Gave { bytes, took });
+            host: host(url).unwrap_or_default(),
         }
     }
 
@@ -263,33 +252,65 @@ impl Mirrors {
     }
 
     /// The meter of a host that is known: it answered before.
-    fn with_meter(&self, url: &Url, change: impl FnOnce(&mut Meter)) {
-        let mut state = self.lock();
-        if let Some(mirror) = host(url).and_then(|host| state.hosts.get_mut(&host)) {
+    fn with_meter(&self, host: &str, change: impl FnOnce(&mut Meter)) {
+        if let Some(mirror) = self.lock().hosts.get_mut(host) {
             change(&mut mirror.meter);
         }
     }
 }
 
-/// One wait for bytes, counted when it ends.
+/// The body of one answer.
 #[derive(Debug)]
-pub(crate) struct Wait {
+pub(crate) struct Body {
     mirrors: Mirrors,
     url: Url,
-    pub(crate) bytes: u64,
+    host: String,
 }
 
-impl Drop for Wait {
-    fn drop(&mut self) {
-        let (now, bytes) = (Instant::now(), self.bytes);
+impl Body {
+    /// It waits for bytes until what this gives is dropped.
+    pub(crate) fn waiting(&self) -> Wait<'_> {
+        let now = Instant::now();
+        self.mirrors.with_meter(&self.host, |meter| meter.begin(now));
+        Wait { body: self, bytes: 0 }
+    }
+
+    /// It did not do as it should.
+    pub(crate) fn failed(&self) {
+        self.mirrors.observe(&self.url, Observation::Failed);
+    }
+
+    fn ended_wait(&self, change: impl FnOnce(&mut Meter) -> Option<(u64, Duration)>) {
         let mut sample = None;
-        self.mirrors.with_meter(&self.url, |meter| {
-            meter.end(now, bytes);
-            sample = meter.sample(SAMPLE * 2);
-        });
+        self.mirrors
+            .with_meter(&self.host, |meter| sample = change(meter));
         if let Some((bytes, took)) = sample {
             self.mirrors.observe(&self.url, Observation::Gave { bytes, took });
         }
+    }
+}
+
+/// What it gave is noted even if it was short.
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.ended_wait(|meter| meter.sample(SHORTEST));
+    }
+}
+
+/// One wait for bytes, counted when it ends.
+#[derive(Debug)]
+pub(crate) struct Wait<'a> {
+    body: &'a Body,
+    pub(crate) bytes: u64,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let (now, bytes) = (Instant::now(), self.bytes);
+        self.body.ended_wait(|meter| {
+            meter.end(now, bytes);
+            meter.sample(SAMPLE * 2)
+        });
     }
 }
 
@@ -488,12 +509,13 @@ mod tests {
     async fn the_rate_is_that_of_all_connections_together_while_one_waits() {
         let m = Mirrors::default();
         m.observe(&url("a"), Observation::Answered(Duration::ZERO));
-        let (mut first, mut second) = (m.waiting(&url("a")), m.waiting(&url("a")));
+        let bodies = (m.body_of(&url("a")), m.body_of(&url("a")));
+        let (mut first, mut second) = (bodies.0.waiting(), bodies.1.waiting());
         tokio::time::advance(Duration::from_millis(900)).await;
         (first.bytes, second.bytes) = (300_000, 150_000);
         drop((first, second));
         tokio::time::advance(Duration::from_secs(50)).await;
-        m.response_ended(&url("a"));
+        drop(bodies);
         assert_eq!(m.rate(&url("a")), Some(500_000));
     }
 

@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::error::{HttpError, shown};
 use crate::http::{Get, HttpOptions, IfRangeIgnored, MinRate};
-use crate::mirrors::{Mirrors, Observation};
+use crate::mirrors::Body;
 
 /// What [`Response::bytes`] takes at most where the request set no `max_len`.
 const SMALL_BODY: u64 = 16 << 20;
@@ -78,21 +78,9 @@ pub struct Response {
     owed: u64,
     window: Window,
     done: bool,
-    asked: Asked,
+    /// What it shows of the mirror is noted here.
+    seen: Box<Body>,
     _permit: OwnedSemaphorePermit,
-}
-
-/// The mirror that was asked: what the body shows is noted under it.
-#[derive(Debug)]
-struct Asked {
-    mirrors: Mirrors,
-    url: Url,
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.mirrors.response_ended(&self.url);
-    }
 }
 
 /// Bytes and time of waiting, for the least rate.
@@ -109,7 +97,7 @@ impl Response {
         url: Url,
         permit: OwnedSemaphorePermit,
         limits: Limits,
-        (get, mirrors): (&Get<'_>, Mirrors),
+        (get, seen): (&Get<'_>, Box<Body>),
     ) -> Result<Self, HttpError> {
         let status = body.status().as_u16();
         let headers = body.headers();
@@ -151,10 +139,7 @@ impl Response {
             owed: 0,
             window: Window::default(),
             done: false,
-            asked: Asked {
-                mirrors,
-                url: get.url.clone(),
-            },
+            seen,
             _permit: permit,
         })
     }
@@ -183,7 +168,7 @@ impl Response {
         if let Err(error) = &step
             && error.counts_against_mirror()
         {
-            self.asked.mirrors.observe(&self.asked.url, Observation::Failed);
+            self.seen.failed();
         }
         step
     }
@@ -212,7 +197,7 @@ impl Response {
         self.pay().await?;
         let began = Instant::now();
         let (wait, by_deadline) = self.patience(began)?;
-        let mut waiting = self.asked.mirrors.waiting(&self.asked.url);
+        let mut waiting = self.seen.waiting();
         let piece = timeout(wait, self.body.chunk()).await;
         waiting.bytes = match &piece {
             Ok(Ok(Some(piece))) => piece.len() as u64,

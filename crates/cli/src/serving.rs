@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use pacstore_http::{Admin, Gateway, serve, serve_admin};
+use pacstore_http::{Admin, Allow, Gateway, Limits, Network, listen_everywhere, serve_admin, serve_with};
 use pacstore_node::{Node, Online, STOP_GRACE};
 use pacstore_runtime::{Clock, Tasks};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,6 +33,31 @@ async fn cannot_listen(listen: SocketAddr, error: std::io::Error, home: &Home) -
         format!("the gateway cannot listen on {listen}"),
         hint,
     ))
+}
+
+/// What clients of the gateway may take; `lan` are the networks that may use it where the LAN is served.
+fn limits(lan: Option<Vec<Network>>) -> Limits {
+    let usual = Limits::default();
+    // Half of the files are for the store and for peers.
+    let files = usize::try_from(raise_files() / 2).unwrap_or(usize::MAX);
+    Limits {
+        connections: usual.connections.min(files).max(1),
+        allow: lan.map_or(Allow::All, Allow::Only),
+        ..usual
+    }
+}
+
+/// As many open files as the system lets us have; how many those are. The usual 1024 are for programs
+/// that still use `select`.
+fn raise_files() -> u64 {
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    let raised = setrlimit(Resource::Nofile, wanted).is_ok();
+    let limit = if raised { now.maximum } else { now.current };
+    limit.unwrap_or(u64::MAX)
 }
 
 /// A node that serves.
@@ -61,11 +87,18 @@ impl Serving {
         tasks: &Tasks,
         listen: SocketAddr,
     ) -> anyhow::Result<Self> {
-        let listener = match TcpListener::bind(listen).await {
-            Ok(listener) => listener,
+        let bound = match &loaded.gateway.lan {
+            None => TcpListener::bind(listen).await.map(|one| vec![one]),
+            Some(_) => listen_everywhere(listen.port()),
+        };
+        let listeners = match bound {
+            Ok(listeners) => listeners,
             Err(error) => return Err(cannot_listen(listen, error, home).await),
         };
-        let gateway = listener.local_addr().context("the gateway's address")?;
+        let first = listeners.first().context("the gateway listens")?;
+        let port = first.local_addr().context("the gateway's address")?.port();
+        let gateway = SocketAddr::new(listen.ip(), port);
+        let limits = limits(loaded.gateway.lan);
         let node = Node::start(loaded.node, Online::Yes, tasks, Clock::system()).await;
         let node = node.map_err(|error| {
             let hint = error.hint();
@@ -79,7 +112,7 @@ impl Serving {
             Admin::new(node.clone(), format!("http://{gateway}")),
         )?;
         let web = Gateway::new(node.clone(), loaded.gateway.hosts);
-        tasks.spawn_critical("http/gateway", serve(listener, web, tasks.clone()));
+        tasks.spawn_critical("http/gateway", serve_with(listeners, web, tasks.clone(), limits));
         Ok(Self {
             node,
             tasks: tasks.clone(),

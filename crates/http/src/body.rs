@@ -9,6 +9,8 @@
 //! - Not here: headers (`crate::answer`).
 
 use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::stream;
@@ -24,6 +26,36 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 #[derive(Debug, thiserror::Error)]
 #[error("the file cannot be given to its end")]
 pub(crate) struct BodyError(#[source] FetchError);
+
+/// `body`, which keeps `held` until it is sent or given up.
+pub(crate) fn holding<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
+    Holding { body, _held: held }.boxed_unsync()
+}
+
+struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> http_body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// A short text or page.
 pub(crate) fn full(data: impl Into<Bytes>) -> Body {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cid::Cid;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use pacstore_node::{Answer, AskError, Client, Node, RepositoryIn};
 use tracing::{debug, warn};
@@ -26,6 +26,13 @@ use crate::route::{Route, route};
 pub(crate) struct Caller {
     pub(crate) address: IpAddr,
     pub(crate) connection: u64,
+}
+
+/// Whether a request has a body, however its length is told. GET and HEAD need none, and where two
+/// readers disagree on its length, one takes it for a second request.
+fn brings_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
 /// Answers requests from a node.
@@ -57,6 +64,11 @@ impl Gateway {
         if head {
             *response.body_mut() = crate::body::full("");
         }
+        if brings_body(request.headers()) {
+            // Nobody reads it, so that nothing in it is taken for another request.
+            let close = header::HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         response
     }
 
@@ -68,14 +80,12 @@ impl Gateway {
                 .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
             return refused;
         }
-        let named = request
-            .headers()
-            .get(header::HOST)
-            .map(|value| value.to_str().unwrap_or("?"));
-        let host = host::parse(
-            named.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)),
-            &self.hosts,
-        );
+        if brings_body(request.headers()) {
+            return text(StatusCode::BAD_REQUEST, "a request without a body, please");
+        }
+        let Some(host) = self.host(request) else {
+            return text(StatusCode::BAD_REQUEST, "one Host header, please");
+        };
         if host == Host::Foreign {
             return text(
                 StatusCode::FORBIDDEN,
@@ -96,6 +106,23 @@ impl Gateway {
             Ok(Route::Ipns { name, path, slash }) => self.ipns(&name, &path, slash, &asked, caller).await,
             Ok(Route::Ipfs { cid, path, slash }) => self.ipfs(&cid, &path, slash, &asked).await,
             Ok(Route::Pacman { repo, arch, file }) => self.pacman(&repo, &arch, file, &asked, caller).await,
+        }
+    }
+
+    /// Whom the request is for; nothing if it names none (HTTP/1.1) or several. The authority of an
+    /// absolute URI counts more than the Host header (RFC 9112, 3.2.2), but both must be ours.
+    fn host(&self, request: &Request<Incoming>) -> Option<Host> {
+        let mut lines = request.headers().get_all(header::HOST).iter();
+        let line = lines.next().map(|value| value.to_str().unwrap_or("?"));
+        let needed = request.version() != Version::HTTP_10;
+        if lines.next().is_some() || (needed && line.is_none()) {
+            return None;
+        }
+        let named = host::parse(line, &self.hosts);
+        let authority = request.uri().authority().map(http::uri::Authority::as_str);
+        match authority {
+            Some(authority) if named != Host::Foreign => Some(host::parse(Some(authority), &self.hosts)),
+            _ => Some(named),
         }
     }
 

@@ -6,15 +6,20 @@
 //! - Read first: `gateway.rs`.
 
 mod admin;
+mod allow;
 mod answer;
 mod body;
 mod gateway;
 mod host;
+mod listen;
 mod listing;
 mod range;
 mod route;
 mod server;
+mod slots;
 
 pub use admin::{Admin, AdminError, ErrorBody, GetRequest, NameRequest, serve_admin};
+pub use allow::{Allow, Network, NetworkError};
 pub use gateway::Gateway;
-pub use server::{Limits, serve, serve_with};
+pub use listen::listen_everywhere;
+pub use server::{Limits, Listeners, serve, serve_with};

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use pacstore_http::Network;
 use pacstore_import::{Files, ImportSpec, Layout as ImportLayout, Repositories, Source, StampSource};
 use pacstore_names::{IpnsName, Layout, MirrorName};
 use pacstore_net::{DhtMode, Multiaddr, public_bootstrap};
@@ -24,6 +25,8 @@ use crate::home::Home;
 pub(crate) struct Gateway {
     pub(crate) listen: SocketAddr,
     pub(crate) hosts: Vec<String>,
+    /// `[lan] allow`, where the LAN is served.
+    pub(crate) lan: Option<Vec<Network>>,
 }
 
 /// A checked configuration.
@@ -91,6 +94,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         gateway: Gateway {
             listen,
             hosts: file.gateway.hosts.into_vec(),
+            lan: build_lan(file.lan, lines)?,
         },
         node,
     })
@@ -127,11 +131,6 @@ pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, 
 /// Keys whose feature is not built yet must have their defaults.
 fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     let refuse = |later: bool, key: &str| if later { Err(lines.later(key)) } else { Ok(()) };
-    refuse(file.lan.serve, "lan.serve")?;
-    refuse(
-        lines.has("lan.allow") && file.lan.allow.clone().into_vec() != ["192.168.0.0/16"],
-        "lan.allow",
-    )?;
     refuse(file.share.announce, "share.announce")?;
     refuse(!file.names.is_empty(), "names")?;
     refuse(!file.repository.is_empty(), "repository")?;
@@ -153,6 +152,14 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
         refuse(import.replicas != defaults.replicas, &at("replicas"))?;
     }
     Ok(())
+}
+
+fn build_lan(lan: file::Lan, lines: &Lines) -> Result<Option<Vec<Network>>, ConfigError> {
+    let mut allow = Vec::new();
+    for text in lan.allow.into_vec() {
+        allow.push(text.parse().map_err(|error| lines.bad("lan.allow", error))?);
+    }
+    Ok(lan.serve.then_some(allow))
 }
 
 fn build_swarm(swarm: file::Swarm, lines: &Lines) -> Result<Swarm, ConfigError> {

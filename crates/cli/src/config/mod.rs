@@ -208,11 +208,6 @@ impl Lines {
             .map(|(_, line)| *line)
     }
 
-    /// The file says something about `key`.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.line(key).is_some()
-    }
-
     /// An error about the value of `key`.
     pub(crate) fn bad(&self, key: &str, message: impl std::fmt::Display) -> ConfigError {
         let line = self.line(key);

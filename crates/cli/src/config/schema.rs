@@ -94,13 +94,13 @@ pub(crate) const KEYS: &[Key] = &[
         "where all files are; default: store/ under the state directory",
     ),
     key("store", "max_size", "\"10GB\"", "cap of evictable bytes"),
-    later(
+    key(
         "lan",
         "serve",
         "false",
         "true: the gateway also listens on 0.0.0.0 and [::] at its port",
     ),
-    later(
+    key(
         "lan",
         "allow",
         "[\"192.168.0.0/16\"]",

@@ -20,8 +20,8 @@ async fn importer(bytes: &[u8]) -> (TestNode, tempfile::TempDir) {
     (importer, dir)
 }
 
-/// As many files open as the system lets us have.
-fn more_files() {
+/// As many files open as the system lets us have; how many those are.
+pub(crate) fn more_files() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
     setrlimit(
@@ -32,6 +32,8 @@ fn more_files() {
         },
     )
     .unwrap();
+    now.maximum
+        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,6 +68,7 @@ async fn a_header_that_does_not_come_to_its_end_is_not_waited_for() -> TestResul
         importer,
         Limits {
             header: Duration::from_millis(500),
+            ..Limits::default()
         },
     )
     .await;

@@ -7,7 +7,7 @@
 //!   leave through writers. (One exception: [`build::SigningKey::generate`] asks the system for random bytes.)
 //! - Invariant: foreign bytes never cause a panic, and never more than the stated [`Limits`] of work and memory.
 //! - Not here: fetching or storing files (`upstream`, `import`), checking OpenPGP signatures against a
-//!   keyring, `pacman.conf` and mirror lists (later).
+//!   keyring.
 //! - Read first: `PKGINFO(5)`, `repo-add(8)`, and [`Database`].
 //!
 //! ```
@@ -24,15 +24,19 @@
 mod archive;
 pub mod build;
 mod check;
+mod conf;
 mod database;
 mod desc;
+mod mirrorlist;
 mod name;
 mod unpack;
 mod version;
 
 pub use check::{FileFacts, Problem, RepoFiles, Side, What, check, differences};
+pub use conf::{Conf, ConfError, Directive, Options, RepositorySettings, Section, Settings, expand_server};
 pub use database::{Database, DbError, Limits, read_file_lists};
 pub use desc::{Desc, DescError, List};
+pub use mirrorlist::Mirrorlist;
 pub use name::{
     DATABASE_ENDINGS, DbFileName, DbKind, NameError, PkgFileName, check_file_name, database_names,
     is_package_file,

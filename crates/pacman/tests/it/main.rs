@@ -8,6 +8,7 @@
 
 mod builder;
 mod coherence;
+mod conf;
 mod databases;
 mod fixture;
 mod hostile;

@@ -326,20 +326,9 @@ async fn look_up(node: &Node, path: &str) -> Result<Answer, Box<Response>> {
             let cid = cid.parse().map_err(|_| bad(format!("`{cid}` is no CID")))?;
             node.ask_any(&cid, &path).await.map_err(failed)
         }
-        crate::route::Route::Pacman { repo, arch, file } => match node.repository(&repo, &arch) {
-            pacstore_node::RepositoryIn::One(mirror, folder) => {
-                let mut path: Vec<Vec<u8>> = folder
-                    .split('/')
-                    .filter(|f| !f.is_empty())
-                    .map(|f| f.as_bytes().to_vec())
-                    .collect();
-                path.push(file);
-                node.ask(client, &mirror, &path).await.map_err(failed)
-            }
-            _ => Ok(Answer::NotFound(format!(
-                "no configured mirror has `{repo}` for {arch}, or several folders of it"
-            ))),
-        },
+        crate::route::Route::Pacman { repo, arch, file } => {
+            node.ask_pacman(client, &repo, &arch, file).await.map_err(failed)
+        }
         _ => Err(bad(
             "write /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE or a CID".to_owned(),
         )),

@@ -236,6 +236,11 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
 /// Nobody gives it: an ordinary mirror may, else pacman goes on to its next Server. Never
 /// a mirror that was caught with other bytes: pacman would take them and fail.
 fn cannot_give(answer: &FileAnswer, error: &FetchError) -> Response<Body> {
+    if let FetchError::Elsewhere { url, .. } = error {
+        let mut response = text(StatusCode::FOUND, "an ordinary mirror has it");
+        set(response.headers_mut(), header::LOCATION, url.as_str());
+        return response;
+    }
     let caught = matches!(error, FetchError::Wrong { .. });
     let Some(url) = answer.sources.upstreams.first().filter(|_| !caught) else {
         return text(StatusCode::GATEWAY_TIMEOUT, "no source gives this file now");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use cid::Cid;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use pacstore_node::{Answer, AskError, Client, Node, RepositoryIn};
+use pacstore_node::{Answer, AskError, Client, Node};
 use tracing::{debug, warn};
 
 use crate::answer::{Asked, directory, file, moved, text};
@@ -161,34 +161,12 @@ impl Gateway {
         asked: &Asked,
         caller: Caller,
     ) -> Response<Body> {
-        match self.node.repository(repo, arch) {
-            RepositoryIn::One(mirror, folder) => {
-                let mut path: Vec<Vec<u8>> = folder
-                    .split('/')
-                    .filter(|f| !f.is_empty())
-                    .map(|f| f.as_bytes().to_vec())
-                    .collect();
-                path.push(file);
-                let client = Client {
-                    address: caller.address,
-                    connection: caller.connection,
-                };
-                let answer = self.node.ask(client, &mirror, &path).await;
-                self.give(answer, false, asked).await
-            }
-            RepositoryIn::Several(name, folders) => {
-                let lines: Vec<String> = folders
-                    .iter()
-                    .map(|folder| format!("/ipns/{name}/{folder}"))
-                    .collect();
-                warn!(repo, arch, use_one_of = ?lines, "the mirror has this repository in several folders");
-                text(
-                    StatusCode::NOT_FOUND,
-                    &format!("{repo} is in several folders; use one of {}", lines.join(" ")),
-                )
-            }
-            RepositoryIn::None => text(StatusCode::NOT_FOUND, "no configured mirror has this repository"),
-        }
+        let client = Client {
+            address: caller.address,
+            connection: caller.connection,
+        };
+        let answer = self.node.ask_pacman(client, repo, arch, file).await;
+        self.give(answer, false, asked).await
     }
 
     async fn give(&self, answer: Result<Answer, AskError>, slash: bool, asked: &Asked) -> Response<Body> {

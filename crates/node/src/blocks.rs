@@ -1,6 +1,7 @@
 //! What we give to peers: the store's blocks, without those that are not theirs.
 //!
-//! - Invariant: a block that only private heads reach goes to configured peers alone.
+//! - Invariant: a block that only private heads reach goes to configured peers alone, one of a private
+//!   repository's file to nobody (`crate::hidden`).
 //! - Not here: how it is sent (`pacstore-bitswap`).
 
 use std::collections::HashSet;
@@ -13,28 +14,38 @@ use pacstore_net::{Digest, LookedUp, Lookups, PeerId};
 use pacstore_store::Store;
 use tracing::warn;
 
+use crate::hidden::Hidden;
+
 /// Who may have private content, and whether there is any.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Privacy {
     /// Peers of `[swarm] peers`.
     friends: HashSet<PeerId>,
     /// Some served or imported mirror is private: then only friends are answered at all,
     /// because a block does not tell which mirrors reach it.
     private: AtomicBool,
+    /// Files of private repositories.
+    pub(crate) hidden: Arc<Hidden>,
 }
 
 impl Privacy {
-    /// Nothing is private yet.
-    pub(crate) fn new(friends: HashSet<PeerId>) -> Self {
+    /// No head is private yet.
+    pub(crate) fn new(friends: HashSet<PeerId>, hidden: Hidden) -> Self {
         Self {
             friends,
             private: AtomicBool::new(false),
+            hidden: Arc::new(hidden),
         }
     }
 
     /// From now on there is private content here; until the next start.
     pub(crate) fn close(&self) {
         self.private.store(true, Ordering::Relaxed);
+    }
+
+    /// `peer` may have the block `cid`, and may learn that it is here.
+    pub(crate) fn may_have(&self, cid: &Cid, peer: &PeerId) -> bool {
+        !self.hidden.hides(cid) && (!self.is_closed() || self.friends.contains(peer))
     }
 
     /// There is private content here.
@@ -54,22 +65,17 @@ impl Shared {
     pub(crate) fn new(store: Store, privacy: Arc<Privacy>) -> Self {
         Self { store, privacy }
     }
-
-    fn may_have(&self, peer: &PeerId) -> bool {
-        !self.privacy.is_closed() || self.privacy.friends.contains(peer)
-    }
 }
 
 impl Lookups for Shared {
     fn find(&self, sha256: &Digest, peer: &PeerId) -> Option<LookedUp> {
-        if !self.may_have(peer) {
-            return None;
-        }
         match self.store.file_by_sha256(sha256) {
-            Ok(found) => found.map(|file| LookedUp {
-                root: file.root,
-                size: file.len,
-            }),
+            Ok(found) => found
+                .filter(|file| self.privacy.may_have(&file.root, peer))
+                .map(|file| LookedUp {
+                    root: file.root,
+                    size: file.len,
+                }),
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
@@ -83,7 +89,7 @@ impl Lookups for Shared {
 
 impl Blocks for Shared {
     fn len(&self, cid: &Cid, peer: &PeerId) -> Option<u64> {
-        if !self.may_have(peer) {
+        if !self.privacy.may_have(cid, peer) {
             return None;
         }
         match self.store.block_len(cid) {
@@ -96,7 +102,7 @@ impl Blocks for Shared {
     }
 
     fn read(&self, cid: &Cid, peer: &PeerId, out: &mut Vec<u8>) -> bool {
-        if !self.may_have(peer) {
+        if !self.privacy.may_have(cid, peer) {
             return false;
         }
         match self.store.block_into(cid, out) {

@@ -24,6 +24,8 @@ pub struct Config {
     pub swarm: Swarm,
     /// What this node serves, in configuration order.
     pub mirrors: Vec<MirrorConfig>,
+    /// Repositories without importer.
+    pub repositories: Vec<RepositoryConfig>,
     /// What this node imports.
     pub imports: Vec<ImportConfig>,
     /// Bytes a second to addresses that are not local; none = no limit.
@@ -62,6 +64,19 @@ pub struct MirrorConfig {
     pub layout: Layout,
     /// Limits `/pacman/` to repositories below this folder.
     pub folder: String,
+}
+
+/// A repository without importer.
+#[derive(Clone, Debug)]
+pub struct RepositoryConfig {
+    /// Its name, such as `extra`.
+    pub name: String,
+    /// Its architecture, such as `x86_64`.
+    pub arch: String,
+    /// Its folder on ordinary mirrors, each ending in `/`, in order of preference.
+    pub upstreams: Vec<Url>,
+    /// Peers may be asked for its packages, and get them.
+    pub public: bool,
 }
 
 /// When an importer looks upstream.

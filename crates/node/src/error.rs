@@ -1,5 +1,8 @@
 //! What the store can say to us, in one type.
 
+use std::io;
+
+use cid::Cid;
 use pacstore_store::{IndexError, PartialError, ReadError, WriteError};
 
 /// Why something could not be read from or kept in the store.
@@ -20,6 +23,9 @@ pub enum StoreError {
     /// What the store remembers for us is damaged.
     #[error("what the store remembers under `{0}` is damaged")]
     State(String),
+    /// A file cannot be read or written.
+    #[error("cannot read or write {0} on the disk")]
+    Disk(Cid, #[source] io::Error),
     /// The node is stopping.
     #[error("stopping")]
     Stopping,

@@ -60,6 +60,9 @@ impl Node {
             for mirror in &node.inner.mirrors {
                 mirror.prune(now, &in_use)?;
             }
+            node.inner
+                .repositories
+                .prune(node.inner.clock.unix_seconds(), &in_use)?;
             Ok(node.inner.store.gc(target)?)
         };
         self.inner

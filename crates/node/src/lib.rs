@@ -17,6 +17,7 @@ mod fetch;
 mod follow;
 mod freshness;
 mod gc;
+mod hidden;
 mod importer;
 mod keys;
 mod lookup;
@@ -26,6 +27,7 @@ mod node;
 mod publish;
 mod ranking;
 mod read;
+mod repository;
 mod runs;
 mod serve;
 mod status;
@@ -41,6 +43,7 @@ pub use lookup::Hint;
 pub use mirror::{Accepted, Found, FoundKind, Mirror};
 pub use node::{Node, Online, RepositoryIn, STOP_GRACE, StartError};
 pub use publish::PublishError;
+pub use repository::{Redirected, RepositoryStatus};
 pub use serve::{Answer, AskError, Client, Content, DirectoryAnswer, FileAnswer};
 pub use status::{
     ImportStatus, MirrorStatus, Status, StoreStatus, TaskStatus, WARN_AFTER, chain, state_name,

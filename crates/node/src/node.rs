@@ -26,6 +26,7 @@ use crate::keys::{KeyError, Keys};
 use crate::mirror::Mirror;
 use crate::ranking::{Ranking, Remember};
 use crate::read::Pieces;
+use crate::repository::Repositories;
 use crate::runs::Runs;
 
 /// Whether the node joins the network.
@@ -88,7 +89,9 @@ pub(crate) struct Inner {
     pub(crate) tasks: Tasks,
     pub(crate) clock: Clock,
     pub(crate) fetch: Fetcher,
+    pub(crate) http: Http,
     pub(crate) mirrors: Vec<Arc<Mirror>>,
+    pub(crate) repositories: Repositories,
     pub(crate) imports: Vec<Arc<Importing>>,
     pub(crate) runs: Runs,
     pub(crate) times: Times,
@@ -139,7 +142,8 @@ impl Node {
             mirrors.push(Arc::new(Mirror::load(mirror.clone(), keep, store.clone())?));
         }
         let friends = config.swarm.peers.iter().filter_map(pacstore_net::peer_of);
-        let privacy = Arc::new(Privacy::new(friends.collect()));
+        let hidden = crate::hidden::Hidden::load(store.clone())?;
+        let privacy = Arc::new(Privacy::new(friends.collect(), hidden));
         let private_heads = mirrors
             .iter()
             .any(|mirror: &Arc<Mirror>| mirror.heads().iter().any(|head| !head.head.public));
@@ -151,7 +155,9 @@ impl Node {
             Online::No => None,
         };
         let inner = Arc::new(Inner {
-            fetch: Fetcher::new(store.clone(), net.clone(), http, tasks.clone()),
+            fetch: Fetcher::new(store.clone(), net.clone(), http.clone(), tasks.clone()),
+            http,
+            repositories: Repositories::load(&config.repositories, &store, ranking.mirrors())?,
             times: Times::new(store.clone()),
             counters: Counters::load(&store)?,
             ranking,
@@ -180,6 +186,9 @@ impl Node {
                     format!("follow {}", mirror.config.name),
                     crate::follow::run(self.clone(), Arc::clone(mirror)),
                 );
+            }
+            if !self.inner.repositories.all.is_empty() {
+                tasks.spawn("repositories", crate::repository::run(self.clone()));
             }
             tasks.spawn("announce", crate::publish::announce(self.clone()));
             tasks.spawn("meet", crate::meet::run(self.clone()));
@@ -284,6 +293,16 @@ impl Node {
         RepositoryIn::None
     }
 
+    /// Packages that pacman was sent elsewhere for since this was last asked: it has them in its cache soon.
+    pub fn take_redirected(&self) -> Vec<crate::repository::Redirected> {
+        self.inner.repositories.redirected.take()
+    }
+
+    /// Waits until pacman is sent elsewhere for one more package.
+    pub async fn redirected(&self) {
+        self.inner.repositories.redirected.more().await;
+    }
+
     /// The fetch engine.
     pub fn fetcher(&self) -> &Fetcher {
         &self.inner.fetch
@@ -347,6 +366,7 @@ fn http_options(config: &Config) -> HttpOptions {
         .iter()
         .flat_map(|mirror| mirror.upstreams.clone())
         .collect();
+    urls.extend(config.repositories.iter().flat_map(|one| one.upstreams.clone()));
     for import in &config.imports {
         urls.extend(import.spec.from.iter().filter_map(|source| match source {
             Source::Http(url) => Some(url.clone()),

@@ -73,6 +73,19 @@ impl Runs {
         in_force(&heads, &run, now).unwrap_or(current)
     }
 
+    /// A run of `client` with a database of `mirror` is under way.
+    pub(crate) fn begun(&self, client: Client, mirror: &str) -> bool {
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = (client.address, mirror.to_owned());
+        in_force(&heads, &run, Instant::now()).is_some()
+    }
+
+    /// `client` gets its database elsewhere now.
+    pub(crate) fn end(&self, client: Client, mirror: &str) {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.remove(&(client.address, mirror.to_owned()));
+    }
+
     /// Heads that some run stays with.
     pub(crate) fn in_use(&self) -> Vec<Cid> {
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);

@@ -26,11 +26,12 @@ use crate::error::StoreError;
 use crate::fetch::{AskPeers, FetchError, Opened, Reader, Sources};
 use crate::mirror::{Accepted, Found, FoundKind, Mirror, look_up};
 use crate::node::Node;
+use crate::repository::PackageOf;
 use crate::runs::Asked;
 
 /// How long an answer under a name may be kept by caches: an importer's head is seen
 /// within this time anyway.
-const NAME_TTL: Duration = Duration::from_mins(1);
+pub(crate) const NAME_TTL: Duration = Duration::from_mins(1);
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,19 @@ pub struct FileAnswer {
     pub ttl: Option<Duration>,
     /// Where it may come from.
     pub sources: Sources,
+    /// What its bytes are known by.
+    pub(crate) known: Known,
+}
+
+/// What the bytes of an answer are known by.
+#[derive(Clone, Debug)]
+pub(crate) enum Known {
+    /// The root: that of a file's DAG.
+    Tree,
+    /// The SHA-256 in a repository's database; the root only stands for it where it is longer than one leaf.
+    Package(Arc<PackageOf>),
+    /// They are here.
+    Bytes(Bytes, pacstore_store::Origin),
 }
 
 /// A directory to list.
@@ -200,6 +214,7 @@ impl Node {
                 peers: AskPeers::of_head(&head.head),
                 upstreams: self.ranked_urls(mirror, head.head.layout, path),
             },
+            known: Known::Tree,
         };
         mirror.served(head, self.inner.clock.now())?;
         if let Some(database) = Database::of(path) {
@@ -340,6 +355,7 @@ impl Node {
             },
             roots: found.roots,
             ttl: None,
+            known: Known::Tree,
         })))
     }
 
@@ -382,12 +398,34 @@ impl Node {
     /// # Errors
     /// [`FetchError`] if no source gives it.
     pub async fn open(&self, answer: &FileAnswer) -> Result<Content, FetchError> {
-        let opened = self.inner.fetch.open(&answer.root, &answer.sources).await?;
+        let opened = match &answer.known {
+            Known::Tree => {
+                self.show_public(answer).await;
+                self.inner.fetch.open(&answer.root, &answer.sources).await?
+            }
+            Known::Package(package) => self.open_package(answer, package).await?,
+            Known::Bytes(bytes, origin) => return Ok(Content::Small(bytes.clone(), *origin, answer.root)),
+        };
         Ok(match opened {
             Opened::Stored(file) => Content::Stored(file),
             Opened::Arriving(reader) => Content::Arriving(reader),
             Opened::Small(small) => Content::Small(small.data, small.origin, answer.root),
         })
+    }
+
+    /// A public head names it: that it exists is no secret of a private repository.
+    async fn show_public(&self, answer: &FileAnswer) {
+        let hidden = &self.inner.privacy.hidden;
+        if answer.sources.peers != AskPeers::Everyone || !hidden.is_listed(&answer.root) {
+            return;
+        }
+        let (hidden, root) = (Arc::clone(hidden), answer.root);
+        let shown = self
+            .inner
+            .tasks
+            .blocking(Pool::Disk, move || crate::hidden::show(&hidden, &root));
+        // Stopping: then nobody asks for it any more.
+        let _ = shown.await;
     }
 }
 

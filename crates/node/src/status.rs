@@ -16,6 +16,7 @@ use crate::bytes_out::BytesOut;
 use crate::importer::RoundReport;
 use crate::mirror::Mirror;
 use crate::node::Node;
+use crate::repository::RepositoryStatus;
 
 /// From this age on a repository is old, though still served.
 pub const WARN_AFTER: Duration = Duration::from_hours(6);
@@ -29,6 +30,9 @@ pub struct Status {
     pub gateway: Option<String>,
     /// The mirrors in configuration order.
     pub mirrors: Vec<MirrorStatus>,
+    /// The repositories without importer, in configuration order.
+    #[serde(default)]
+    pub repositories: Vec<RepositoryStatus>,
     /// Bytes that left the gateway, by first source.
     pub bytes: BytesOut,
     /// The store.
@@ -115,6 +119,13 @@ impl Node {
                 .mirrors
                 .iter()
                 .map(|mirror| self.mirror_status(mirror))
+                .collect(),
+            repositories: self
+                .inner
+                .repositories
+                .all
+                .iter()
+                .map(|repository| repository.status(self.inner.clock.unix_seconds()))
                 .collect(),
             bytes: self.bytes_out(),
             store: StoreStatus {

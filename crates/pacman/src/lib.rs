@@ -29,6 +29,7 @@ mod database;
 mod desc;
 mod mirrorlist;
 mod name;
+mod seal;
 mod unpack;
 mod version;
 
@@ -41,6 +42,7 @@ pub use name::{
     DATABASE_ENDINGS, DbFileName, DbKind, NameError, PkgFileName, check_file_name, database_names,
     is_package_file,
 };
+pub use seal::{Fit, MAX_SIGNATURE, Seal};
 pub use version::{Version, VersionError, vercmp};
 
 /// A SHA-256 digest.

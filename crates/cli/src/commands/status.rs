@@ -58,6 +58,16 @@ fn human(status: &Status) -> String {
             let _ = writeln!(text, "         {error}");
         }
     }
+    for one in &status.repositories {
+        let age = one.age_s.map_or_else(
+            || "nothing here yet".to_owned(),
+            |age| format!("checked {} ago", seconds(age)),
+        );
+        let _ = writeln!(text, "repo     {} {}  {}  {age}", one.name, one.arch, one.state);
+        if let Some(error) = &one.error {
+            let _ = writeln!(text, "         {error}");
+        }
+    }
     for import in &status.imports {
         let last = import.last.as_ref().map_or_else(
             || "no round yet".to_owned(),

@@ -58,6 +58,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         }
         mirrors.push(built);
     }
+    let repositories = super::repository::build(file.repository, lines)?;
     let mut imports = Vec::new();
     for (index, import) in file.import.into_iter().enumerate() {
         let at = format!("import.{index}");
@@ -86,6 +87,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         max_size: size(&file.store.max_size).map_err(|e| lines.bad("store.max_size", e))?,
         swarm: build_swarm(file.swarm, lines)?,
         mirrors,
+        repositories,
         imports,
         upload,
         open: file.gateway.open,
@@ -133,7 +135,12 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     let refuse = |later: bool, key: &str| if later { Err(lines.later(key)) } else { Ok(()) };
     refuse(file.share.announce, "share.announce")?;
     refuse(!file.names.is_empty(), "names")?;
-    refuse(!file.repository.is_empty(), "repository")?;
+    for (index, repository) in file.repository.iter().enumerate() {
+        refuse(
+            !repository.keyring.is_empty(),
+            &format!("repository.{index}.keyring"),
+        )?;
+    }
     for (index, mirror) in file.mirror.iter().enumerate() {
         refuse(!mirror.keyring.is_empty(), &format!("mirror.{index}.keyring"))?;
         if mirror.importers == OneOrMany::One("dnslink".into()) {
@@ -324,7 +331,7 @@ fn layout(text: &str, key: &str, lines: &Lines) -> Result<Layout, ConfigError> {
     text.parse().map_err(|error| lines.bad(key, error))
 }
 
-fn http_url(text: &str) -> Option<Url> {
+pub(super) fn http_url(text: &str) -> Option<Url> {
     let mut url = Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())?;

@@ -140,15 +140,26 @@ impl Default for Mirror {
     }
 }
 
-/// Parsed so that its keys and their types are checked; refused as not available yet.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Repository {
     pub(crate) name: String,
-    arch: String,
-    upstreams: OneOrMany,
-    public: bool,
-    keyring: String,
+    pub(crate) arch: String,
+    pub(crate) upstreams: OneOrMany,
+    pub(crate) public: bool,
+    pub(crate) keyring: String,
+}
+
+impl Default for Repository {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            arch: "x86_64".into(),
+            upstreams: OneOrMany::default(),
+            public: false,
+            keyring: String::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

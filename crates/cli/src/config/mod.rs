@@ -11,6 +11,7 @@
 
 mod build;
 mod file;
+mod repository;
 mod schema;
 mod values;
 
@@ -274,7 +275,8 @@ mod tests {
             "pacstore.toml:2: `lan.serve` is not available yet"
         );
         assert!(loaded("[lan]\nserve = false\n").is_ok());
-        assert!(message("[[repository]]\nname = \"extra\"\n").contains("not available yet"));
+        let keyring = "[[repository]]\nname = \"extra\"\nkeyring = \"/etc/keys\"\n";
+        assert!(message(keyring).contains("not available yet"));
     }
 
     #[test]

@@ -151,19 +151,24 @@ pub(crate) const KEYS: &[Key] = &[
         "\"\"",
         "OpenPGP keys to check databases and packages with",
     ),
-    later("[repository]", "name", "", "a repository without importer"),
-    later("[repository]", "arch", "\"x86_64\"", "its architecture"),
-    later(
+    key(
+        "[repository]",
+        "name",
+        "",
+        "a repository without importer, such as extra (needed)",
+    ),
+    key("[repository]", "arch", "\"x86_64\"", "its architecture"),
+    key(
         "[repository]",
         "upstreams",
         "[]",
-        "its folder on ordinary mirrors",
+        "its folder on ordinary mirrors, in order of preference (needed)",
     ),
-    later(
+    key(
         "[repository]",
         "public",
         "false",
-        "its wants may leave the machine",
+        "true: peers may be asked for its packages, and get them",
     ),
     later("[repository]", "keyring", "\"\"", "OpenPGP keys to check it with"),
     key("[import]", "mirror", "", "the NAME to publish under (needed)"),

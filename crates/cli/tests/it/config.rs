@@ -105,7 +105,10 @@ fn what_comes_later_is_refused_by_name_and_line() {
             "pacstore.toml:2: `share.announce`",
         ),
         ("[names]\n\"example.org\" = \"/ipns/k51\"\n".to_owned(), "`names`"),
-        ("[[repository]]\nname = \"extra\"\n".to_owned(), "`repository`"),
+        (
+            "[[repository]]\nname = \"extra\"\nkeyring = \"/etc/keys\"\n".to_owned(),
+            "pacstore.toml:3: `repository.0.keyring`",
+        ),
         (
             format!("{mirror}keyring = \"/etc/keys\"\n"),
             "pacstore.toml:3: `mirror.0.keyring`",
@@ -159,6 +162,24 @@ fn bad_toml_and_bad_values_name_line_and_key() {
             "`fast` is no rate; write it like 4MB/s",
         ),
         ("[[mirror]]\n", "mirror.0.name: is needed"),
+        ("[[repository]]\n", "repository.0.name: is needed"),
+        (
+            "[[repository]]\nname = \"../extra\"\n",
+            "pacstore.toml:2: repository.0.name: is needed",
+        ),
+        (
+            "[[repository]]\nname = \"extra\"\n",
+            "repository.0.upstreams: name at least one",
+        ),
+        (
+            "[[repository]]\nname = \"extra\"\nupstreams = \"rsync://a.example/\"\n",
+            "pacstore.toml:3: repository.0.upstreams: `rsync://a.example/` is no http(s) URL",
+        ),
+        (
+            "[[repository]]\nname = \"a\"\nupstreams = \"http://a.example/\"\n\
+             [[repository]]\nname = \"a\"\nupstreams = \"http://b.example/\"\n",
+            "repository.1.name: this repository stands here twice",
+        ),
         (
             "[[import]]\nmirror = \"a.example\"\nkey = \"a\"\n",
             "import.0.from: name at least one",

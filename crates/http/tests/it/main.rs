@@ -13,4 +13,5 @@ mod many;
 mod nodes;
 mod paths;
 mod requests;
+mod solo;
 mod stale;

@@ -36,6 +36,7 @@ use crate::error::StoreError;
 
 use job::Job;
 pub use job::Reader;
+pub(crate) use small::InFlight;
 
 /// Bytes of leaves that all jobs together may have in flight: 24 MiB.
 const IN_FLIGHT: u64 = 24 << 20;
@@ -110,6 +111,16 @@ pub enum FetchError {
         /// What the last source said.
         why: String,
     },
+    /// It does not come from here in time; this mirror may give it.
+    #[error("{cid} does not come in time: {why}")]
+    Elsewhere {
+        /// The file's root, or what stands for it.
+        cid: Cid,
+        /// Where it may be.
+        url: Box<Url>,
+        /// What kept it from coming.
+        why: Box<str>,
+    },
     /// The blocks that say how the file is made up are no file's.
     #[error("the DAG of {cid} is not that of a file")]
     Dag {
@@ -166,10 +177,10 @@ pub(crate) struct Inner {
     tasks: Tasks,
     budget: ByteBudget,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
-    small: small::InFlight<Small>,
+    small: InFlight<Small>,
     room: small::Room,
-    whole: small::InFlight<()>,
-    nodes: small::InFlight<Bytes>,
+    whole: InFlight<()>,
+    nodes: InFlight<Bytes>,
     /// Jobs under way.
     active: AtomicUsize,
     starting: tokio::sync::Mutex<()>,
@@ -223,10 +234,10 @@ impl Fetcher {
             tasks,
             budget: ByteBudget::new(IN_FLIGHT),
             jobs: Mutex::new(HashMap::new()),
-            small: small::InFlight::default(),
+            small: InFlight::default(),
             room: small::Room::default(),
-            whole: small::InFlight::default(),
-            nodes: small::InFlight::default(),
+            whole: InFlight::default(),
+            nodes: InFlight::default(),
             active: AtomicUsize::new(0),
             starting: tokio::sync::Mutex::new(()),
         };

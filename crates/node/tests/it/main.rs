@@ -14,3 +14,6 @@ mod nodes;
 mod private;
 mod ranking;
 mod serving;
+mod solo;
+mod solo_packages;
+mod solo_private;

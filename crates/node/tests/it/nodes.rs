@@ -55,6 +55,7 @@ impl Plan {
                 dht: DhtMode::Off,
             },
             mirrors: Vec::new(),
+            repositories: Vec::new(),
             imports: Vec::new(),
             upload: None,
             open: false,

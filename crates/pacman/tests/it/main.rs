@@ -16,6 +16,7 @@ mod names;
 mod real_pacman;
 mod samples;
 mod scale;
+mod seal;
 mod versions;
 
 /// For tests that need something the machine may lack: prints why the test is skipped, or fails under `PACSTORE_REQUIRE=all`.

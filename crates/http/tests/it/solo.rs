@@ -1,0 +1,48 @@
+//! A repository without importer over HTTP, as pacman asks for it.
+
+use pacstore_node::config::RepositoryConfig;
+use pacstore_testkit::{Fault, Repo, RepoSpec, TestResult, Upstream};
+
+use crate::client::serve;
+use crate::nodes::Plan;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_without_importer_is_given_or_leads_to_its_mirror() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let spec = RepoSpec::new("core")
+        .package("fine", 2_000_000)
+        .package("slow", 2_500_000);
+    let repo = Repo::create(dir.path(), spec)?;
+    let mirror = Upstream::folder(dir.path())?;
+    mirror.fault("slow-*.zst", Fault::Slow(50_000));
+    let mut plan = Plan::new();
+    plan.config.repositories.push(RepositoryConfig {
+        name: "core".to_owned(),
+        arch: "x86_64".to_owned(),
+        upstreams: vec![mirror.url("").parse()?],
+        public: false,
+    });
+    let served = serve(plan.start().await).await;
+    let database = served.get("/pacman/core/x86_64/core.db", &[]).await;
+    assert_eq!(database.status, 200);
+    let time = database.header("last-modified").to_owned();
+    let again = served
+        .get(
+            "/pacman/core/x86_64/core.db",
+            &[&format!("If-Modified-Since: {time}")],
+        )
+        .await;
+    assert_eq!(again.status, 304);
+    let name = repo.file_name("fine")?;
+    let package = served.get(&format!("/pacman/core/x86_64/{name}"), &[]).await;
+    assert!(package.status == 200 && package.body == repo.bytes("fine")?);
+    let rest = served
+        .get(&format!("/pacman/core/x86_64/{name}"), &["Range: bytes=1500000-"])
+        .await;
+    assert!(rest.status == 206 && rest.body == repo.bytes("fine")?[1_500_000..]);
+    let name = repo.file_name("slow")?;
+    let sent = served.get(&format!("/pacman/core/x86_64/{name}"), &[]).await;
+    assert_eq!((sent.status, sent.header("location")), (302, &*mirror.url(&name)));
+    assert_eq!(served.get("/pacman/core/x86_64/nothing", &[]).await.status, 404);
+    Ok(())
+}

@@ -1,0 +1,439 @@
+//! What pacman gets under `/pacman/REPO/ARCH/`.
+//!
+//! - Invariant: a database is as new as the mirrors' own, or pacman is sent to them; and if they do not answer it is
+//!   the one that is here, while that is not too old.
+//! - Invariant: pacman waits for no more than [`PATIENCE`], well under its ten seconds.
+//! - Invariant: packages, signatures and file lists are those of the run's database.
+//! - Not here: how a file comes (`super::package`), how a mirror is read (`super::check`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cid::Cid;
+use pacstore_dag as dag;
+use pacstore_names::Layout;
+use pacstore_pacman::{self as pacman, DbFileName, DbKind};
+use pacstore_runtime::Pool;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use url::Url;
+
+use super::check::{Outcome, Phase};
+use super::index::{Index, Package};
+use super::line::{Line, State, Stored};
+use super::{MAX_AGE, PackageOf, Repository, plain};
+use crate::fetch::{AskPeers, Sources};
+use crate::mirror::Mirror;
+use crate::node::{Node, RepositoryIn};
+use crate::runs::Asked;
+use crate::serve::{Answer, AskError, Client, FileAnswer, Known, NAME_TTL};
+
+/// How long mirrors may take to answer at all, where something is here that can be given instead.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long pacman is kept waiting in all.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// A package that no database here names makes us look for a newer one, unless that was done so lately.
+const LOOKED: Duration = Duration::from_secs(10);
+
+/// What a wait for the mirrors showed.
+enum Waited {
+    /// What is here is the newest, as far as can be known.
+    Here,
+    /// This mirror has something newer that does not come in time.
+    Coming(Url),
+    /// No mirror answered (in time).
+    Silence,
+}
+
+impl Node {
+    /// What `client` gets for the file `name` of repository `repo` for `arch`.
+    ///
+    /// The first mirror whose head lists the repository answers; where it is too old, or there is none, the
+    /// repository without importer does.
+    ///
+    /// # Errors
+    /// [`AskError`] if what is on disk cannot be read.
+    pub async fn ask_pacman(
+        &self,
+        client: Client,
+        repo: &str,
+        arch: &str,
+        name: Vec<u8>,
+    ) -> Result<Answer, AskError> {
+        let own = self.inner.repositories.get(repo, arch);
+        match (self.repository(repo, arch), own) {
+            (RepositoryIn::One(mirror, folder), None) => {
+                self.ask_mirror(client, &mirror, &folder, name).await
+            }
+            (RepositoryIn::One(mirror, folder), Some(own)) => {
+                let parsed = std::str::from_utf8(&name).ok().and_then(DbFileName::parse);
+                let database = parsed.is_some();
+                // With a `.db` a run begins anew.
+                let begins = parsed.is_some_and(|db| db.kind == DbKind::Db && !db.signature);
+                let goes_on = !begins && self.inner.runs.begun(client, &own.run_name(&own.database));
+                let stale = self.is_stale(&mirror, &folder, repo);
+                if !(stale || goes_on) {
+                    self.inner.runs.end(client, &own.run_name(&own.database));
+                    return self.ask_mirror(client, &mirror, &folder, name).await;
+                }
+                match self.ask_repository(client, &own, &name).await? {
+                    // The mirror may know packages that the repository never had.
+                    Answer::Redirect(_) | Answer::NotFound(_) if !database => {
+                        self.ask_mirror(client, &mirror, &folder, name).await
+                    }
+                    answer => Ok(answer),
+                }
+            }
+            (RepositoryIn::Several(mirror, folders), _) => Ok(several(repo, arch, &mirror, &folders)),
+            (RepositoryIn::None, Some(own)) => self.ask_repository(client, &own, &name).await,
+            (RepositoryIn::None, None) => Ok(self.headless(repo, arch, &name)),
+        }
+    }
+
+    async fn ask_mirror(
+        &self,
+        client: Client,
+        mirror: &Arc<Mirror>,
+        folder: &str,
+        name: Vec<u8>,
+    ) -> Result<Answer, AskError> {
+        let folders = folder.split('/').filter(|part| !part.is_empty());
+        let mut path: Vec<Vec<u8>> = folders.map(|part| part.as_bytes().to_vec()).collect();
+        path.push(name);
+        self.ask(client, mirror, &path).await
+    }
+
+    /// The mirror's repository is over its age limit.
+    fn is_stale(&self, mirror: &Mirror, folder: &str, repo: &str) -> bool {
+        let Some(head) = mirror.current() else { return true };
+        let now = self.inner.clock.now();
+        let mut of_folder = head.head.in_folder(folder);
+        of_folder.any(|one| one.name == repo && one.is_refused_at(now, head.head.max_age()))
+    }
+
+    /// Nobody here has it; a mirror without head may lead to its upstream, where the path can be known.
+    fn headless(&self, repo: &str, arch: &str, name: &[u8]) -> Answer {
+        let text = std::str::from_utf8(name).unwrap_or_default();
+        let of_database = DbFileName::parse(text).is_some_and(|db| db.repo == repo && db.ending.is_empty());
+        let plausible = (of_database || pacman::is_package_file(text)) && arch == "x86_64";
+        let path = [repo.as_bytes().to_vec(), name.to_vec()];
+        let mut headless = self
+            .inner
+            .mirrors
+            .iter()
+            .filter(|mirror| mirror.current().is_none());
+        let url = headless.find_map(|mirror| {
+            let layout = mirror.config.layout;
+            let urls = (layout == Layout::Archlinux).then(|| self.ranked_urls(mirror, layout, &path));
+            urls?.into_iter().next()
+        });
+        match url {
+            Some(url) if plausible => Answer::Redirect(url),
+            _ => Answer::NotFound("no configured mirror has this repository".to_owned()),
+        }
+    }
+
+    async fn ask_repository(
+        &self,
+        client: Client,
+        repository: &Arc<Repository>,
+        name: &[u8],
+    ) -> Result<Answer, AskError> {
+        let not_found = || Answer::NotFound("no such file in this repository".to_owned());
+        let Ok(name) = std::str::from_utf8(name) else {
+            return Ok(not_found());
+        };
+        match DbFileName::parse(name) {
+            Some(db) if db.repo == repository.config.name && db.ending.is_empty() => {
+                let line = match db.kind {
+                    DbKind::Db => Arc::clone(&repository.database),
+                    DbKind::Files => Arc::clone(&repository.files),
+                };
+                if db.signature {
+                    self.signature_of(client, repository, &line).await
+                } else {
+                    self.database_of(client, repository, &line).await
+                }
+            }
+            _ if pacman::is_package_file(name) => self.package_of(client, repository, name).await,
+            _ => Ok(not_found()),
+        }
+    }
+
+    /// The database, after a look at the mirrors.
+    async fn database_of(
+        &self,
+        client: Client,
+        repository: &Arc<Repository>,
+        line: &Arc<Line>,
+    ) -> Result<Answer, AskError> {
+        let waited = self.wait(repository, line).await;
+        let young = |line: &Line| {
+            let age = line.age(self.inner.clock.unix_seconds());
+            age.is_some_and(|age| age <= MAX_AGE)
+        };
+        let asked = Asked::Database(line.name.clone().into_bytes());
+        let run = repository.run_name(line);
+        let url = match waited {
+            Waited::Coming(mirror) => pacstore_upstream::url_of(&mirror, line.name.as_bytes()).ok(),
+            Waited::Here | Waited::Silence if young(line) => None,
+            Waited::Here | Waited::Silence => match repository.urls(&line.name).into_iter().next() {
+                Some(url) => Some(url),
+                None => {
+                    return Ok(Answer::NotFound(
+                        "no mirror has told of this database lately".to_owned(),
+                    ));
+                }
+            },
+        };
+        match (url, line.current()) {
+            (None, Some(state)) => {
+                self.inner.runs.head(client, &run, &asked, state.id);
+                self.state_file(repository, line, &state, &line.name, state.database)
+                    .await
+            }
+            (url, _) => {
+                // The signature has to come from there, too.
+                self.inner.runs.head(client, &run, &asked, elsewhere());
+                let url = url.or_else(|| repository.urls(&line.name).into_iter().next());
+                info!(
+                    repository = repository.config.name,
+                    file = line.name,
+                    "pacman is sent to a mirror for a database"
+                );
+                Ok(lead(url, "no mirror gives this database"))
+            }
+        }
+    }
+
+    /// The signature that belongs to the database which this client got.
+    async fn signature_of(
+        &self,
+        client: Client,
+        repository: &Arc<Repository>,
+        line: &Arc<Line>,
+    ) -> Result<Answer, AskError> {
+        let name = format!("{}.sig", line.name);
+        let asked = Asked::Signature(line.name.clone().into_bytes());
+        let current = line.current();
+        let newest = current.as_ref().map_or_else(elsewhere, |state| state.id);
+        let chosen = self
+            .inner
+            .runs
+            .head(client, &repository.run_name(line), &asked, newest);
+        if chosen == elsewhere() {
+            return Ok(lead(
+                repository.urls(&name).into_iter().next(),
+                "no mirror gives this signature",
+            ));
+        }
+        let state = line
+            .states()
+            .into_iter()
+            .find(|state| state.id == chosen)
+            .or(current);
+        match state.as_ref().and_then(|state| Some((state, state.signature?))) {
+            Some((state, stored)) => self.state_file(repository, line, state, &name, stored).await,
+            None => Ok(Answer::NotFound("this database is not signed".to_owned())),
+        }
+    }
+
+    /// A file of a state, with the time that pacman is told for both of them.
+    async fn state_file(
+        &self,
+        repository: &Repository,
+        line: &Line,
+        state: &Arc<State>,
+        name: &str,
+        stored: Stored,
+    ) -> Result<Answer, AskError> {
+        let (node, state, path) = (self.clone(), Arc::clone(state), line.name.clone());
+        let place = repository.run_name(line);
+        let told = self.inner.tasks.blocking(Pool::Disk, move || {
+            let signature = state.signature.map(|stored| stored.root);
+            let times = &node.inner.times;
+            times.told(
+                &place,
+                &path,
+                &state.database.root,
+                signature.as_ref(),
+                state.modified,
+            )
+        });
+        let told = told.await.map_err(|_| AskError::Stopping)??;
+        Ok(Answer::File(Box::new(FileAnswer {
+            root: stored.root,
+            len: stored.len,
+            name: name.as_bytes().to_vec(),
+            last_modified: Some(told),
+            roots: vec![stored.root],
+            ttl: Some(NAME_TTL),
+            sources: Sources::default(),
+            known: Known::Tree,
+        })))
+    }
+
+    /// Looks at the mirrors and waits for what they say, as long as that makes sense.
+    async fn wait(&self, repository: &Arc<Repository>, line: &Arc<Line>) -> Waited {
+        let began = Instant::now();
+        let flight = self.look(repository, line);
+        let mut phase = flight.phase.subscribe();
+        let now = self.inner.clock.unix_seconds();
+        let here = line.age(now).is_some_and(|age| age <= MAX_AGE);
+        loop {
+            let at = phase.borrow_and_update().clone();
+            let until = match &at {
+                Phase::Over(Outcome::Confirmed | Outcome::New | Outcome::Behind) => return Waited::Here,
+                Phase::Over(Outcome::Failed) => return Waited::Silence,
+                Phase::Asking if here => began + ANSWER,
+                Phase::Asking | Phase::Receiving(_) => began + PATIENCE,
+            };
+            match tokio::time::timeout_at(until, phase.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Waited::Silence,
+                Err(_) => {
+                    return match at {
+                        Phase::Receiving(mirror) => Waited::Coming(mirror),
+                        Phase::Asking | Phase::Over(_) => Waited::Silence,
+                    };
+                }
+            }
+        }
+    }
+
+    /// A package or its signature.
+    async fn package_of(
+        &self,
+        client: Client,
+        repository: &Arc<Repository>,
+        name: &str,
+    ) -> Result<Answer, AskError> {
+        let signature = name.strip_suffix(".sig");
+        let file = signature.unwrap_or(name);
+        let mut found = self.find(client, repository, file).await?;
+        let line = &repository.database;
+        if found.is_none() {
+            let checked = line.checked().saturating_add(LOOKED.as_secs());
+            if checked <= self.inner.clock.unix_seconds() {
+                self.wait(repository, line).await;
+                found = self.find(client, repository, file).await?;
+            }
+        }
+        let Some((state, package)) = found else {
+            self.inner.repositories.redirected.put(file, None);
+            return Ok(lead(
+                repository.urls(name).into_iter().next(),
+                "no database names this package",
+            ));
+        };
+        if signature.is_some() {
+            return self.signature_answer(repository, &state, name, &package).await;
+        }
+        let small = package.len <= pacstore_dag::MAX_CHUNK.min(super::package::ONE_LEAF);
+        let root = dag::cid_from_sha256(package.sha256);
+        Ok(Answer::File(Box::new(FileAnswer {
+            root,
+            len: package.len,
+            name: name.as_bytes().to_vec(),
+            last_modified: None,
+            roots: Vec::new(),
+            ttl: Some(NAME_TTL),
+            sources: Sources {
+                len: small.then_some(package.len),
+                profile: None,
+                peers: if repository.config.public {
+                    AskPeers::Everyone
+                } else {
+                    AskPeers::Nobody
+                },
+                upstreams: repository.urls(name),
+            },
+            known: Known::Package(Arc::new(PackageOf {
+                repository: Arc::clone(repository),
+                name: name.to_owned(),
+                sha256: package.sha256,
+                small,
+            })),
+        })))
+    }
+
+    /// The package by the run's database, else by the newest that has it.
+    async fn find(
+        &self,
+        client: Client,
+        repository: &Repository,
+        file: &str,
+    ) -> Result<Option<(Arc<State>, Package)>, AskError> {
+        let line = &repository.database;
+        let Some(current) = line.current() else {
+            return Ok(None);
+        };
+        let run = repository.run_name(line);
+        let chosen = self.inner.runs.head(client, &run, &Asked::Other, current.id);
+        let mut states = line.states();
+        states.sort_by_key(|state| state.id != chosen);
+        for state in states {
+            if let Some(package) = self.index(&state).await?.get(file) {
+                return Ok(Some((state, package)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the database of `state` names; read anew if nobody asked for a while.
+    pub(super) async fn index(&self, state: &Arc<State>) -> Result<Arc<Index>, AskError> {
+        if let Some(index) = state.index.get() {
+            return Ok(index);
+        }
+        // One reader at a time: the others find it made.
+        let _one = self.inner.repositories.reading.lock().await;
+        if let Some(index) = state.index.get() {
+            return Ok(index);
+        }
+        let packed = self.read_all(&state.database.root).await?;
+        let read = self
+            .inner
+            .tasks
+            .blocking(Pool::Hash, move || Index::read(&packed));
+        let index = match read.await.map_err(|_| AskError::Stopping)? {
+            Ok(index) => Arc::new(index),
+            // It was read when it came in.
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a stored database cannot be read any more"
+                );
+                Arc::new(Index::default())
+            }
+        };
+        state.index.put(Arc::clone(&index));
+        Ok(index)
+    }
+}
+
+/// Marks a run whose database came from a mirror.
+fn elsewhere() -> Cid {
+    dag::raw_cid(dag::HashKind::Sha2_256, b"elsewhere")
+}
+
+/// To a mirror, if there is one.
+fn lead(url: Option<Url>, why: &str) -> Answer {
+    url.map_or_else(
+        || Answer::NotFound(why.to_owned()),
+        |url| Answer::Redirect(plain(&url)),
+    )
+}
+
+fn several(repo: &str, arch: &str, mirror: &str, folders: &[String]) -> Answer {
+    let lines: Vec<String> = folders
+        .iter()
+        .map(|folder| format!("/ipns/{mirror}/{folder}"))
+        .collect();
+    warn!(repo, arch, use_one_of = ?lines, "the mirror has this repository in several folders");
+    Answer::NotFound(format!(
+        "{repo} is in several folders; use one of {}",
+        lines.join(" ")
+    ))
+}

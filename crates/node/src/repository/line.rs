@@ -1,0 +1,458 @@
+//! One database of a repository, `.db` or `.files`, as this node has it: its states, newest first.
+//!
+//! A state is a database with its signature, of one moment. It is kept while it is the newest, while a pacman run
+//! stays with it, and for a day after something newer came.
+//!
+//! - Invariant: what is in memory is what is on disk: files are held first, then the list is written, then
+//!   memory changes. A crash in between leaves the list as it was, and files that the next start lets go.
+//! - Invariant: digests of databases that were replaced are remembered, so that none is ever served again.
+//! - Not here: where states come from (`super::check`), which one is newer (`super::order`).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cid::Cid;
+use pacstore_dag as dag;
+use pacstore_pacman::DbKind;
+use pacstore_store::Store;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::check::Flight;
+use super::incoming::Arrived;
+use super::index::Remembered;
+use super::order::{Age, Older, older};
+use crate::error::StoreError;
+use crate::hidden::Hidden;
+
+/// A state that was replaced stays so long.
+const REPLACED: Duration = Duration::from_hours(24);
+
+/// States kept at once.
+const MAX_STATES: usize = 8;
+
+/// Digests of replaced databases remembered.
+const MAX_HISTORY: usize = 128;
+
+/// A database with its signature, of one moment.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Names this state: a CID over the roots of both.
+    pub(super) id: Cid,
+    pub(super) database: Stored,
+    pub(super) signature: Option<Stored>,
+    /// Upstream's newest time of the two, else when it was first seen here; what pacman is told.
+    pub(super) modified: SystemTime,
+    pub(super) age: Age,
+    /// SHA-256 of the database.
+    sha256: [u8; 32],
+    /// Seconds since the epoch when something newer came; 0 = it is the newest.
+    replaced: Mutex<u64>,
+    /// Its packages, for a `.db`.
+    pub(super) index: Remembered,
+}
+
+/// A file of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) root: Cid,
+    pub(super) len: u64,
+}
+
+/// What one mirror had when it was last asked, to ask it for changes only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// Its folder's URL.
+    pub(super) url: String,
+    /// Of the database.
+    pub(super) database: Tag,
+    /// Of the signature; none if it has none.
+    pub(super) signature: Option<Tag>,
+    /// The state that this was.
+    pub(super) state: String,
+}
+
+/// What tells that a file did not change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tag {
+    pub(super) etag: Option<String>,
+    /// Seconds since the epoch.
+    pub(super) modified: Option<u64>,
+    pub(super) len: Option<u64>,
+}
+
+impl Tag {
+    /// The header of an answer to an unconditional request says that it is the same file.
+    pub(super) fn shows(&self, other: &Self) -> bool {
+        match (&self.etag, &other.etag) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.modified.is_some() && self.modified == other.modified && self.len == other.len,
+        }
+    }
+
+    /// It tells anything at all.
+    pub(super) fn tells(&self) -> bool {
+        self.etag.is_some() || self.modified.is_some()
+    }
+}
+
+/// A state that came in and is on no list yet.
+pub(super) struct Candidate {
+    pub(super) database: Arrived,
+    pub(super) signature: Option<Arrived>,
+    pub(super) modified: SystemTime,
+    pub(super) age: Age,
+    pub(super) seen: Seen,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Known {
+    states: Vec<Arc<State>>,
+    history: VecDeque<String>,
+    seen: Vec<Seen>,
+    /// Seconds since the epoch when a mirror last said that the newest state is its own.
+    checked: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// `core.db` or `core.files`.
+    pub(super) name: String,
+    pub(super) kind: DbKind,
+    /// Key and prefix of labels: `repository/NAME/ARCH/KIND`.
+    key: String,
+    store: Store,
+    known: RwLock<Known>,
+    changing: Mutex<()>,
+    pub(super) flight: Mutex<Option<Arc<Flight>>>,
+    /// What is wrong with what the mirrors give, in words.
+    pub(super) trouble: Mutex<Option<Trouble>>,
+}
+
+/// What a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Every mirror that answers gives a state older than the one here.
+    pub(super) rollback: bool,
+    pub(super) text: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    states: Vec<SavedState>,
+    history: VecDeque<String>,
+    seen: Vec<Seen>,
+    checked: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedState {
+    database: (String, u64),
+    signature: Option<(String, u64)>,
+    sha256: String,
+    modified: u64,
+    signed: Option<u64>,
+    told: Option<u64>,
+    built: Option<u64>,
+    replaced: u64,
+}
+
+impl Line {
+    /// The line with what the store remembers of it.
+    pub(super) fn load(
+        repository: &str,
+        kind: DbKind,
+        key: String,
+        store: Store,
+    ) -> Result<Self, StoreError> {
+        let saved: Saved = match store.state_get(&key)? {
+            // Without the history an older database could be served again; better none than that.
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|_| StoreError::State(key.clone()))?,
+            None => Saved::default(),
+        };
+        let mut known = Known {
+            history: saved.history,
+            seen: saved.seen,
+            checked: saved.checked,
+            states: Vec::new(),
+        };
+        for one in &saved.states {
+            if let Some(state) = restore(&store, one) {
+                known.states.push(Arc::new(state));
+            } else {
+                warn!(line = key, "a remembered state is not on disk any more");
+            }
+        }
+        let line = Self {
+            name: format!("{repository}.{}", kind.as_str()),
+            kind,
+            key,
+            store,
+            known: RwLock::new(known),
+            changing: Mutex::default(),
+            flight: Mutex::default(),
+            trouble: Mutex::default(),
+        };
+        line.release_strays()?;
+        Ok(line)
+    }
+
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest state.
+    pub(super) fn current(&self) -> Option<Arc<State>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.states.first().cloned()
+    }
+
+    /// All that are here, newest first.
+    pub(super) fn states(&self) -> Vec<Arc<State>> {
+        self.known().states
+    }
+
+    /// Seconds since the epoch when a mirror last confirmed the newest state.
+    pub(super) fn checked(&self) -> u64 {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).checked
+    }
+
+    /// How old the newest state is: time since a mirror last confirmed it.
+    pub(super) fn age(&self, now: u64) -> Option<Duration> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.states.first()?;
+        Some(Duration::from_secs(now.saturating_sub(known.checked)))
+    }
+
+    /// What the mirror at `url` had last, if that state is still here.
+    pub(super) fn seen(&self, url: &str) -> Option<(Seen, Arc<State>)> {
+        let known = self.known();
+        let seen = known.seen.into_iter().find(|seen| seen.url == url)?;
+        let state = known
+            .states
+            .into_iter()
+            .find(|state| state.id.to_string() == seen.state)?;
+        Some((seen, state))
+    }
+
+    /// Why `candidate` is older than what is here.
+    pub(super) fn older(&self, candidate: &Candidate, now: u64) -> Option<Older> {
+        let known = self.known();
+        let held = known.states.first()?;
+        let had = candidate.database.sha256 != held.sha256
+            && known.history.contains(&hex(&candidate.database.sha256));
+        older(&candidate.age, &held.age, had, now)
+    }
+
+    /// How much older `candidate` is than what is here, as far as a common fact says.
+    pub(super) fn lag(&self, candidate: &Candidate) -> Option<Duration> {
+        let held = self.current()?.age;
+        let new = candidate.age;
+        let facts = [
+            (new.signed, held.signed),
+            (new.told, held.told),
+            (new.built, held.built),
+        ];
+        let lag = facts
+            .iter()
+            .find_map(|(new, held)| held.as_ref()?.checked_sub(*new.as_ref()?));
+        lag.filter(|lag| *lag > 0).map(Duration::from_secs)
+    }
+
+    /// The newest state is confirmed by a mirror, at `now`; `seen` is what that mirror has.
+    pub(super) fn confirmed(&self, seen: Seen, now: u64) -> Result<(), StoreError> {
+        self.change(|known| {
+            note(known, seen);
+            known.checked = now;
+        })
+    }
+
+    /// `candidate` becomes the newest state, at `now`. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing has changed then but perhaps files that are held, which the next start lets go.
+    pub(super) fn accept(
+        &self,
+        candidate: Candidate,
+        hidden: Option<&Hidden>,
+        now: u64,
+    ) -> Result<Arc<State>, StoreError> {
+        let (sha256, mut seen) = (candidate.database.sha256, candidate.seen);
+        let stored = |arrived: &Arrived| Stored {
+            root: arrived.dag.root,
+            len: arrived.dag.len,
+        };
+        let database = stored(&candidate.database);
+        let signature = candidate.signature.as_ref().map(stored);
+        let id = id(&database.root, signature.map(|s| s.root).as_ref());
+        let label = |part: &str| format!("{}/{id}/{part}", self.key);
+        candidate
+            .database
+            .keep(&self.store, hidden, Some(&label("database")))?;
+        self.store.retain(&label("database"), &database.root)?;
+        if let Some(arrived) = candidate.signature {
+            let root = arrived.dag.root;
+            arrived.keep(&self.store, hidden, Some(&label("signature")))?;
+            self.store.retain(&label("signature"), &root)?;
+        }
+        let state = Arc::new(State {
+            id,
+            database,
+            signature,
+            modified: candidate.modified,
+            age: candidate.age,
+            sha256,
+            replaced: Mutex::new(0),
+            index: Remembered::default(),
+        });
+        seen.state = id.to_string();
+        let new = Arc::clone(&state);
+        self.change(move |known| {
+            for old in &known.states {
+                let mut replaced = old.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+                if *replaced == 0 {
+                    *replaced = now;
+                }
+                let digest = hex(&old.sha256);
+                if old.sha256 != new.sha256 && !known.history.contains(&digest) {
+                    known.history.push_back(digest);
+                }
+            }
+            while known.history.len() > MAX_HISTORY {
+                known.history.pop_front();
+            }
+            known.states.retain(|old| old.id != new.id);
+            known.states.insert(0, new);
+            known.checked = now;
+            note(known, seen);
+        })?;
+        Ok(state)
+    }
+
+    /// Lets go of states that nobody needs. Blocks on the disk.
+    pub(super) fn prune(&self, now: u64, in_use: &[Cid]) -> Result<(), StoreError> {
+        let stays = |number: usize, state: &State| {
+            let replaced = *state.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+            let young = now < replaced.saturating_add(REPLACED.as_secs());
+            number == 0 || (number < MAX_STATES && (young || in_use.contains(&state.id)))
+        };
+        let states = self.states();
+        if states
+            .iter()
+            .enumerate()
+            .all(|(number, state)| stays(number, state))
+        {
+            return Ok(());
+        }
+        self.change(|known| {
+            let mut number = 0;
+            known.states.retain(|state| {
+                number += 1;
+                stays(number - 1, state)
+            });
+        })?;
+        self.release_strays()
+    }
+
+    /// Files that are held for states that are not on the list.
+    fn release_strays(&self) -> Result<(), StoreError> {
+        let prefix = format!("{}/", self.key);
+        let known: Vec<String> = self
+            .states()
+            .iter()
+            .map(|state| format!("{prefix}{}/", state.id))
+            .collect();
+        for (label, _) in self.store.retained()? {
+            if label.starts_with(&prefix) && !known.iter().any(|known| label.starts_with(known)) {
+                self.store.release(&label)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what is known: first on disk, then in memory. One change at a time.
+    fn change(&self, change: impl FnOnce(&mut Known)) -> Result<(), StoreError> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
+        change(&mut known);
+        let bytes = serde_json::to_vec(&save(&known)).unwrap_or_default();
+        self.store.state_put(&[(&self.key, Some(&bytes))])?;
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(())
+    }
+}
+
+/// Names a state.
+pub(super) fn id(database: &Cid, signature: Option<&Cid>) -> Cid {
+    let mut both = database.to_bytes();
+    both.extend(signature.map(Cid::to_bytes).unwrap_or_default());
+    dag::raw_cid(dag::HashKind::Sha2_256, &both)
+}
+
+fn note(known: &mut Known, seen: Seen) {
+    known.seen.retain(|old| old.url != seen.url);
+    known.seen.push(seen);
+    // As many as a configuration has mirrors, and a few that it had.
+    if known.seen.len() > 64 {
+        known.seen.remove(0);
+    }
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    dag::cid_from_sha256(*digest).to_string()
+}
+
+fn save(known: &Known) -> Saved {
+    let file = |stored: &Stored| (stored.root.to_string(), stored.len);
+    let state = |state: &Arc<State>| SavedState {
+        database: file(&state.database),
+        signature: state.signature.as_ref().map(file),
+        sha256: hex(&state.sha256),
+        modified: seconds(state.modified),
+        signed: state.age.signed,
+        told: state.age.told,
+        built: state.age.built,
+        replaced: *state.replaced.lock().unwrap_or_else(PoisonError::into_inner),
+    };
+    Saved {
+        states: known.states.iter().map(state).collect(),
+        history: known.history.clone(),
+        seen: known.seen.clone(),
+        checked: known.checked,
+    }
+}
+
+fn restore(store: &Store, saved: &SavedState) -> Option<State> {
+    let file = |(root, len): &(String, u64)| {
+        let root = Cid::try_from(root.as_str()).ok()?;
+        store.file(&root).ok()??;
+        Some(Stored { root, len: *len })
+    };
+    let database = file(&saved.database)?;
+    let signature = match &saved.signature {
+        Some(signature) => Some(file(signature)?),
+        None => None,
+    };
+    let digest = Cid::try_from(saved.sha256.as_str()).ok()?;
+    Some(State {
+        id: id(&database.root, signature.map(|s| s.root).as_ref()),
+        database,
+        signature,
+        modified: UNIX_EPOCH + Duration::from_secs(saved.modified),
+        age: Age {
+            signed: saved.signed,
+            told: saved.told,
+            built: saved.built,
+        },
+        sha256: digest.hash().digest().try_into().ok()?,
+        replaced: Mutex::new(saved.replaced),
+        index: Remembered::default(),
+    })
+}
+
+/// Seconds since the epoch; 0 for what lies before it.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

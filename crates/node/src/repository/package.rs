@@ -1,0 +1,87 @@
+//! Opening a package of which the database says the SHA-256.
+//!
+//! On disk it is found by that. Up to one leaf the SHA-256 is its CID, so peers can be asked for it as for any
+//! file. A larger one has no CID that we could know: see `super::whole`.
+//!
+//! - Invariant: what a repository that is not public names is hidden from peers before it comes in, unless it was
+//!   here already.
+//! - Not here: which package (`super::ask`).
+
+use std::sync::Arc;
+
+use pacstore_dag as dag;
+use pacstore_store::OpenFile;
+
+use super::Repository;
+use crate::error::StoreError;
+use crate::fetch::{FetchError, Opened};
+use crate::node::Node;
+use crate::serve::FileAnswer;
+
+/// Files up to so many bytes are one leaf of the default profile.
+pub(super) const ONE_LEAF: u64 = 1 << 20;
+
+/// A package file of a repository without importer.
+#[derive(Debug)]
+pub(crate) struct PackageOf {
+    pub(super) repository: Arc<Repository>,
+    pub(super) name: String,
+    pub(super) sha256: [u8; 32],
+    /// It is one leaf.
+    pub(super) small: bool,
+}
+
+impl Node {
+    /// Opens `package`, which `answer` is about.
+    pub(crate) async fn open_package(
+        &self,
+        answer: &FileAnswer,
+        package: &Arc<PackageOf>,
+    ) -> Result<Opened, FetchError> {
+        let root = answer.root;
+        if package.small
+            && !self.inner.privacy.hidden.is_listed(&root)
+            && let Some(file) = self.inner.store.opened(&root)
+        {
+            return Ok(Opened::Stored(file));
+        }
+        if let Some(file) = self.stored_package(package).await.map_err(|e| failed(&root, e))? {
+            return Ok(Opened::Stored(file));
+        }
+        if !package.small {
+            return self.open_whole(answer, package).await;
+        }
+        if !package.repository.config.public {
+            let hidden = Arc::clone(&self.inner.privacy.hidden);
+            let listed = self.disk(move || hidden.hide_leaf(&root)).await;
+            listed.map_err(|error| failed(&root, error))?;
+        }
+        self.inner.fetch.open(&root, &answer.sources).await
+    }
+
+    /// The package if it is on disk, whatever its root.
+    pub(super) async fn stored_package(
+        &self,
+        package: &Arc<PackageOf>,
+    ) -> Result<Option<Arc<OpenFile>>, StoreError> {
+        let (inner, package) = (Arc::clone(&self.inner), Arc::clone(package));
+        self.disk(move || {
+            let Some(info) = inner.store.file_by_sha256(&package.sha256)? else {
+                return Ok(None);
+            };
+            if package.repository.config.public {
+                crate::hidden::show(&inner.privacy.hidden, &info.root);
+            }
+            Ok(inner.store.open_shared(&info.root)?)
+        })
+        .await
+    }
+}
+
+/// The disk failed.
+pub(super) fn failed(root: &dag::Cid, error: StoreError) -> FetchError {
+    FetchError::Store {
+        cid: *root,
+        source: Arc::new(error),
+    }
+}

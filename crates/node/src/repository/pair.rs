@@ -1,0 +1,349 @@
+//! A database with the signature that is of its bytes, from one mirror.
+//!
+//! A mirror that is being updated may show a new database beside an old signature for a while. The signature
+//! itself tells (`pacman::Seal`); where it does not, the mirror is asked once more whether the database moved.
+//!
+//! - Invariant: both files come from one mirror.
+//! - Invariant: where the state that is here is signed, one without signature counts as torn.
+//! - Not here: which of two states is newer, which mirror is asked.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pacstore_pacman::{DbError, DbKind, Fit, MAX_SIGNATURE, Seal};
+use pacstore_runtime::Pool;
+use pacstore_upstream::{Get, HttpError, Response, Url, url_of};
+use tokio::time::Instant;
+
+use super::check::{Looked, modified, tag};
+use super::incoming::{Arrived, Incoming, arrived};
+use super::index::Index;
+use super::line::{Candidate, Line, Seen, State, Tag};
+use super::order::Age;
+use super::{Repository, shown};
+use crate::error::StoreError;
+use crate::node::Node;
+
+/// How long a mirror may take for an answer's header.
+const HEADER: Duration = Duration::from_secs(5);
+
+/// How long a database may take to come.
+const BODY: Duration = Duration::from_mins(2);
+
+/// How long a mirror may send nothing within it.
+const STALL: Duration = Duration::from_secs(4);
+
+/// The longest databases taken: ten times the largest ones known.
+const MAX_DB: u64 = 128 << 20;
+const MAX_FILES: u64 = 512 << 20;
+
+/// Tries to read a whole pair while the mirror moves.
+const PASSES: u32 = 3;
+
+/// Between two of them.
+const AGAIN: Duration = Duration::from_millis(400);
+
+/// Why a mirror gave no state.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookError {
+    #[error("no answer of use")]
+    Http(#[from] HttpError),
+    #[error("`{0}` is no URL that a file can be named in")]
+    Url(String),
+    #[error("`{0}` sent nothing for {secs} s", secs = STALL.as_secs())]
+    Stalled(String),
+    #[error("`{0}` is no database")]
+    NoDatabase(String, #[source] DbError),
+    #[error("`{0}` is no archive")]
+    NoArchive(String),
+    #[error("the signature beside `{0}` is of other bytes")]
+    Torn(String),
+    #[error("`{0}` has no signature any more")]
+    Unsigned(String),
+    #[error("`{0}` changed while it was read")]
+    Moved(String),
+    #[error("cannot write a file on its way in")]
+    Disk(#[from] io::Error),
+    #[error("cannot read what is here")]
+    Store(#[from] StoreError),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl LookError {
+    /// A moment later it may be another.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Torn(_) | Self::Unsigned(_) | Self::Moved(_))
+    }
+}
+
+/// What a mirror answers when it is asked for a database.
+pub(super) enum Header {
+    /// It is that of a state that is here.
+    Same(Seen, Arc<State>),
+    /// It is another one, or nothing tells.
+    Other(Box<Response>, Tag),
+}
+
+/// Asks the mirror at `folder` whether its database is another than last time.
+pub(super) async fn header(node: &Node, line: &Line, folder: &Url) -> Result<Header, LookError> {
+    let url = file_url(folder, &line.name)?;
+    let seen = line
+        .seen(folder.as_str())
+        .filter(|(seen, _)| seen.database.tells());
+    let mut get = Get::new(&url);
+    get.max_len = Some(longest(line.kind));
+    get.deadline = Some(BODY);
+    if let Some((seen, _)) = &seen {
+        unless(&mut get, &seen.database);
+    }
+    let answered = tokio::time::timeout(HEADER, node.inner.http.get(&get)).await;
+    match (answered, seen) {
+        (Err(_), _) => Err(LookError::Stalled(shown(&url))),
+        (Ok(Err(HttpError::NotModified { .. })), Some((seen, state))) => Ok(Header::Same(seen, state)),
+        (Ok(Err(error)), _) => Err(error.into()),
+        (Ok(Ok(response)), seen) => {
+            let tag = tag(&response);
+            match seen {
+                Some((seen, state)) if seen.database.shows(&tag) => Ok(Header::Same(seen, state)),
+                _ => Ok(Header::Other(Box::new(response), tag)),
+            }
+        }
+    }
+}
+
+/// Reads on: the database, its signature, until both are of one moment.
+pub(super) async fn whole(
+    node: &Node,
+    repository: &Repository,
+    line: &Line,
+    folder: &Url,
+    header: Header,
+) -> Result<Looked, LookError> {
+    let mut next = Some(header);
+    for pass in 1..=PASSES {
+        let header = match next.take() {
+            Some(header) => header,
+            None => self::header(node, line, folder).await?,
+        };
+        match once(node, repository, line, folder, header).await {
+            Err(error) if error.may_pass() && pass < PASSES => tokio::time::sleep(AGAIN * pass).await,
+            looked => return looked,
+        }
+    }
+    Err(LookError::Moved(shown(folder)))
+}
+
+async fn once(
+    node: &Node,
+    repository: &Repository,
+    line: &Line,
+    folder: &Url,
+    header: Header,
+) -> Result<Looked, LookError> {
+    let url = file_url(folder, &line.name)?;
+    let (database, built, tag, same) = match header {
+        Header::Same(seen, state) => {
+            let signature = signature(node, folder, line, Some(&seen)).await?;
+            let signature = match signature {
+                Signature::Same => return Ok(Looked::Same(seen)),
+                Signature::None if seen.signature.is_none() => return Ok(Looked::Same(seen)),
+                other => other,
+            };
+            // The same database, signed anew.
+            let bytes = node.read_all(&state.database.root).await?;
+            let store = node.inner.store.clone();
+            let database = node
+                .inner
+                .tasks
+                .blocking(Pool::Disk, move || arrived(&store, &bytes));
+            let database = database.await.map_err(|_| LookError::Stopping)??;
+            (database, state.age.built, seen.database, Some(signature))
+        }
+        Header::Other(response, tag) => {
+            let (database, built) = receive(node, repository, line, folder, response).await?;
+            (database, built, tag, None)
+        }
+    };
+    let signature = match same {
+        Some(signature) => signature,
+        None => signature(node, folder, line, None).await?,
+    };
+    let held_is_signed = line.current().is_some_and(|state| state.signature.is_some());
+    let (signature, signature_tag, signed) = match signature {
+        Signature::New(bytes, tag) => {
+            let made = fitting(node, &url, &database, &bytes, line, folder, &tag).await?;
+            let store = node.inner.store.clone();
+            let kept = node
+                .inner
+                .tasks
+                .blocking(Pool::Disk, move || arrived(&store, &bytes));
+            (
+                Some(kept.await.map_err(|_| LookError::Stopping)??),
+                Some(tag),
+                made,
+            )
+        }
+        Signature::None | Signature::Same if held_is_signed => return Err(LookError::Unsigned(shown(&url))),
+        Signature::None | Signature::Same => (None, None, None),
+    };
+    let told = tag
+        .modified
+        .max(signature_tag.as_ref().and_then(|tag| tag.modified));
+    Ok(Looked::Other(Box::new(Candidate {
+        database,
+        signature,
+        modified: modified(told, node.inner.clock.now()),
+        age: Age { signed, told, built },
+        seen: Seen {
+            url: folder.as_str().to_owned(),
+            database: tag,
+            signature: signature_tag,
+            state: String::new(),
+        },
+    })))
+}
+
+/// The signature is of these bytes; when it was made, as it says.
+async fn fitting(
+    node: &Node,
+    url: &Url,
+    database: &Arrived,
+    bytes: &bytes::Bytes,
+    line: &Line,
+    folder: &Url,
+    tag: &Tag,
+) -> Result<Option<u64>, LookError> {
+    let Some(seal) = Seal::read(bytes) else {
+        return Err(LookError::Torn(shown(url)));
+    };
+    let made = seal.made();
+    let path = database.path().to_owned();
+    let fit = node.inner.tasks.blocking(Pool::Hash, move || {
+        seal.fit(|| fs_err::File::open(&path).map(io::BufReader::new))
+    });
+    match fit.await.map_err(|_| LookError::Stopping)?? {
+        Fit::Fits => Ok(made),
+        Fit::Other => Err(LookError::Torn(shown(url))),
+        Fit::Unknown => {
+            // Nothing in it tells; then at least the signature must not move between two looks.
+            tokio::time::sleep(AGAIN).await;
+            match signature(node, folder, line, None).await? {
+                Signature::New(again, again_tag) if again == *bytes && again_tag == *tag => Ok(made),
+                _ => Err(LookError::Moved(shown(url))),
+            }
+        }
+    }
+}
+
+/// Reads a database onto the disk and looks into it.
+async fn receive(
+    node: &Node,
+    repository: &Repository,
+    line: &Line,
+    folder: &Url,
+    mut response: Box<Response>,
+) -> Result<(Arrived, Option<u64>), LookError> {
+    let (tasks, began) = (&node.inner.tasks, Instant::now());
+    let mut incoming = Incoming::new(&node.inner.store, tasks).await?;
+    loop {
+        let piece = tokio::time::timeout(STALL, response.chunk()).await;
+        let piece = piece.map_err(|_| LookError::Stalled(shown(&response.url)))??;
+        let Some(piece) = piece else { break };
+        incoming = incoming.push(tasks, piece).await?;
+    }
+    repository.measured(folder, incoming.len(), began.elapsed());
+    let database = incoming.finish(tasks).await?;
+    let (path, url, kind) = (database.path().to_owned(), shown(&response.url), line.kind);
+    let built = tasks.blocking(Pool::Hash, move || match kind {
+        DbKind::Db => {
+            let index =
+                Index::read(&fs_err::read(&path)?).map_err(|error| LookError::NoDatabase(url, error))?;
+            Ok(index.built)
+        }
+        // Unpacking Arch's takes seconds; whether it is an archive at all tells it from a web page.
+        DbKind::Files if is_archive(&path)? => Ok(None),
+        DbKind::Files => Err(LookError::NoArchive(url)),
+    });
+    Ok((database, built.await.map_err(|_| LookError::Stopping)??))
+}
+
+/// What is beside a database.
+enum Signature {
+    New(bytes::Bytes, Tag),
+    /// That of the state that was seen last.
+    Same,
+    None,
+}
+
+async fn signature(
+    node: &Node,
+    folder: &Url,
+    line: &Line,
+    seen: Option<&Seen>,
+) -> Result<Signature, LookError> {
+    let url = file_url(folder, &format!("{}.sig", line.name))?;
+    let seen = seen
+        .and_then(|seen| seen.signature.as_ref())
+        .filter(|tag| tag.tells());
+    let mut get = Get::new(&url);
+    get.max_len = Some(MAX_SIGNATURE as u64);
+    get.deadline = Some(HEADER);
+    if let Some(tag) = seen {
+        unless(&mut get, tag);
+    }
+    match node.inner.http.get(&get).await {
+        Err(HttpError::NotModified { .. }) => Ok(Signature::Same),
+        // Or a page that says so in many words.
+        Err(
+            HttpError::Status {
+                code: 403 | 404 | 410,
+                ..
+            }
+            | HttpError::TooLong { .. },
+        ) => Ok(Signature::None),
+        Err(error) => Err(error.into()),
+        Ok(mut response) => {
+            let tag = tag(&response);
+            if seen.is_some_and(|seen| seen.shows(&tag)) {
+                return Ok(Signature::Same);
+            }
+            let bytes = response.bytes().await?;
+            Ok(match Seal::read(&bytes) {
+                Some(_) => Signature::New(bytes, tag),
+                None => Signature::None,
+            })
+        }
+    }
+}
+
+fn file_url(folder: &Url, name: &str) -> Result<Url, LookError> {
+    url_of(folder, name.as_bytes()).map_err(|_| LookError::Url(shown(folder)))
+}
+
+fn unless(get: &mut Get<'_>, tag: &Tag) {
+    get.if_none_match.clone_from(&tag.etag);
+    if tag.etag.is_none() {
+        get.if_modified_since = tag
+            .modified
+            .map(|told| modified(Some(told), std::time::UNIX_EPOCH));
+    }
+}
+
+fn longest(kind: DbKind) -> u64 {
+    match kind {
+        DbKind::Db => MAX_DB,
+        DbKind::Files => MAX_FILES,
+    }
+}
+
+/// The first bytes are those of a packing that pacman reads, or of a bare tar.
+fn is_archive(path: &std::path::Path) -> io::Result<bool> {
+    use std::io::Read as _;
+    let mut start = Vec::new();
+    fs_err::File::open(path)?.take(512).read_to_end(&mut start)?;
+    let packings: [&[u8]; 4] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd], b"\xfd7zXZ\0", b"BZh"];
+    let packed = packings.iter().any(|magic| start.starts_with(magic));
+    Ok(packed || start.get(257..262) == Some(b"ustar"))
+}

@@ -1,0 +1,386 @@
+//! A package of several leaves of which only the SHA-256 is known: fetched whole, checked, then given.
+//!
+//! That takes as long as the download, and pacman waits ten seconds without a byte. So the rate is watched: as soon as
+//! it shows that the file will not be whole in time, pacman is sent to the mirror, and nothing is downloaded here
+//! beside it. What a mirror left off with, the next one goes on with; the hash of the whole decides.
+//!
+//! - Invariant: no byte leaves before the SHA-256 of all of them is the database's.
+//! - Invariant: a mirror whose own bytes were wrong is not what pacman is sent to.
+//! - Invariant: one fetch a file, however many ask; it ends when nobody waits for it any more.
+//! - Not here: files of one leaf (`crate::fetch`), peers that know a DAG (`super::peers`).
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use cid::Cid;
+use pacstore_runtime::CancellationToken;
+use pacstore_upstream::{Get, HttpError, IfRangeIgnored, Response, Url, url_of};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+use tracing::{debug, warn};
+
+use super::incoming::{Arrived, Incoming};
+use super::package::{PackageOf, failed};
+use super::{peers, plain, shown};
+use crate::error::StoreError;
+use crate::fetch::{FetchError, Opened};
+use crate::node::Node;
+use crate::serve::FileAnswer;
+use crate::status::chain;
+
+/// All of it, from the first request for the file on. pacman gives up after ten seconds.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Left of it for hashing the rest, the disk, and the first bytes to pacman.
+const AFTER: Duration = Duration::from_millis(700);
+
+/// How long a mirror may take for its header, and may send nothing within the body.
+const STALL: Duration = Duration::from_millis(1500);
+
+/// A rate is believed after this time.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// Fetches under way, by SHA-256.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Mutex<HashMap<[u8; 32], Weak<Flight>>>);
+
+/// One fetch. It stops with the last who waits for it.
+#[derive(Debug)]
+struct Flight {
+    end: watch::Receiver<Option<Result<Cid, FetchError>>>,
+    _stop: DropGuard,
+}
+
+impl Node {
+    /// Opens a package of several leaves, fetched whole.
+    pub(super) async fn open_whole(
+        &self,
+        answer: &FileAnswer,
+        package: &Arc<PackageOf>,
+    ) -> Result<Opened, FetchError> {
+        let flight = self.flight(answer, package);
+        let mut end = flight.end.clone();
+        let waited = async {
+            // Without an end its task is gone: everything stops.
+            let ended = end.wait_for(Option::is_some).await.ok()?;
+            ended.clone()
+        };
+        let ended = match tokio::time::timeout(PATIENCE, waited).await {
+            Ok(ended) => ended.unwrap_or(Err(FetchError::Stopping)),
+            Err(_) => Err(self.elsewhere(answer, package, "it does not come in time", &[])),
+        };
+        let root = ended?;
+        let store = self.inner.store.clone();
+        let file = self.disk(move || Ok(store.open_shared(&root)?)).await;
+        match file.map_err(|error| failed(&root, error))? {
+            Some(file) => Ok(Opened::Stored(file)),
+            None => Err(self.elsewhere(answer, package, "it was evicted at once", &[])),
+        }
+    }
+
+    fn flight(&self, answer: &FileAnswer, package: &Arc<PackageOf>) -> Arc<Flight> {
+        let mut flights = self
+            .inner
+            .repositories
+            .whole
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&package.sha256).and_then(Weak::upgrade) {
+            return flight;
+        }
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        let stop = self.inner.tasks.stop().child_token();
+        let (ended, end) = watch::channel(None);
+        let flight = Arc::new(Flight {
+            end,
+            _stop: stop.clone().drop_guard(),
+        });
+        flights.insert(package.sha256, Arc::downgrade(&flight));
+        drop(flights);
+        let (node, answer, package) = (self.clone(), answer.clone(), Arc::clone(package));
+        self.inner.tasks.spawn("repository/package", async move {
+            let fetched = fetch(&node, &answer, &package, &stop).await;
+            if let Err(error) = &fetched {
+                debug!(
+                    name = package.name,
+                    error = chain(error),
+                    "a package is not fetched whole"
+                );
+            }
+            ended.send_replace(Some(fetched));
+        });
+        flight
+    }
+
+    /// pacman gets it from a mirror that was not caught; then it has it in its cache soon.
+    fn elsewhere(&self, answer: &FileAnswer, package: &PackageOf, why: &str, caught: &[Url]) -> FetchError {
+        let (cid, why) = (answer.root, why.to_owned());
+        let order = package.repository.mirrors();
+        let mut rest = order.iter().filter(|folder| !caught.contains(folder));
+        let url = rest.find_map(|folder| url_of(folder, package.name.as_bytes()).ok());
+        match url {
+            Some(url) => {
+                let board = &self.inner.repositories.redirected;
+                board.put(&package.name, Some(package.sha256));
+                FetchError::Elsewhere {
+                    cid,
+                    url: Box::new(plain(&url)),
+                    why: why.into(),
+                }
+            }
+            None => FetchError::Wrong { cid, why },
+        }
+    }
+}
+
+/// How a package came.
+enum Got {
+    /// From mirrors; to be kept.
+    Bytes(Arrived),
+    /// By its DAG; kept under this root.
+    Root(Cid),
+}
+
+/// Why a package does not come whole from these mirrors.
+enum Failed {
+    /// These are not its bytes.
+    Wrong(String),
+    /// Not in time.
+    Late(String),
+    /// No mirror goes on.
+    Nobody(String),
+    /// The disk, or its cap.
+    Disk(String),
+    Stopping,
+}
+
+async fn fetch(
+    node: &Node,
+    answer: &FileAnswer,
+    package: &Arc<PackageOf>,
+    stop: &CancellationToken,
+) -> Result<Cid, FetchError> {
+    let until = Instant::now() + PATIENCE - AFTER;
+    let (store, len) = (node.inner.store.clone(), answer.len);
+    // What is larger than the cap is not kept, so it is not fetched.
+    let room = node.disk(move || Ok(store.reserve(len)?)).await;
+    let room = match room {
+        Ok(room) => room,
+        Err(error) => return Err(node.elsewhere(answer, package, &chain(&error), &[])),
+    };
+    let (mut caught, mut why) = (Vec::new(), String::new());
+    // First all mirrors together; when that gave wrong bytes, each alone, to tell which one it was.
+    let order = package.repository.mirrors();
+    let alone: Vec<Vec<Url>> = order.iter().map(|mirror| vec![mirror.clone()]).collect();
+    let mut peers = Box::pin(peers::hints(node, answer, package));
+    let mut asked = false;
+    for mirrors in std::iter::once(order).chain(alone) {
+        if mirrors.iter().all(|mirror| caught.contains(mirror)) {
+            continue;
+        }
+        let mut from = Vec::new();
+        let got = async {
+            let mut received = Box::pin(receive(node, answer, package, &mirrors, until, &mut from));
+            tokio::select! {
+                got = &mut received => return got.map(Got::Bytes),
+                hints = &mut peers, if !asked => {
+                    asked = true;
+                    if hints.is_empty() {
+                        return received.await.map(Got::Bytes);
+                    }
+                    drop(received);
+                    if let Some(root) = peers::fetch(node, answer, package, hints, until).await {
+                        return Ok(Got::Root(root));
+                    }
+                }
+            }
+            receive(node, answer, package, &mirrors, until, &mut from)
+                .await
+                .map(Got::Bytes)
+        };
+        let got = stop.run_until_cancelled(Box::pin(got));
+        let failure = match got.await.unwrap_or(Err(Failed::Stopping)) {
+            Ok(Got::Root(root)) => return Ok(root),
+            Ok(Got::Bytes(arrived)) => {
+                // The store takes its own room for it.
+                drop(room);
+                let kept = keep(node, package, arrived).await;
+                return kept.map_err(|error| node.elsewhere(answer, package, &chain(&error), &caught));
+            }
+            Err(failure) => failure,
+        };
+        match failure {
+            Failed::Stopping => return Err(FetchError::Stopping),
+            Failed::Wrong(text) => {
+                if let [mirror] = &from[..] {
+                    package.repository.failed(mirror);
+                    warn!(
+                        mirror = shown(mirror),
+                        name = package.name,
+                        "a mirror has other bytes than the database says"
+                    );
+                    caught.push(mirror.clone());
+                }
+                why = text;
+            }
+            Failed::Late(text) | Failed::Disk(text) => {
+                return Err(node.elsewhere(answer, package, &text, &caught));
+            }
+            Failed::Nobody(text) => {
+                why = text;
+                if from.len() <= 1 {
+                    break;
+                }
+            }
+        }
+    }
+    Err(node.elsewhere(answer, package, &why, &caught))
+}
+
+async fn keep(node: &Node, package: &Arc<PackageOf>, arrived: Arrived) -> Result<Cid, StoreError> {
+    let (inner, private) = (Arc::clone(&node.inner), !package.repository.config.public);
+    node.disk(move || {
+        let hidden = private.then_some(&*inner.privacy.hidden);
+        Ok(arrived.keep(&inner.store, hidden, None)?.root)
+    })
+    .await
+}
+
+/// Reads the file from `mirrors` in turn; each goes on where the one before left off. `from` are those that gave bytes.
+async fn receive(
+    node: &Node,
+    answer: &FileAnswer,
+    package: &PackageOf,
+    mirrors: &[Url],
+    until: Instant,
+    from: &mut Vec<Url>,
+) -> Result<Arrived, Failed> {
+    let tasks = &node.inner.tasks;
+    let disk = |error: io::Error| Failed::Disk(error.to_string());
+    let mut incoming = Incoming::new(&node.inner.store, tasks).await.map_err(disk)?;
+    let mut why = "no mirror to ask".to_owned();
+    // Twice around: a mirror that stalled may go on.
+    for mirror in mirrors.iter().chain(mirrors) {
+        if hopeless(package, mirror, answer.len - incoming.len(), until) {
+            return Err(Failed::Late(format!("{} is too slow for it", shown(mirror))));
+        }
+        let mut response = match ask(node, package, mirror, incoming.len(), answer.len, until).await {
+            Ok(response) => response,
+            Err(error) => {
+                why = chain(&error);
+                // A request that was dropped tells the ranking nothing by itself.
+                if matches!(error, HttpError::Stalled { .. }) {
+                    package.repository.failed(mirror);
+                }
+                continue;
+            }
+        };
+        if incoming.len() == 0 || response.range.is_some() {
+            let before = incoming.len();
+            let began = Instant::now();
+            let ended;
+            (incoming, ended) = stretch(node, &mut response, incoming, answer.len, until)
+                .await
+                .map_err(disk)?;
+            let got = incoming.len() - before;
+            if got > 0 && !from.contains(mirror) {
+                from.push(mirror.clone());
+            }
+            package.repository.measured(mirror, got, began.elapsed());
+            match ended {
+                Ended::Whole => break,
+                Ended::Late => return Err(Failed::Late(format!("{} is too slow for it", shown(mirror)))),
+                Ended::Broken(text) => {
+                    why = text;
+                    package.repository.failed(mirror);
+                }
+            }
+        }
+    }
+    if incoming.len() != answer.len {
+        return Err(if until <= Instant::now() {
+            Failed::Late(why)
+        } else {
+            Failed::Nobody(why)
+        });
+    }
+    let arrived = incoming.finish(tasks).await.map_err(disk)?;
+    if arrived.sha256 == package.sha256 {
+        Ok(arrived)
+    } else {
+        Err(Failed::Wrong("other bytes than the database says".to_owned()))
+    }
+}
+
+/// What was seen of the mirror lately says that `bytes` cannot be here in time.
+fn hopeless(package: &PackageOf, mirror: &Url, bytes: u64, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+    // Lines are shared and change: only what is clearly too much counts.
+    package
+        .repository
+        .rate(mirror)
+        .is_some_and(|rate| left * 2.0 < bytes as f64 / rate)
+}
+
+async fn ask(
+    node: &Node,
+    package: &PackageOf,
+    mirror: &Url,
+    at: u64,
+    len: u64,
+    until: Instant,
+) -> Result<Response, HttpError> {
+    let stalled = || HttpError::Stalled {
+        url: shown(mirror),
+        after: STALL,
+    };
+    let url = url_of(mirror, package.name.as_bytes()).map_err(|_| stalled())?;
+    let mut get = Get::new(&url);
+    get.range = (at > 0).then_some(at..len);
+    get.if_range_ignored = IfRangeIgnored::Fail;
+    get.max_len = Some(len - at);
+    get.deadline = Some(until.saturating_duration_since(Instant::now()));
+    let answered = tokio::time::timeout(STALL, node.inner.http.get(&get)).await;
+    answered.map_err(|_| stalled())?
+}
+
+/// How one mirror's answer ended.
+enum Ended {
+    Whole,
+    Late,
+    Broken(String),
+}
+
+async fn stretch(
+    node: &Node,
+    response: &mut Response,
+    mut incoming: Incoming,
+    len: u64,
+    until: Instant,
+) -> io::Result<(Incoming, Ended)> {
+    let (began, start) = (Instant::now(), incoming.len());
+    loop {
+        let piece = match tokio::time::timeout(STALL, response.chunk()).await {
+            Err(_) => return Ok((incoming, Ended::Broken("a mirror stalled".to_owned()))),
+            Ok(Err(HttpError::Deadline { .. })) => return Ok((incoming, Ended::Late)),
+            Ok(Err(error)) => return Ok((incoming, Ended::Broken(chain(&error)))),
+            Ok(Ok(None)) if incoming.len() == len => return Ok((incoming, Ended::Whole)),
+            Ok(Ok(None)) => return Ok((incoming, Ended::Broken("a mirror ended early".to_owned()))),
+            Ok(Ok(Some(piece))) => piece,
+        };
+        incoming = incoming.push(&node.inner.tasks, piece).await?;
+        let elapsed = began.elapsed();
+        if WATCHED < elapsed {
+            let rate = (incoming.len() - start) as f64 / elapsed.as_secs_f64();
+            let needed =
+                Duration::try_from_secs_f64((len - incoming.len()) as f64 / rate).unwrap_or(Duration::MAX);
+            if until.saturating_duration_since(Instant::now()) < needed {
+                return Ok((incoming, Ended::Late));
+            }
+        }
+    }
+}

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use pacstore_dag as dag;
 use tracing::warn;
 
+use crate::class::Class;
 use crate::error::WriteError;
 use crate::files::{self, Lookup, NewRow};
 use crate::gc::Reservation;
@@ -26,6 +27,7 @@ use crate::nodes::{self, Put};
 use crate::record::{ByOrigin, Facts, FileInfo, FileRecord, Place, absolute};
 use crate::refs;
 use crate::store::{Store, check_label, node_row, staged_key};
+use crate::work;
 
 /// A file to take in. The caller has hashed it: `dag` and `sha256` are what its bytes have.
 #[derive(Clone, Copy, Debug)]
@@ -166,28 +168,32 @@ impl Batch {
     ) -> Result<FileInfo, WriteError> {
         let inner = &self.store.0;
         let len = shape.len;
-        if self.stage.is_none()
-            && file.how != Intake::Reference
-            && !inner.is_referenced(&shape.layout.root)?
-        {
-            self.room.push(self.store.reserve(len)?);
-        }
+        let needs_room = self.stage.is_none() && !inner.is_referenced(&shape.layout.root)?;
         let id = inner.new_id();
-        let place = if file.how == Intake::Reference {
-            reference(file.path, len, seen)?
-        } else {
-            let target = inner
-                .disk
-                .new_file(id)
-                .map_err(|error| WriteError::file(inner.disk.dir(), error))?;
-            let taken = inner
-                .taker
-                .take(&inner.disk.hook, file.how, file.path, &target, len, seen);
-            let place = taken.inspect_err(|_| {
-                let _ = inner.disk.remove_file(id);
-            })?;
-            self.made.push(target);
-            place
+        let place = match file.how {
+            Intake::Reference => reference(file.path, len, seen)?,
+            Intake::InPlace => match self.reflink(id, file.path, len, seen, needs_room)? {
+                Some(place) => place,
+                None => reference(file.path, len, seen)?,
+            },
+            how => {
+                if needs_room {
+                    self.room.push(self.store.reserve(len)?);
+                }
+                let inner = &self.store.0;
+                let target = inner
+                    .disk
+                    .new_file(id)
+                    .map_err(|error| WriteError::file(inner.disk.dir(), error))?;
+                let taken = inner
+                    .taker
+                    .take(&inner.disk.hook, how, file.path, &target, len, seen);
+                let place = taken.inspect_err(|_| {
+                    let _ = inner.disk.remove_file(id);
+                })?;
+                self.made.push(target);
+                place
+            }
         };
         self.give(&file);
         let record = FileRecord {
@@ -196,6 +202,7 @@ impl Batch {
             by_origin: file.origin,
             sha256: file.sha256,
             place,
+            class: Class::Plain,
             layouts: vec![shape.layout],
         };
         let info = record.info(id, file.dag.root);
@@ -210,6 +217,45 @@ impl Batch {
             nodes,
         });
         Ok(info)
+    }
+
+    /// Reflinks a file that may also stay where it is; `None` where the file system cannot, or the cap leaves no room.
+    fn reflink(
+        &mut self,
+        id: u64,
+        path: &Path,
+        len: u64,
+        seen: Option<&Facts>,
+        needs_room: bool,
+    ) -> Result<Option<Place>, WriteError> {
+        let inner = &self.store.0;
+        if !inner.taker.may_reflink() {
+            return Ok(None);
+        }
+        let room = match if needs_room {
+            self.store.reserve(len).map(Some)
+        } else {
+            Ok(None)
+        } {
+            Err(WriteError::Full { .. }) => return Ok(None),
+            room => room?,
+        };
+        let target = inner
+            .disk
+            .new_file(id)
+            .map_err(|error| WriteError::file(inner.disk.dir(), error))?;
+        let taken = inner
+            .taker
+            .take_reflink(&inner.disk.hook, path, &target, len, seen);
+        let Some(place) = taken.inspect_err(|_| {
+            let _ = inner.disk.remove_file(id);
+        })?
+        else {
+            return Ok(None);
+        };
+        self.room.extend(room);
+        self.made.push(target);
+        Ok(Some(place))
     }
 
     /// Finds the file in the store by root or SHA-256 and keeps gc off it. A record whose bytes are gone
@@ -292,7 +338,7 @@ impl Batch {
         let doubles = self.store.0.write("batch", |t| {
             let doubles = self.apply(t, &new, &known)?;
             let cap = self.store.0.max_free_nodes;
-            if t.counters.free_node_bytes > cap {
+            if t.counters.free_node_bytes > cap && !work::is_raising(t)? {
                 nodes::evict(t, cap - cap / 16, 4096)?;
             }
             Ok(doubles)
@@ -333,13 +379,15 @@ impl Batch {
     ) -> Result<Vec<u64>, crate::error::IndexError> {
         // Staged first: then no file enters the LRU only to leave it again.
         if let Some(label) = &self.stage {
+            // What an earlier round staged is not mistaken for this one's.
+            work::finish_staged(t, label)?;
             let mut held = Vec::new();
             for root in self.by_root.keys() {
                 if t.staged.insert(staged_key(label, root).as_slice(), ())?.is_none() {
                     held.push(*root);
                 }
             }
-            refs::add(t, held)?;
+            refs::add_at_once(t, held)?;
         }
         for (key, data) in &self.nodes {
             nodes::put(t, key, data, Put::Loose)?;

@@ -107,7 +107,7 @@ impl Derived {
         self.counters.files += 1;
         self.counters.file_bytes += record.disk_len();
         if !held && !matches!(record.place, Place::Reference(..)) {
-            self.lru.insert((record.used, id));
+            self.lru.insert(record.lru_key(id));
             self.counters.free_file_bytes += record.disk_len();
         }
         Ok(whole)
@@ -213,6 +213,7 @@ impl Derived {
         t.refs.retain(|_, _| false)?;
         t.lru.retain(|_, ()| false)?;
         t.free_nodes.retain(|_, _| false)?;
+        t.work.retain(|_, _| false)?;
         let mut last = None;
         for ((key, id), at) in &self.blocks {
             if last == Some(key) {

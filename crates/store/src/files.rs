@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable};
 
+use crate::class::Class;
 use crate::error::IndexError;
 use crate::index::{BLOCKS, FILES, LEAVES, ROOTS, SHA256, TWINS, Tables};
 use crate::keys::{self, BlockKey, RAW, RefKey};
@@ -358,11 +359,25 @@ pub(crate) fn touch(t: &mut Tables<'_>, id: u64, now: u64) -> Result<(), IndexEr
     if record.used == now {
         return Ok(());
     }
-    let free = t.lru.remove((record.used, id))?.is_some();
+    let free = t.lru.remove(record.lru_key(id))?.is_some();
     record.used = now;
     t.files.insert(id, record.encode().as_slice())?;
     if free {
-        t.lru.insert((now, id), ())?;
+        t.lru.insert(record.lru_key(id), ())?;
+    }
+    Ok(())
+}
+
+/// Writes down which files go before it and which after it.
+pub(crate) fn set_class(t: &mut Tables<'_>, id: u64, class: Class) -> Result<(), IndexError> {
+    let Some(mut record) = t.file(id)? else {
+        return Ok(());
+    };
+    let free = t.lru.remove(record.lru_key(id))?.is_some();
+    record.class = class;
+    t.files.insert(id, record.encode().as_slice())?;
+    if free {
+        t.lru.insert(record.lru_key(id), ())?;
     }
     Ok(())
 }
@@ -381,14 +396,14 @@ fn free(t: &mut Tables<'_>, id: u64, record: &FileRecord) -> Result<(), IndexErr
     if matches!(record.place, Place::Reference(..)) {
         return Ok(());
     }
-    if t.lru.insert((record.used, id), ())?.is_none() {
+    if t.lru.insert(record.lru_key(id), ())?.is_none() {
         t.counters.free_file_bytes += record.disk_len();
     }
     Ok(())
 }
 
 fn unfree(t: &mut Tables<'_>, id: u64, record: &FileRecord) -> Result<(), IndexError> {
-    if t.lru.remove((record.used, id))?.is_some() {
+    if t.lru.remove(record.lru_key(id))?.is_some() {
         t.counters.free_file_bytes = t.counters.free_file_bytes.saturating_sub(record.disk_len());
     }
     Ok(())

@@ -24,6 +24,7 @@ use crate::nodes::Node;
 use crate::read::sha256_of;
 use crate::record::{FileRecord, Place};
 use crate::store::{Inner, Store};
+use crate::work;
 
 const ROWS_AT_ONCE: usize = 1024;
 
@@ -139,7 +140,9 @@ impl Store {
         }
         inner.check_files(repair, &mut report, progress)?;
         inner.check_nodes(repair, &mut report)?;
+        inner.settle()?;
         let found = inner.write("compare tables", |t| {
+            work::finish(t)?;
             let (derived, mut found) = Derived::of(t)?;
             if !repair {
                 found.extend(derived.differences(t)?);
@@ -220,7 +223,7 @@ impl Inner {
         }
     }
 
-    fn check_file(
+    pub(crate) fn check_file(
         &self,
         id: u64,
         record: &FileRecord,

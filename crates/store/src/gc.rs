@@ -22,6 +22,7 @@ use crate::index::Tables;
 use crate::nodes;
 use crate::partials::Idle;
 use crate::store::{Inner, Store, write_touched};
+use crate::work;
 
 const FILES_AT_ONCE: usize = 256;
 const NODES_AT_ONCE: u64 = 2048;
@@ -80,6 +81,7 @@ impl Store {
         let _one_at_a_time = inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = GcReport::default();
         if inner.used().saturating_add(len) > inner.max_size {
+            inner.settle_to_free()?;
             inner.refresh_partials()?;
         }
         while inner.used().saturating_add(len) > inner.max_size {
@@ -114,6 +116,7 @@ impl Store {
         if !uses.is_empty() {
             inner.write_to_free("write uses", |t| write_touched(t, &uses))?;
         }
+        inner.settle_to_free()?;
         inner.refresh_partials()?;
         while inner.evictable() > target {
             if inner.evict(inner.evictable() - target, &mut report)? == 0 {
@@ -122,8 +125,10 @@ impl Store {
         }
         let node_target = inner.max_free_nodes.min(target);
         while inner.index.counters().free_node_bytes > node_target {
-            let (nodes, _) =
-                inner.write_to_free("evict nodes", |t| nodes::evict(t, node_target, NODES_AT_ONCE))?;
+            let (nodes, _) = inner.write_to_free("evict nodes", |t| {
+                work::finish_raising(t)?;
+                nodes::evict(t, node_target, NODES_AT_ONCE)
+            })?;
             report.nodes += nodes;
             if nodes == 0 {
                 break;
@@ -154,11 +159,14 @@ impl Inner {
 
     /// Frees about `over` bytes in one transaction. Gives how many bytes it freed; 0 if there is nothing to free.
     fn evict(&self, over: u64, report: &mut GcReport) -> Result<u64, WriteError> {
+        self.settle_to_free()?;
         let uses = self.take_touched();
         let idle = self.partials.idle();
         // Held over the transaction: a batch that counts on a file either finds it busy here, or finds it gone.
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let picked = self.write_to_free("evict files", |t| {
+            // Somebody may have begun to retain a tree since.
+            work::finish_raising(t)?;
             write_touched(t, &uses)?;
             let picked = Picked::least_used(t, over, &idle, &busy)?;
             for id in &picked.files {

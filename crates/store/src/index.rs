@@ -1,7 +1,8 @@
 //! The index: which tables there are, and how one transaction over all of them runs.
 //!
 //! Two tables are what we know (`FILES` with `LEAVES`, and `NODES`), three what was asked of us (`LABELS`,
-//! `STAGED`, `PINS`) and one belongs to the layers above (`STATE`). All others follow from these and can be
+//! `STAGED`, `PINS`), one is what of that is still to be counted (`WORK`), and one belongs to the layers above
+//! (`STATE`). All others follow from these and can be
 //! built anew: fsck does.
 //!
 //! - Invariant: the counters change in the transaction that changes what they count.
@@ -46,7 +47,9 @@ pub(crate) const LABELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 pub(crate) const STAGED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("staged");
 /// Pinned references.
 pub(crate) const PINS: TableDefinition<'_, &[u8; 34], ()> = TableDefinition::new("pins");
-/// (Last use in seconds, file id) for files that nothing holds.
+/// What references are still to be counted, see [`crate::work`].
+pub(crate) const WORK: TableDefinition<'_, &[u8], u64> = TableDefinition::new("work");
+/// Order of eviction ([`crate::record::FileRecord::lru_key`]) of files that nothing holds.
 pub(crate) const LRU: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("lru");
 /// What the layers above keep.
 pub(crate) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
@@ -68,7 +71,9 @@ macro_rules! counters {
 
             fn decode(row: &[u8]) -> Option<Self> {
                 let mut numbers = row.chunks_exact(8).filter_map(|n| n.try_into().ok()).map(u64::from_le_bytes);
-                Some(Self { $($name: numbers.next()?),* })
+                // A row that an earlier version wrote has fewer numbers.
+                (row.len() >= 8).then_some(())?;
+                Some(Self { $($name: numbers.next().unwrap_or(0)),* })
             }
         }
     };
@@ -89,6 +94,8 @@ counters! {
     node_bytes,
     free_nodes,
     free_node_bytes,
+    /// Rows of `WORK`.
+    pending,
 }
 
 /// All tables in one write transaction.
@@ -106,14 +113,17 @@ pub(crate) struct Tables<'t> {
     pub(crate) labels: Table<'t, &'static str, &'static [u8]>,
     pub(crate) staged: Table<'t, &'static [u8], ()>,
     pub(crate) pins: Table<'t, &'static [u8; 34], ()>,
+    pub(crate) work: Table<'t, &'static [u8], u64>,
     pub(crate) lru: Table<'t, (u64, u64), ()>,
     pub(crate) state: Table<'t, &'static str, &'static [u8]>,
     meta: Table<'t, &'static str, &'static [u8]>,
     pub(crate) counters: Counters,
+    /// How many references one transaction counts before the rest is left as work.
+    pub(crate) refs_at_once: usize,
 }
 
 impl<'t> Tables<'t> {
-    fn open(txn: &'t WriteTransaction) -> Result<Self, IndexError> {
+    fn open(txn: &'t WriteTransaction, refs_at_once: usize) -> Result<Self, IndexError> {
         let meta = txn.open_table(META)?;
         let counters = meta
             .get(COUNTERS)?
@@ -132,10 +142,12 @@ impl<'t> Tables<'t> {
             labels: txn.open_table(LABELS)?,
             staged: txn.open_table(STAGED)?,
             pins: txn.open_table(PINS)?,
+            work: txn.open_table(WORK)?,
             lru: txn.open_table(LRU)?,
             state: txn.open_table(STATE)?,
             meta,
             counters,
+            refs_at_once,
         })
     }
 
@@ -151,6 +163,7 @@ impl<'t> Tables<'t> {
 pub(crate) struct Index {
     path: PathBuf,
     cache_bytes: usize,
+    refs_at_once: usize,
     hook: Hook,
     db: RwLock<Option<Database>>,
     broken: AtomicBool,
@@ -159,10 +172,16 @@ pub(crate) struct Index {
 
 impl Index {
     /// Opens the database in `path`, or makes it.
-    pub(crate) fn open(path: &Path, cache_bytes: usize, hook: &Hook) -> Result<Self, IndexError> {
+    pub(crate) fn open(
+        path: &Path,
+        cache_bytes: usize,
+        refs_at_once: usize,
+        hook: &Hook,
+    ) -> Result<Self, IndexError> {
         let index = Self {
             path: path.to_owned(),
             cache_bytes,
+            refs_at_once: refs_at_once.max(1),
             hook: hook.clone(),
             db: RwLock::new(None),
             broken: AtomicBool::new(true),
@@ -215,7 +234,7 @@ impl Index {
         self.with(|db| {
             let mut txn = db.begin_write()?;
             txn.set_durability(durability)?;
-            let mut tables = Tables::open(&txn)?;
+            let mut tables = Tables::open(&txn, self.refs_at_once)?;
             let answer = change(&mut tables)?;
             let counters = tables.save()?;
             self.hook.before("index commit")?;

@@ -27,6 +27,8 @@ pub enum Intake {
     Link,
     /// Left where it is; size, modification time and inode are checked at each open.
     Reference,
+    /// Reflinked where the file system can, else left where it is, as [`Self::Reference`]: never a second copy.
+    InPlace,
     /// Given away: its name is gone after the commit.
     Move,
 }
@@ -58,14 +60,7 @@ impl Taker {
             debug_assert!(matches!(place, Place::Link(_)));
             return Ok(Place::Own);
         }
-        let from = File::open(source).map_err(|error| WriteError::Source(source.to_owned(), error))?;
-        let meta = from
-            .metadata()
-            .map_err(|error| WriteError::Source(source.to_owned(), error))?;
-        let facts = Facts::of(&meta);
-        if !meta.is_file() || facts.len != len || seen.is_some_and(|seen| *seen != facts) {
-            return Err(WriteError::SourceChanged(source.to_owned()));
-        }
+        let (from, facts) = open_seen(source, len, seen)?;
         hook.before("take file")
             .map_err(|error| WriteError::file(target, error))?;
         if self
@@ -84,6 +79,32 @@ impl Taker {
             return Err(WriteError::SourceChanged(source.to_owned()));
         }
         unchanged(source, &from, &facts).map(|()| Place::Own)
+    }
+
+    /// False once a file system has refused to reflink.
+    pub(crate) fn may_reflink(&self) -> bool {
+        !self.no_reflink.load(Ordering::Relaxed)
+    }
+
+    /// Reflinks `source`, or nothing: `None` where the file system cannot.
+    pub(crate) fn take_reflink(
+        &self,
+        hook: &Hook,
+        source: &Path,
+        target: &Path,
+        len: u64,
+        seen: Option<&Facts>,
+    ) -> Result<Option<Place>, WriteError> {
+        let (from, facts) = open_seen(source, len, seen)?;
+        hook.before("take file")
+            .map_err(|error| WriteError::file(target, error))?;
+        let shared = self
+            .reflink(&from, target, len)
+            .map_err(|error| WriteError::file(target, error))?;
+        if !shared {
+            return Ok(None);
+        }
+        unchanged(source, &from, &facts).map(|()| Some(Place::Own))
     }
 
     /// True if `target` now shares the bytes of `from`.
@@ -109,6 +130,18 @@ impl Taker {
             }
         }
     }
+}
+
+/// Opens a file that must have this length and, where given, these facts.
+fn open_seen(source: &Path, len: u64, seen: Option<&Facts>) -> Result<(File, Facts), WriteError> {
+    let failed = |error| WriteError::Source(source.to_owned(), error);
+    let from = File::open(source).map_err(failed)?;
+    let meta = from.metadata().map_err(failed)?;
+    let facts = Facts::of(&meta);
+    if !meta.is_file() || facts.len != len || seen.is_some_and(|seen| *seen != facts) {
+        return Err(WriteError::SourceChanged(source.to_owned()));
+    }
+    Ok((from, facts))
 }
 
 /// Gives the file a second name; `None` where the file system refuses.

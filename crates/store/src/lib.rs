@@ -41,6 +41,7 @@
 mod batch;
 mod bitmap;
 mod body;
+mod class;
 mod derived;
 mod disk;
 mod error;
@@ -60,13 +61,16 @@ mod read;
 mod record;
 mod refs;
 mod row;
+mod scrub;
 mod steps;
 mod store;
+mod work;
 
 /// Labels that begin so hold the nodes of a tree, but none of its files.
 pub const NODES_ONLY: &str = "nodes/";
 
 pub use batch::{Batch, NewFile};
+pub use class::Class;
 pub use error::{IndexError, OpenError, PartialError, ReadError, WriteError};
 pub use fsck::{Damage, FsckProgress, FsckReport};
 pub use gc::{GcReport, Reservation};
@@ -74,5 +78,6 @@ pub use intake::Intake;
 pub use partial::{Partial, Sha256};
 pub use read::OpenFile;
 pub use record::{ByOrigin, Facts, FileInfo, Origin};
+pub use scrub::Scrubbed;
 pub use steps::Steps;
 pub use store::{Options, Stats, Store, Tuning};

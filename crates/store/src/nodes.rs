@@ -13,6 +13,7 @@ use crate::error::IndexError;
 use crate::index::Tables;
 use crate::keys::{self, BlockKey, RefKey};
 use crate::refs;
+use crate::work;
 
 const HEADER: usize = 12;
 
@@ -122,6 +123,7 @@ pub(crate) fn disown(t: &mut Tables<'_>, key: &BlockKey) -> Result<(), IndexErro
     let len = (row.len() - HEADER) as u64;
     if last && !referenced {
         // Nothing can need it without its file.
+        work::before_node_goes(t, key, &row[HEADER..])?;
         t.nodes.remove(key)?;
         t.counters.nodes = t.counters.nodes.saturating_sub(1);
         t.counters.node_bytes = t.counters.node_bytes.saturating_sub(len);
@@ -187,11 +189,13 @@ pub(crate) fn evict(t: &mut Tables<'_>, target: u64, limit: u64) -> Result<(u64,
         else {
             break;
         };
-        let len = match t.nodes.remove(&key)? {
-            Some(row) => Node::decode(row.value())?.data.len() as u64,
-            None => 0,
+        let data = match t.nodes.remove(&key)? {
+            Some(row) => Node::decode(row.value())?.data.to_vec(),
+            None => Vec::new(),
         };
         let _ = seq;
+        let len = data.len() as u64;
+        work::before_node_goes(t, &key, &data)?;
         t.counters.nodes = t.counters.nodes.saturating_sub(1);
         t.counters.node_bytes = t.counters.node_bytes.saturating_sub(len);
         t.counters.free_nodes = t.counters.free_nodes.saturating_sub(1);

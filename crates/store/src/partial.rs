@@ -18,6 +18,7 @@ use cid::Cid;
 use tracing::{debug, warn};
 
 use crate::body::{Body, lock};
+use crate::class::Class;
 use crate::error::{IndexError, PartialError, WriteError};
 use crate::files::{self, Lookup, NewRow};
 use crate::index::Tables;
@@ -227,6 +228,7 @@ impl Partial {
             by_origin: body.by_origin(),
             sha256,
             place: Place::Own,
+            class: Class::Plain,
             layouts: vec![body.shape.layout.clone()],
         };
         let nodes = lock(&body.nodes).clone();

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use cid::Cid;
 
+use crate::class::Class;
 use crate::error::IndexError;
 use crate::keys::{self, CidVersion, RefKey, TAG_SHA2_256};
 use crate::row::{Row, put_bytes, put_varint};
@@ -180,12 +181,15 @@ pub(crate) struct FileRecord {
     pub(crate) by_origin: ByOrigin,
     pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) place: Place,
+    pub(crate) class: Class,
     pub(crate) layouts: Vec<Layout>,
 }
 
 const PLACE_MASK: u8 = 0b0000_0011;
 const HAS_SHA256: u8 = 0b0000_0100;
 const SHA256_IS_ROOT: u8 = 0b0000_1000;
+/// Where the two bits of the class begin.
+const CLASS_AT: u8 = 4;
 
 impl Row<'_> {
     fn facts(&mut self) -> Option<Facts> {
@@ -250,7 +254,7 @@ impl FileRecord {
             Some(_) if self.sha256_row().is_none() => SHA256_IS_ROOT,
             Some(_) => HAS_SHA256,
         };
-        out.push(place | sha256);
+        out.push(place | sha256 | self.class.to_bits() << CLASS_AT);
         put_varint(&mut out, self.len);
         self.by_origin
             .counts()
@@ -322,6 +326,7 @@ impl FileRecord {
             by_origin,
             sha256,
             place,
+            class: Class::of_bits(flags >> CLASS_AT),
             layouts,
         };
         if flags & SHA256_IS_ROOT != 0 {
@@ -356,6 +361,7 @@ mod tests {
             by_origin: ByOrigin::all(Origin::Lan, 300),
             sha256,
             place,
+            class: Class::Needed,
             layouts: vec![layout],
         }
     }

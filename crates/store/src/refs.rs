@@ -5,9 +5,10 @@
 //! later finds its count already there. A label of nodes only counts under a codec of its own
 //! ([`keys::NODES_ONLY`]): such counts hold nodes, but no file.
 //!
-//! - Invariant: the links of a node are counted if and only if its own count is above 0 and its bytes are here.
+//! - Invariant: the links of a node are counted if and only if its own count is above 0 and its bytes are here,
+//!   once the work that is left (`crate::work`) is done.
 //! - Invariant: counts follow from `LABELS`, `PINS`, `STAGED` and `NODES`, and from nothing else.
-//! - Not here: what becomes evictable (`crate::files::on_released`, `crate::nodes::on_released`).
+//! - Not here: how much one transaction counts (`crate::work`), what becomes evictable (`crate::files::on_released`, `crate::nodes::on_released`).
 
 use redb::ReadableTable;
 use tracing::warn;
@@ -19,9 +20,7 @@ use crate::files;
 use crate::index::Tables;
 use crate::keys::{self, BlockKey, CidVersion, DAG_PB, NODES_ONLY, RefKey};
 use crate::nodes;
-
-/// How many links are looked at before they are applied in key order; bounds memory at a few MB.
-const BATCH: usize = 65_536;
+use crate::work;
 
 /// All references to a block, one for each codec that somebody sees it under.
 pub(crate) fn views(t: &Tables<'_>, key: &BlockKey) -> Result<Vec<RefKey>, IndexError> {
@@ -38,36 +37,21 @@ pub(crate) fn count(t: &Tables<'_>, key: &RefKey) -> Result<u64, IndexError> {
     Ok(t.refs.get(key)?.map_or(0, |count| count.value()))
 }
 
-/// Counts one more on each of `roots`, and on what hangs below those that had none.
+/// Counts one more on each of `roots`, and on what hangs below those that had none. What goes beyond
+/// `t.refs_at_once` is left as work.
 pub(crate) fn add(t: &mut Tables<'_>, roots: Vec<RefKey>) -> Result<(), IndexError> {
-    let mut fresh = Vec::new();
-    let mut todo = roots;
-    loop {
-        raise(t, &mut todo, &mut fresh)?;
-        while todo.len() < BATCH {
-            let Some(key) = fresh.pop() else { break };
-            links(t, &key, &mut todo)?;
-        }
-        if todo.is_empty() {
-            return Ok(());
-        }
-    }
+    work::raise(t, roots, t.refs_at_once)
 }
 
-/// Takes one from each of `roots`, and from what hangs below those that have none left.
+/// As [`add`], with nothing left: for callers whose files must be held when they return.
+pub(crate) fn add_at_once(t: &mut Tables<'_>, roots: Vec<RefKey>) -> Result<(), IndexError> {
+    work::raise(t, roots, usize::MAX)
+}
+
+/// Takes one from each of `roots`, and from what hangs below those that have none left. What goes beyond
+/// `t.refs_at_once`, or must wait for something to be counted up, is left as work.
 pub(crate) fn remove(t: &mut Tables<'_>, roots: Vec<RefKey>) -> Result<(), IndexError> {
-    let mut gone = Vec::new();
-    let mut todo = roots;
-    loop {
-        lower(t, &mut todo, &mut gone)?;
-        while todo.len() < BATCH {
-            let Some(key) = gone.pop() else { break };
-            links(t, &key, &mut todo)?;
-        }
-        if todo.is_empty() {
-            return Ok(());
-        }
-    }
+    work::lower(t, roots, t.refs_at_once)
 }
 
 /// A node came that was referenced before it was here.
@@ -79,8 +63,13 @@ pub(crate) fn add_children(t: &mut Tables<'_>, views: Vec<RefKey>) -> Result<(),
     if todo.is_empty() { Ok(()) } else { add(t, todo) }
 }
 
+/// True if a node with links is here under this reference.
+pub(crate) fn is_parent(t: &Tables<'_>, key: &RefKey) -> Result<bool, IndexError> {
+    Ok(has_links(key) && t.nodes.get(&keys::block_of(key))?.is_some())
+}
+
 /// Adds what a node links to; nothing if it is not here or cannot be read.
-fn links(t: &Tables<'_>, key: &RefKey, out: &mut Vec<RefKey>) -> Result<(), IndexError> {
+pub(crate) fn links(t: &Tables<'_>, key: &RefKey, out: &mut Vec<RefKey>) -> Result<(), IndexError> {
     if has_links(key)
         && let Some(data) = nodes::data(t, key)?
     {
@@ -125,7 +114,12 @@ fn runs(
     Ok(())
 }
 
-fn raise(t: &mut Tables<'_>, keys: &mut Vec<RefKey>, fresh: &mut Vec<RefKey>) -> Result<(), IndexError> {
+/// Counts `keys` up (empties them); those that had no reference and whose node is here go to `fresh`.
+pub(crate) fn count_up(
+    t: &mut Tables<'_>,
+    keys: &mut Vec<RefKey>,
+    fresh: &mut Vec<RefKey>,
+) -> Result<(), IndexError> {
     runs(keys, |key, by| {
         let old = t.refs.insert(key, by)?.map_or(0, |old| old.value());
         if old > 0 {
@@ -134,12 +128,19 @@ fn raise(t: &mut Tables<'_>, keys: &mut Vec<RefKey>, fresh: &mut Vec<RefKey>) ->
         }
         files::on_held(t, key)?;
         nodes::on_held(t, &keys::block_of(key))?;
-        fresh.push(*key);
+        if is_parent(t, key)? {
+            fresh.push(*key);
+        }
         Ok(())
     })
 }
 
-fn lower(t: &mut Tables<'_>, keys: &mut Vec<RefKey>, gone: &mut Vec<RefKey>) -> Result<(), IndexError> {
+/// Counts `keys` down (empties them); those that have no reference left and whose node is here go to `gone`.
+pub(crate) fn count_down(
+    t: &mut Tables<'_>,
+    keys: &mut Vec<RefKey>,
+    gone: &mut Vec<RefKey>,
+) -> Result<(), IndexError> {
     runs(keys, |key, by| {
         let old = count(t, key)?;
         if old > by {
@@ -153,7 +154,9 @@ fn lower(t: &mut Tables<'_>, keys: &mut Vec<RefKey>, gone: &mut Vec<RefKey>) -> 
             t.refs.remove(key)?;
             files::on_released(t, key)?;
             nodes::on_released(t, &keys::block_of(key))?;
-            gone.push(*key);
+            if is_parent(t, key)? {
+                gone.push(*key);
+            }
         }
         Ok(())
     })

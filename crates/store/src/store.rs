@@ -28,6 +28,7 @@ use crate::nodes::{self, Put};
 use crate::partials::Partials;
 use crate::refs;
 use crate::steps::{Hook, Steps};
+use crate::work;
 
 const MIB: u64 = 1024 * 1024;
 /// Labels and keys may be this long, in bytes.
@@ -61,6 +62,8 @@ pub struct Tuning {
     pub cache_bytes: usize,
     /// Cap on the bytes of nodes that nothing holds; by default 1/64 of `max_size`, from 64 MiB to 1 GiB.
     pub max_free_node_bytes: Option<u64>,
+    /// How many references one transaction counts; what is left is done in further ones.
+    pub refs_at_once: usize,
     /// The crash seam.
     pub steps: Option<Arc<dyn Steps>>,
 }
@@ -70,6 +73,7 @@ impl Default for Tuning {
         Self {
             cache_bytes: 24 << 20,
             max_free_node_bytes: None,
+            refs_at_once: 4096,
             steps: None,
         }
     }
@@ -143,7 +147,7 @@ impl Store {
         let hook = Hook::new(tuning.steps);
         let disk = Disk::open(dir, hook.clone())?;
         let clean = disk.take_clean_mark();
-        let index = Index::open(&disk.index(), tuning.cache_bytes, &hook)?;
+        let index = Index::open(&disk.index(), tuning.cache_bytes, tuning.refs_at_once, &hook)?;
         let default_nodes = (options.max_size / 64).clamp(64 * MIB, 1024 * MIB);
         let mut inner = Inner {
             next_id: AtomicU64::new(index.counters().next_id),
@@ -164,6 +168,13 @@ impl Store {
             unclean: AtomicBool::new(!clean),
             disk,
         };
+        if let Err(error) = inner.settle() {
+            // A full disk, say: gc has room kept for it.
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "references are still to be counted"
+            );
+        }
         inner.load_partials()?;
         if !clean {
             let swept = inner.sweep()?;
@@ -195,7 +206,7 @@ impl Store {
             for (key, data) in &rows {
                 nodes::put(t, key, data, Put::Loose)?;
             }
-            if t.counters.free_node_bytes > cap {
+            if t.counters.free_node_bytes > cap && !work::is_raising(t)? {
                 // A little more than needed, so that not every call has to.
                 nodes::evict(t, cap - cap / 16, 4096)?;
             }
@@ -208,11 +219,16 @@ impl Store {
     /// What of the tree is not here yet is held as soon as it comes. Costs what is new and what is gone, not
     /// the size of the tree. What batches staged under the label is let go of too: the tree holds it now.
     ///
+    /// Done in transactions of a few thousand references each, so that other writers go on meanwhile. Once the
+    /// first of them is durable the tree is retained: what is left is done by the next open after a crash, and
+    /// before anything is evicted.
+    ///
     /// A label that begins with [`NODES_ONLY`](crate::NODES_ONLY) holds the directories of the tree and the inner
     /// nodes of its files; the files themselves stay evictable.
     ///
     /// # Errors
-    /// [`WriteError::Unsupported`], [`WriteError::Label`], [`WriteError::StorageFull`].
+    /// [`WriteError::Unsupported`], [`WriteError::Label`], [`WriteError::StorageFull`]; the tree may be retained
+    /// all the same.
     pub fn retain(&self, label: &str, root: &Cid) -> Result<(), WriteError> {
         check_label(label)?;
         let key = keys::label_key(label, root).ok_or(WriteError::Unsupported(*root))?;
@@ -221,13 +237,13 @@ impl Store {
                 .labels
                 .insert(label, root.to_bytes().as_slice())?
                 .and_then(|row| row_key(label, row.value()));
-            let mut gone = take_staged(t, label)?;
             if old != Some(key) {
                 refs::add(t, vec![key])?;
-                gone.extend(old);
+                refs::remove(t, old.into_iter().collect())?;
             }
-            refs::remove(t, gone)
-        })
+            work::let_go_of_staged(t, label)
+        })?;
+        Ok(self.0.settle()?)
     }
 
     /// Lets go of what `label` holds, staged files included. No error if it holds nothing.
@@ -240,10 +256,10 @@ impl Store {
                 .labels
                 .remove(label)?
                 .and_then(|row| row_key(label, row.value()));
-            let mut gone = take_staged(t, label)?;
-            gone.extend(old);
-            refs::remove(t, gone)
-        })
+            refs::remove(t, old.into_iter().collect())?;
+            work::let_go_of_staged(t, label)
+        })?;
+        self.0.settle_to_free()
     }
 
     /// The labels and the trees that they hold, by label.
@@ -274,7 +290,8 @@ impl Store {
                 return Ok(());
             }
             refs::add(t, vec![key])
-        })
+        })?;
+        Ok(self.0.settle()?)
     }
 
     /// Undoes [`Self::pin`]; no error if there was no pin.
@@ -290,7 +307,8 @@ impl Store {
                 return Ok(());
             }
             refs::remove(t, vec![key])
-        })
+        })?;
+        self.0.settle_to_free()
     }
 
     /// Notes that a file was used now. Kept in memory; written down by gc and when the store is closed.
@@ -522,27 +540,6 @@ pub(crate) fn check_label(label: &str) -> Result<(), WriteError> {
 /// The key under which `key` is staged for `label`.
 pub(crate) fn staged_key(label: &str, key: &[u8]) -> Vec<u8> {
     [label.as_bytes(), &[0], key].concat()
-}
-
-/// Removes what is staged under `label` and gives the references that it held.
-fn take_staged(t: &mut Tables<'_>, label: &str) -> Result<Vec<RefKey>, IndexError> {
-    let prefix = staged_key(label, &[]);
-    let mut taken = Vec::new();
-    for row in t.staged.range(prefix.as_slice()..)? {
-        let row = row?;
-        let Some(key) = row.0.value().strip_prefix(prefix.as_slice()) else {
-            break;
-        };
-        taken.push(
-            key.try_into()
-                .map_err(|_| IndexError::malformed("staged reference"))?,
-        );
-    }
-    for key in &taken {
-        let key: &RefKey = key;
-        t.staged.remove(staged_key(label, key).as_slice())?;
-    }
-    Ok(taken)
 }
 
 fn row_key(label: &str, row: &[u8]) -> Option<RefKey> {

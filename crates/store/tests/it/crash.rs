@@ -67,9 +67,19 @@ fn stop_at_each_step<E: std::fmt::Debug>(
     write: impl Fn(&Store, &Home) -> Result<(), E>,
     check: impl Fn(&Store, bool),
 ) {
+    stop_at_each_step_of(&|| Home::new(100_000), prepare, write, check);
+}
+
+/// As [`stop_at_each_step`], with stores in homes of the caller's.
+fn stop_at_each_step_of<E: std::fmt::Debug>(
+    new_home: &dyn Fn() -> Home,
+    prepare: impl Fn(&Store, &Home),
+    write: impl Fn(&Store, &Home) -> Result<(), E>,
+    check: impl Fn(&Store, bool),
+) {
     let mut stopped = 0;
     for at in 0.. {
-        let home = Home::new(100_000);
+        let home = new_home();
         prepare(&home.open(), &home);
         let hook = Hook::crash_at(at);
         let mut acknowledged = false;
@@ -173,6 +183,82 @@ fn releasing_is_done_or_not_begun() -> TestResult {
     };
     stop_at_each_step(prepare, write, check);
     fill_the_disk_at_each_step(prepare, write, is_full, check)
+}
+
+/// Stores that count two references in a transaction, so that these worlds need many.
+fn few_at_once() -> Home {
+    let mut home = Home::new(100_000);
+    home.refs_at_once = 2;
+    home
+}
+
+/// The label moves from one tree to another, staged files become the tree's, and all that in many transactions.
+#[test]
+fn retaining_in_many_transactions_is_finished_after_a_stop_at_any_of_them() {
+    let world = World::new();
+    let old = World {
+        root: tree(&[("a/x", &world.files[0].1), ("old", &world.files[2].1)]).0,
+        nodes: tree(&[("a/x", &world.files[0].1), ("old", &world.files[2].1)]).1,
+        files: Vec::new(),
+    };
+    let prepare = |store: &Store, home: &Home| {
+        old.import(store, home).unwrap();
+        store.retain("x", &old.root).unwrap();
+        let mut batch = store.batch();
+        batch.stage("x").unwrap();
+        for (data, dag) in &world.files {
+            add(&mut batch, home, data, dag, Intake::Copy).unwrap();
+        }
+        world.nodes.iter().for_each(|node| batch.put_node(node).unwrap());
+        batch.commit().unwrap();
+    };
+    let write = |store: &Store, _: &Home| store.retain("x", &world.root);
+    let check = |store: &Store, acknowledged: bool| {
+        let retained = store.retained().unwrap();
+        let moved = retained == [("x".to_owned(), world.root)];
+        assert!(moved || (!acknowledged && retained == [("x".to_owned(), old.root)]));
+        store.gc(Some(0)).unwrap();
+        // Until it has moved the files are staged.
+        assert!(
+            world
+                .files
+                .iter()
+                .all(|(data, dag)| read(store, &dag.root).as_ref() == Some(data))
+        );
+        if moved {
+            assert!(world.is_whole(store));
+            assert!(
+                store.node(&old.root).unwrap().is_none(),
+                "the old tree is let go of"
+            );
+            store.release("x").unwrap();
+            store.gc(Some(0)).unwrap();
+            assert!(world.is_absent(store));
+            assert_eq!(store.stats().nodes, 0);
+        }
+    };
+    stop_at_each_step_of(&few_at_once, prepare, write, check);
+}
+
+#[test]
+fn releasing_in_many_transactions_is_finished_after_a_stop_at_any_of_them() {
+    let world = World::new();
+    let prepare = |store: &Store, home: &Home| {
+        world.import(store, home).unwrap();
+        store.retain("x", &world.root).unwrap();
+    };
+    let write = |store: &Store, _: &Home| store.release("x");
+    let check = |store: &Store, acknowledged: bool| {
+        let retained = !store.retained().unwrap().is_empty();
+        assert!(!(retained && acknowledged));
+        store.gc(Some(0)).unwrap();
+        assert!(if retained {
+            world.is_whole(store)
+        } else {
+            world.is_absent(store)
+        });
+    };
+    stop_at_each_step_of(&few_at_once, prepare, write, check);
 }
 
 #[test]

@@ -65,6 +65,7 @@ pub(crate) struct Home {
     pub(crate) clock: Clock,
     pub(crate) hand: FakeClock,
     pub(crate) max_size: u64,
+    pub(crate) refs_at_once: usize,
 }
 
 impl Home {
@@ -83,6 +84,7 @@ impl Home {
             clock,
             hand,
             max_size,
+            refs_at_once: Tuning::default().refs_at_once,
         }
     }
 
@@ -98,13 +100,18 @@ impl Home {
     }
 
     pub(crate) fn open(&self) -> Store {
-        Store::open(&self.path(), self.options()).unwrap()
+        let tuning = Tuning {
+            refs_at_once: self.refs_at_once,
+            ..Tuning::default()
+        };
+        Store::open_with(&self.path(), self.options(), tuning).unwrap()
     }
 
     pub(crate) fn open_hooked(&self, steps: &Arc<Hook>) -> Result<Store, pacstore_store::OpenError> {
         let steps: Arc<dyn Steps> = Arc::clone(steps) as _;
         let tuning = Tuning {
             cache_bytes: 1 << 20,
+            refs_at_once: self.refs_at_once,
             steps: Some(steps),
             ..Tuning::default()
         };

@@ -7,6 +7,7 @@
 
 mod admission;
 mod blocks;
+mod class;
 mod crash;
 mod damage;
 mod files;

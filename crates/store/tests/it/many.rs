@@ -105,6 +105,9 @@ fn measure_a_hundred_thousand_small_files() -> TestResult {
     for count in [10_000, 100_000] {
         let begin = Instant::now();
         let [taken, retained, changed, per_file] = import(count)?;
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let peak = status.lines().find(|line| line.starts_with("VmHWM"));
+        println!("{}", peak.unwrap_or_default());
         println!(
             "{count} files: taken in {taken:.2} CPU-s, retained {retained:.2} CPU-s, 10 changed {changed:.3} CPU-s, \
              {per_file:.0} bytes of index a file, {:.1} s in all",

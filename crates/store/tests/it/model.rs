@@ -199,8 +199,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_does_what_a_map_would_do(ops in proptest::collection::vec(op(), 1..40)) {
-        let home = Home::new(200_000);
+    fn the_store_does_what_a_map_would_do(
+        ops in proptest::collection::vec(op(), 1..40),
+        refs_at_once in prop_oneof![1..5usize, Just(4096)],
+    ) {
+        let mut home = Home::new(200_000);
+        home.refs_at_once = refs_at_once;
         let files = fixtures();
         let mut model = Model::default();
         let mut store = Some(home.open());

@@ -281,3 +281,66 @@ fn a_block_under_two_codecs_has_its_links_counted_only_where_it_has_links() -> T
     assert_sound(&store, &home);
     Ok(())
 }
+
+/// Writes something itself before each further transaction of a retain: it waits for none but the one before.
+#[derive(Debug, Default)]
+struct Meanwhile {
+    store: std::sync::OnceLock<Store>,
+    written: std::sync::atomic::AtomicU64,
+}
+
+impl pacstore_store::Steps for Meanwhile {
+    fn before(&self, step: &'static str) -> std::io::Result<()> {
+        if step == "settle"
+            && let Some(store) = self.store.get()
+        {
+            let count = self.written.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let written = store.state_put(&[("meanwhile", Some(&count.to_le_bytes()))]);
+            written.map_err(std::io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn others_write_between_the_transactions_of_one_retain() -> TestResult {
+    let mut home = Home::new(1 << 20);
+    home.refs_at_once = 16;
+    let meanwhile = std::sync::Arc::new(Meanwhile::default());
+    let tuning = pacstore_store::Tuning {
+        refs_at_once: home.refs_at_once,
+        steps: Some(std::sync::Arc::clone(&meanwhile) as _),
+        ..pacstore_store::Tuning::default()
+    };
+    let store = Store::open_with(&home.path(), home.options(), tuning)?;
+    let files: Vec<_> = (0..200)
+        .map(|seed| (bytes(seed, 30), dag(&TINY, &bytes(seed, 30))))
+        .collect();
+    let mut batch = store.batch();
+    batch.stage("x")?;
+    for (data, dag) in &files {
+        add(&mut batch, &home, data, dag, Intake::Copy)?;
+    }
+    batch.commit()?;
+    let names: Vec<_> = (0..200).map(|n| format!("d/{n}")).collect();
+    let named: Vec<_> = names
+        .iter()
+        .zip(&files)
+        .map(|(name, file)| (name.as_str(), &file.1))
+        .collect();
+    let (root, nodes) = tree(&named);
+    store.put_nodes(&nodes)?;
+    assert!(meanwhile.store.set(store.clone()).is_ok());
+    store.retain("x", &root)?;
+    let written = meanwhile.written.load(std::sync::atomic::Ordering::SeqCst);
+    // 200 files are counted up for the tree and down for the stage, 16 at once.
+    assert!(written >= 2 * 200 / 16, "only {written} writes came between");
+    assert_eq!(store.stats().evictable, 0);
+    assert_sound(&store, &home);
+    store.release("x")?;
+    assert_eq!(store.stats().evictable, 200 * 30);
+    assert_sound(&store, &home);
+    // The store holds its hook, and the hook the store.
+    std::mem::forget(store);
+    Ok(())
+}

@@ -187,3 +187,27 @@ fn a_pipe_in_place_of_a_referenced_file_does_not_hang_the_reader() -> TestResult
     assert!(matches!(store.open_file(&root), Err(ReadError::Changed(_))));
     Ok(())
 }
+
+#[test]
+fn a_file_taken_in_place_has_no_second_copy_and_is_noticed_when_it_changes() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 5000);
+    let (root, path) = share(&store, &home, &data, Intake::InPlace);
+    assert_eq!(read(&store, &root).as_ref(), Some(&data));
+    assert_eq!(store.fsck(false, &mut |_| {})?.damages, vec![]);
+    if home.on_disk().is_empty() {
+        // No reflinks here: it stays where it is. A bit flips there; nothing of it leaves.
+        assert_eq!(store.stats().bytes, 0);
+        let mut other = data.clone();
+        other[77] ^= 1;
+        std::fs::write(&path, &other)?;
+        assert!(matches!(store.open_file(&root), Err(ReadError::Changed(_))));
+        assert!(store.open_file(&root)?.is_none());
+    } else {
+        std::fs::remove_file(&path)?;
+        assert_eq!(read(&store, &root), Some(data));
+    }
+    assert_sound(&store, &home);
+    Ok(())
+}

@@ -19,6 +19,7 @@ mod globs;
 mod hash;
 mod intake;
 mod judge;
+mod keyring;
 mod layout;
 mod look;
 mod manifest;
@@ -40,6 +41,7 @@ mod work;
 
 pub use error::{IntakeError, RoundError, SourceError};
 pub use globs::GlobError;
+pub use keyring::{KeyringReadError, ReadKeyring, read_keyring};
 pub use layout::Layout;
 pub use manifest::ManifestError;
 pub use progress::{Progress, Status, Step};

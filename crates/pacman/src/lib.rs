@@ -6,8 +6,7 @@
 //! - Invariant: pure. No disk, clock, network or environment; bytes come in through slices and readers and
 //!   leave through writers. (One exception: [`build::SigningKey::generate`] asks the system for random bytes.)
 //! - Invariant: foreign bytes never cause a panic, and never more than the stated [`Limits`] of work and memory.
-//! - Not here: fetching or storing files (`upstream`, `import`), checking OpenPGP signatures against a
-//!   keyring.
+//! - Not here: fetching or storing files (`upstream`, `import`).
 //! - Read first: `PKGINFO(5)`, `repo-add(8)`, and [`Database`].
 //!
 //! ```
@@ -29,6 +28,7 @@ mod database;
 mod desc;
 mod mirrorlist;
 mod name;
+pub mod openpgp;
 mod seal;
 mod unpack;
 mod version;

@@ -13,6 +13,8 @@ mod databases;
 mod fixture;
 mod hostile;
 mod names;
+mod openpgp;
+mod openpgp_gpg;
 mod real_pacman;
 mod samples;
 mod scale;

@@ -78,6 +78,21 @@ impl Home {
         }
     }
 
+    /// Where the system mounted at `root` has its things; a home that was named stays what it is.
+    pub(crate) fn of_system(&self, root: &Path) -> Self {
+        if self.root.is_some() {
+            return self.clone();
+        }
+        let system = Self::system();
+        let under = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        Self {
+            config: under(&system.config),
+            state: under(&system.state),
+            socket: under(&system.socket),
+            root: None,
+        }
+    }
+
     pub(crate) fn config_file(&self) -> PathBuf {
         self.config.clone()
     }

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod context;
 mod home;
+mod machine;
 mod printer;
 mod serving;
 

@@ -140,6 +140,11 @@ impl Conf {
         String::from_utf8_lossy(bytes.trim_ascii())
     }
 
+    /// The bytes of line `index` as they stand in the file; empty past the end.
+    pub fn raw(&self, index: usize) -> &[u8] {
+        self.lines.get(index).map_or(&b""[..], |line| &line.bytes)
+    }
+
     /// All keys, those before the first section too.
     pub fn directives(&self) -> impl Iterator<Item = Directive<'_>> {
         self.lines

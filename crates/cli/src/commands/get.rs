@@ -1,12 +1,21 @@
-//! `pacstore get`: fetch one file through the daemon; resumes.
+//! `pacstore get`: fetch one file; resumes; pacman's XferCommand too.
+//!
+//! A path or CID goes through the daemon's socket. A URL is fetched as curl would, so that
+//! it works without a daemon; where it names a package on a configured upstream, the
+//! daemon's gateway is asked first (`straight.rs`).
+//!
+//! - Invariant: what cannot be had leaves no file; what broke off stays for the next try.
+
+mod straight;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http_body_util::BodyExt as _;
 use pacstore_http::GetRequest;
+use url::Url;
 
 use crate::context::{Context, Exit, Hinted};
 use crate::printer::bytes;
@@ -17,7 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Fetch a file, resuming what is there (also as pacman's XferCommand)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE, a CID, or such a URL
+    /// /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE, a CID, or any http(s) URL
     #[arg(value_name = "PATH|CID|URL")]
     path: String,
     /// Where to put it; what is there is continued
@@ -27,11 +36,12 @@ pub(crate) struct Args {
 
 /// Exits 1 if the file cannot be had whole; what came stays for the next try.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let Some(daemon) = ctx.daemon().await else {
-        return Err(Hinted::new("no daemon answers", "start it with `pacstore daemon`").into());
-    };
-    let path = match url::Url::parse(&args.path) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => url.path().to_owned(),
+    let path = match Url::parse(&args.path) {
+        // The gateway gives only what is configured; the socket asks peers for any CID.
+        Ok(url) if is_here(&url) && url.path().starts_with("/ipfs/") => url.path().to_owned(),
+        Ok(url) if matches!(url.scheme(), "http" | "https") => {
+            return straight::run(&url, &args.output, ctx).await;
+        }
         Ok(url) if matches!(url.scheme(), "ipfs" | "ipns") => {
             format!(
                 "/{}/{}{}",
@@ -42,11 +52,10 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         }
         _ => args.path.clone(),
     };
-    let from = match fs_err::metadata(&args.output) {
-        Ok(meta) => meta.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error.into()),
+    let Some(daemon) = ctx.daemon().await else {
+        return Err(Hinted::new("no daemon answers", "start it with `pacstore daemon`").into());
     };
+    let from = length(&args.output)?;
     let request = GetRequest { path, from };
     let response = tokio::time::timeout(PATIENCE, daemon.stream("/v1/get", &request)).await;
     let response = response.context("no answer for 60 s")??;
@@ -87,4 +96,23 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     ctx.out
         .note(format!("{}: {}", args.output.display(), bytes(from + got)));
     Ok(Exit::Done)
+}
+
+/// A gateway of this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// How much of it is there.
+fn length(path: &Path) -> anyhow::Result<u64> {
+    match fs_err::metadata(path) {
+        Ok(meta) => Ok(meta.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }

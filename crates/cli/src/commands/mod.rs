@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod daemon;
 mod demo;
+mod doctor;
 mod fsck;
 mod gc;
 mod get;
@@ -17,6 +18,7 @@ mod key;
 mod man;
 mod publish;
 mod resolve;
+mod setup;
 mod status;
 mod verify;
 
@@ -53,6 +55,8 @@ enum Verb {
     Init(init::Args),
     Import(import::Args),
     Publish(publish::Args),
+    Setup(setup::Args),
+    Doctor(doctor::Args),
     Status(status::Args),
     Cid(cid::Args),
     Resolve(resolve::Args),
@@ -80,6 +84,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Verb::Init(args) => init::run(args, &ctx),
         Verb::Import(args) => block_on(import::run(args, &ctx)),
         Verb::Publish(args) => block_on(publish::run(args, &ctx)),
+        Verb::Setup(args) => block_on(setup::run(args, &ctx)),
+        Verb::Doctor(args) => block_on(doctor::run(args, &ctx)),
         Verb::Status(args) => block_on(status::run(args, &ctx)),
         Verb::Cid(args) => cid::run(&args, &ctx),
         Verb::Resolve(args) => block_on(resolve::run(args, &ctx)),

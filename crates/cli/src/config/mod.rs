@@ -82,7 +82,8 @@ pub(crate) fn load(home: &Home) -> Result<Loaded, ConfigError> {
     parse(&path, &text, home)
 }
 
-fn parse(path: &Path, text: &str, home: &Home) -> Result<Loaded, ConfigError> {
+/// Checks a configuration that is not in its file yet.
+pub(crate) fn parse(path: &Path, text: &str, home: &Home) -> Result<Loaded, ConfigError> {
     let lines = Lines::of(path, text)?;
     let file: file::File = toml::from_str(text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),

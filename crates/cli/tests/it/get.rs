@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pacstore_testkit::{Repo, RepoSpec, TestResult};
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 
 use crate::daemon::Daemon;
 use crate::home::{Home, LOOPBACK};
@@ -62,11 +62,82 @@ fn what_cannot_be_had_fails_and_leaves_no_file() -> TestResult {
     let daemon = Daemon::start(&home);
     get("/ipns/core.example/a").fails_with(&["no mirror `core.example` is configured here"]);
     get("/ipns/core.example/../a").fails_with(&["error: "]);
-    get("/pacman/core/x86_64/a").fails_with(&["no configured mirror has `core`"]);
+    get("/pacman/core/x86_64/a").fails_with(&["no configured mirror has"]);
     get("nonsense").fails_with(&["`nonsense` is no CID"]);
     get("/etc/passwd").fails_with(&["write /ipns/NAME/PATH"]);
     assert!(!Path::new(&target).exists());
     daemon.stop();
     home.run(["get", "/ipns/core.example/a"]).exits(2);
+    Ok(())
+}
+
+/// As XferCommand without a daemon: exactly the URL, going on with what is there.
+#[test]
+fn a_url_is_fetched_straight_where_no_daemon_runs() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let repo = Repo::create(folder.path(), RepoSpec::new("core").package("big", 3_000_000))?;
+    let upstream = Upstream::folder(folder.path())?;
+    let base = upstream.url("/");
+    let (file, bytes) = (repo.file_name("big")?, repo.bytes("big")?);
+    let home = Home::with(LOOPBACK);
+    let place = tempfile::tempdir()?;
+    let target = place.path().join("file.part");
+    let get = |name: &str| home.run(["get", &format!("{base}{name}"), "-o", target.to_str().unwrap()]);
+    for have in [0, 1, 2_000_000, bytes.len()] {
+        std::fs::write(&target, &bytes[..have])?;
+        let ran = get(&file).done();
+        assert_eq!(
+            (ran.out.as_str(), ran.err.as_str()),
+            ("", ""),
+            "pacman shows what we say"
+        );
+        assert_eq!(std::fs::read(&target)?, bytes, "{have} bytes were there");
+    }
+    std::fs::write(&target, [&bytes[..], b"more"].concat())?;
+    get(&file).done();
+    assert_eq!(
+        std::fs::read(&target)?,
+        bytes,
+        "what was no beginning of it is gone"
+    );
+    // Two versions of a database are never joined.
+    let db = std::fs::read(repo.folder().join("core.db"))?;
+    std::fs::write(&target, b"an older one")?;
+    get("core.db").done();
+    assert_eq!(std::fs::read(&target)?, db);
+    std::fs::remove_file(&target)?;
+    get("core.nothing").fails_with(&["answered 404"]);
+    assert!(!target.exists());
+    Ok(())
+}
+
+/// As XferCommand beside a daemon: a package of a configured upstream comes through it, all else straight.
+#[test]
+fn a_package_of_a_configured_upstream_comes_through_the_daemon_and_without_it_straight() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let repo = Repo::create(folder.path(), RepoSpec::new("core").package("big", 900_000))?;
+    let upstream = Upstream::folder(folder.path())?;
+    let base = upstream.url("/");
+    let (file, bytes) = (repo.file_name("big")?, repo.bytes("big")?);
+    let home = Home::with(&format!(
+        "{LOOPBACK}\n[[repository]]\nname = \"core\"\nupstreams = \"{base}\"\n"
+    ));
+    let daemon = Daemon::start(&home);
+    daemon.file("/pacman/core/x86_64/core.db");
+    let place = tempfile::tempdir()?;
+    let target = place.path().join("file.part");
+    let get = || {
+        home.run(["get", &format!("{base}{file}"), "-o", target.to_str().unwrap()])
+            .done();
+        let got = std::fs::read(&target);
+        std::fs::remove_file(&target).and(got)
+    };
+    assert_eq!(get()?, bytes);
+    upstream.clear_log();
+    assert_eq!(get()?, bytes);
+    assert_eq!(upstream.requests(&file).len(), 0, "the daemon has it");
+    daemon.stop();
+    assert_eq!(get()?, bytes);
+    assert_eq!(upstream.requests(&file).len(), 1, "nobody but the mirror");
     Ok(())
 }

@@ -7,12 +7,14 @@ use pacstore_testkit::{TestResult, require};
 use crate::home::{Home, run};
 
 /// The verbs of this version; each has help, completions and a manual page.
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 19] = [
     "demo",
     "daemon",
     "init",
     "import",
     "publish",
+    "setup",
+    "doctor",
     "status",
     "cid",
     "resolve",

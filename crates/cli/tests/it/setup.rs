@@ -1,0 +1,465 @@
+//! `pacstore setup`: what pacman then reads, and that undoing leaves not one changed byte.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pacstore_testkit::{TestResult, require};
+
+use crate::home::{Home, LOOPBACK, Ran, run};
+
+const ARCH: &str = "Server = https://a.example/$repo/os/$arch\n# Server = https://b.example/$repo/os/$arch\n\
+    Server = https://c.example/$repo/os/$arch\n";
+
+/// A machine's pacman configuration: `DIR` in a text is its folder.
+struct Shape {
+    name: &'static str,
+    main: &'static str,
+    others: &'static [(&'static str, &'static str)],
+    /// Repositories that we serve after setup.
+    ours: &'static [&'static str],
+}
+
+const SHAPES: &[Shape] = &[
+    Shape {
+        name: "Arch as installed, multilib commented out",
+        main: "#\n# /etc/pacman.conf\n#\n# See the pacman.conf(5) manpage\n\n[options]\nHoldPkg     = pacman glibc\n\
+            Architecture = auto\nColor\n#VerbosePkgLists\nParallelDownloads = 5\nSigLevel    = Required DatabaseOptional\n\
+            LocalFileSigLevel = Optional\n\n#[core-testing]\n#Include = DIR/mirrorlist\n\n[core]\nInclude = DIR/mirrorlist\n\n\
+            [extra]\nInclude = DIR/mirrorlist\n\n#[multilib]\n#Include = DIR/mirrorlist\n\n#[custom]\n#SigLevel = Optional TrustAll\n\
+            #Server = file:///home/custompkgs\n",
+        others: &[("mirrorlist", ARCH)],
+        ours: &["core", "extra"],
+    },
+    Shape {
+        name: "EndeavourOS",
+        main: "[options]\nArchitecture = auto\n\n[endeavouros]\nSigLevel = PackageRequired\nInclude = DIR/endeavouros-mirrorlist\n\n\
+            [core]\nInclude = DIR/mirrorlist\n\n[extra]\nInclude = DIR/mirrorlist\n\n[multilib]\nInclude = DIR/mirrorlist\n",
+        others: &[
+            ("mirrorlist", ARCH),
+            (
+                "endeavouros-mirrorlist",
+                "# EndeavourOS\nServer = https://e.example/repo/$repo/$arch\n",
+            ),
+        ],
+        ours: &["endeavouros", "core", "extra", "multilib"],
+    },
+    Shape {
+        name: "Manjaro",
+        main: "[options]\nArchitecture = auto\nSyncFirst   = manjaro-system\n[core]\nSigLevel = PackageRequired\n\
+            Include = DIR/mirrorlist\n[extra]\nSigLevel = PackageRequired\nInclude = DIR/mirrorlist\n",
+        others: &[(
+            "mirrorlist",
+            "## Country : Austria\nServer = https://m.example/stable/$repo/$arch\n\n",
+        )],
+        ours: &["core", "extra"],
+    },
+    Shape {
+        name: "ALHP above Arch's",
+        main: "[options]\nArchitecture = auto\n\n[core-x86-64-v3]\nInclude = DIR/alhp-mirrorlist\n\n[extra-x86-64-v3]\n\
+            Include = DIR/alhp-mirrorlist\n\n[core]\nInclude = DIR/mirrorlist\n[extra]\nInclude = DIR/mirrorlist\n",
+        others: &[
+            ("mirrorlist", ARCH),
+            (
+                "alhp-mirrorlist",
+                "Server = https://alhp.example/$repo/os/$arch/\n",
+            ),
+        ],
+        ours: &["core-x86-64-v3", "extra-x86-64-v3", "core", "extra"],
+    },
+    Shape {
+        name: "Chaotic-AUR at the end, with CacheServer lines",
+        main: "[options]\nArchitecture = x86_64\n[core]\nCacheServer = http://nas.lan/$repo\nInclude = DIR/mirrorlist\n\
+            [chaotic-aur]\nInclude = DIR/chaotic-mirrorlist",
+        others: &[
+            ("mirrorlist", ARCH),
+            ("chaotic-mirrorlist", "Server = https://cdn.example/$repo/$arch\n"),
+        ],
+        ours: &["core", "chaotic-aur"],
+    },
+    Shape {
+        name: "sections in files of their own",
+        main: "[options]\nArchitecture = x86_64\nInclude = DIR/repos.d/*.conf\n",
+        others: &[
+            ("repos.d/10-core.conf", "[core]\nInclude = DIR/mirrorlist\n"),
+            ("repos.d/20-mine.conf", "[mine]\nServer = http://nas.lan/$repo\n"),
+            ("repos.d/30-off.disabled", "[off]\nServer = https://off.example\n"),
+            ("mirrorlist", ARCH),
+        ],
+        ours: &["core", "mine"],
+    },
+    Shape {
+        name: "line ends of another system",
+        main: "[options]\r\nArchitecture = x86_64\r\n\r\n[core]\r\nSigLevel = Never\r\nInclude = DIR/mirrorlist\r\n\r\n[extra]\r\nServer = https://a.example/$repo\r\n",
+        others: &[("mirrorlist", ARCH)],
+        ours: &["core", "extra"],
+    },
+    Shape {
+        name: "no end of the last line",
+        main: "[options]\nArchitecture = x86_64\n[core]\nServer = https://a.example/$repo/os/$arch",
+        others: &[],
+        ours: &["core"],
+    },
+    Shape {
+        name: "tabs and blanks",
+        main: "[options]\n\tArchitecture\t=\tx86_64\n\n  [core]\n\tSigLevel = Never\n\t Server\t=\thttps://a.example/$repo\n\n\n\t[extra]\n    Include=DIR/mirrorlist\n",
+        others: &[("mirrorlist", ARCH)],
+        ours: &["core", "extra"],
+    },
+    Shape {
+        name: "options twice and in between",
+        main: "[options]\nArchitecture = x86_64\n[core]\nServer = https://a.example/$repo\n[options]\nIgnorePkg = linux\n[extra]\nServer = https://a.example/$repo\n[options]\nNoExtract = x\n",
+        others: &[],
+        ours: &["core", "extra"],
+    },
+    Shape {
+        name: "uses, signatures and mirrors in a mixed order",
+        main: "[options]\nArchitecture = x86_64\n[core]\nUsage = Sync Search\nServer = https://a.example/$repo\nUsage = Install\nInclude = DIR/mirrorlist\nSigLevel = Never\nServer = https://z.example/$repo\n",
+        others: &[("mirrorlist", ARCH)],
+        ours: &["core"],
+    },
+    Shape {
+        name: "a local repository, one with a password, one without servers",
+        main: "[options]\nArchitecture = x86_64\n[custom]\nSigLevel = Optional TrustAll\nServer = file:///srv/custom\n\
+            [secret]\nServer = https://me:secret@s.example/$repo\n[core]\nInclude = DIR/mirrorlist\n",
+        others: &[("mirrorlist", ARCH)],
+        ours: &["core"],
+    },
+    Shape {
+        name: "bytes that are no text, comments behind values",
+        main: "[options]\nArchitecture = x86_64\n# Gr\u{fc}\u{df}e \u{1f980}\n[core]\nServer = https://a.example/$repo\n#Server = https://old.example\n\n\n#end",
+        others: &[],
+        ours: &["core"],
+    },
+];
+
+/// A shape on disk, and a home that is not there yet.
+struct Machine {
+    folder: tempfile::TempDir,
+    home: Home,
+}
+
+impl Machine {
+    fn new(shape: &Shape) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().to_str().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text.replace("DIR", dir)).unwrap();
+        };
+        write("pacman.conf", shape.main);
+        shape.others.iter().for_each(|(name, text)| write(name, text));
+        Self {
+            folder,
+            home: Home::empty(),
+        }
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.folder.path().join("pacman.conf")
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = self.home.command(["setup", "--no-service"]);
+        command.args(flags).arg("--config").arg(self.conf());
+        command
+    }
+
+    #[track_caller]
+    fn setup(&self, flags: &[&str]) -> Ran {
+        run(self.command(flags)).done()
+    }
+
+    /// Every file of the configuration and of the home's, with its bytes and mode.
+    fn state(&self) -> BTreeMap<PathBuf, (Vec<u8>, u32)> {
+        let mut state = BTreeMap::new();
+        collect(self.folder.path(), &mut state);
+        collect(self.home.path(), &mut state);
+        state
+    }
+
+    /// The servers of `repository` that pacman's own reader finds.
+    fn servers(&self, pacman_conf: &Path, repository: &str) -> Vec<String> {
+        let mut command = Command::new(pacman_conf);
+        command.arg("--config").arg(self.conf());
+        command.args(["--repo", repository, "Server"]);
+        run(command).done().out.lines().map(str::to_owned).collect()
+    }
+}
+
+fn collect(folder: &Path, state: &mut BTreeMap<PathBuf, (Vec<u8>, u32)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, state);
+        } else {
+            let mode = fs::metadata(&path).unwrap().mode();
+            state.insert(path.clone(), (fs::read(&path).unwrap(), mode));
+        }
+    }
+}
+
+/// `pacman-conf` of each pacman that is here.
+fn readers() -> Vec<PathBuf> {
+    let newer =
+        std::env::var_os("PACSTORE_PACMAN71").map(|pacman| Path::new(&pacman).with_file_name("pacman-conf"));
+    let newer = newer.filter(|path| path.is_file());
+    require("pacman-conf").into_iter().chain(newer).collect()
+}
+
+#[test]
+fn every_shape_is_set_up_once_and_undone_to_the_byte() {
+    assert!(SHAPES.len() > 11);
+    let readers = readers();
+    for shape in SHAPES {
+        let machine = Machine::new(shape);
+        fs::set_permissions(machine.conf(), fs::Permissions::from_mode(0o640)).unwrap();
+        let before = machine.state();
+        let mut servers = BTreeMap::new();
+        for reader in &readers {
+            for repository in shape.ours {
+                servers.insert((reader, repository), machine.servers(reader, repository));
+            }
+        }
+        let ran = machine.setup(&["--json"]);
+        let report = ran.json();
+        let ours = report["repositories"].as_array().unwrap().iter();
+        let ours: Vec<_> = ours.map(|one| one["name"].as_str().unwrap()).collect();
+        assert_eq!(ours, shape.ours, "{}", shape.name);
+        let after = machine.state();
+        assert_eq!(
+            after[&machine.conf()].1,
+            before[&machine.conf()].1,
+            "{}",
+            shape.name
+        );
+        let gateway = report["gateway"].as_str().unwrap();
+        for ((reader, repository), theirs) in &servers {
+            let now = machine.servers(reader, repository);
+            assert_eq!(
+                now[0],
+                format!("{gateway}/pacman/{repository}/x86_64"),
+                "{}",
+                shape.name
+            );
+            assert_eq!(&now[1..], &theirs[..], "{}", shape.name);
+        }
+        machine.home.run(["config", "check"]).done();
+        // Mirror lists belong to their package.
+        for (path, bytes) in before.iter().filter(|(path, _)| path.ends_with("mirrorlist")) {
+            assert_eq!(&after[path], bytes, "{}", shape.name);
+        }
+        let again = machine.setup(&[]);
+        assert!(
+            again.out.contains("nothing to change"),
+            "{}: {}",
+            shape.name,
+            again.out
+        );
+        assert_eq!(machine.state(), after, "{}", shape.name);
+        machine.setup(&["--undo"]);
+        assert_eq!(machine.state(), before, "{}", shape.name);
+        assert!(machine.setup(&["--undo"]).out.contains("nothing to change"));
+    }
+}
+
+#[test]
+fn a_dry_run_shows_the_difference_and_changes_nothing() {
+    let machine = Machine::new(&SHAPES[0]);
+    let before = machine.state();
+    let shown = machine.setup(&["--dry-run"]).out;
+    assert!(shown.contains("\n+Server = http://127.0.0.1:"), "{shown}");
+    assert!(shown.contains("\n+[[repository]]\n"), "{shown}");
+    assert!(
+        shown.contains("\n--- /dev/null\n") || shown.starts_with("--- /dev/null\n"),
+        "{shown}"
+    );
+    let taken_out = |line: &str| line.starts_with('-') && !line.starts_with("--- ");
+    assert!(!shown.lines().any(taken_out), "{shown}");
+    assert_eq!(machine.state(), before);
+    machine.setup(&[]);
+    let after = machine.state();
+    let shown = machine.setup(&["--undo", "--dry-run"]).out;
+    assert!(shown.contains("\n-Server = http://127.0.0.1:"), "{shown}");
+    assert_eq!(machine.state(), after);
+}
+
+/// The configuration is written first: stopped after each write, pacman goes on, and setup and undo still end where they should.
+#[test]
+fn stopped_after_each_write_it_can_be_finished_or_undone() -> TestResult {
+    let shape = &SHAPES[5];
+    let machine = Machine::new(shape);
+    let before = machine.state();
+    machine.setup(&[]);
+    let after = machine.state();
+    let order = machine.setup(&["--undo", "--dry-run", "--json"]).json();
+    assert_eq!(order["changes"].as_array().unwrap().len(), 3);
+    let mut changed: Vec<_> = after
+        .iter()
+        .filter(|(path, state)| before.get(*path) != Some(*state))
+        .collect();
+    changed.sort_by_key(|(path, _)| !path.ends_with("pacstore.toml"));
+    for made in 0..=changed.len() {
+        let stopped = || -> TestResult {
+            machine.setup(&["--undo"]);
+            changed[..made]
+                .iter()
+                .try_for_each(|(path, (bytes, _))| fs::write(path, bytes))?;
+            Ok(())
+        };
+        stopped()?;
+        machine.setup(&["--undo"]);
+        assert_eq!(machine.state(), before, "{made}");
+        stopped()?;
+        machine.setup(&[]);
+        assert_eq!(machine.state(), after, "{made}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_stays_a_link() -> TestResult {
+    let machine = Machine::new(&SHAPES[7]);
+    let target = machine.folder.path().join("dotfiles.conf");
+    fs::rename(machine.conf(), &target)?;
+    symlink("dotfiles.conf", machine.conf())?;
+    let before = fs::read(&target)?;
+    machine.setup(&[]);
+    assert!(fs::symlink_metadata(machine.conf())?.is_symlink());
+    assert!(String::from_utf8(fs::read(&target)?)?.contains("/pacman/$repo/$arch"));
+    machine.setup(&["--undo"]);
+    assert!(fs::symlink_metadata(machine.conf())?.is_symlink());
+    assert_eq!(fs::read(&target)?, before);
+    Ok(())
+}
+
+#[test]
+fn ports_that_are_taken_are_passed_over_and_the_choice_is_kept() -> TestResult {
+    let machine = Machine::new(&SHAPES[7]);
+    // Whoever has it, it is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.1:8080");
+    let swarm = std::net::UdpSocket::bind("0.0.0.0:4001");
+    let first = machine.setup(&["--json"]).json();
+    let gateway = first["gateway"].as_str().unwrap().to_owned();
+    assert_ne!(gateway, "http://127.0.0.1:8080");
+    let text = fs::read_to_string(machine.home.config_file())?;
+    assert!(
+        text.contains(&format!("listen = \"{}\"", &gateway["http://".len()..])),
+        "{text}"
+    );
+    assert!(text.contains("/quic-v1\"") && !text.contains("/4001/"), "{text}");
+    drop((taken, swarm));
+    let again = machine.setup(&["--json"]).json();
+    assert_eq!(again["gateway"], gateway.as_str());
+    assert_eq!(again["changes"].as_array().unwrap().len(), 0);
+    Ok(())
+}
+
+#[test]
+fn what_the_user_configured_stays_and_is_used() -> TestResult {
+    let machine = Machine::new(&SHAPES[0]);
+    let own = format!(
+        "{}\n[[repository]]\nname = \"core\"\nupstreams = \"https://mine.example/core/\"\n# end",
+        LOOPBACK.replace("127.0.0.1:0", "127.0.0.1:8999")
+    );
+    machine.home.configure(&own);
+    let report = machine.setup(&["--json"]).json();
+    assert_eq!(report["gateway"], "http://127.0.0.1:8999");
+    let text = fs::read_to_string(machine.home.config_file())?;
+    assert!(text.starts_with(&own), "{text}");
+    assert_eq!(text.matches("name = \"core\"").count(), 1, "{text}");
+    assert_eq!(text.matches("name = \"extra\"").count(), 1, "{text}");
+    machine.setup(&["--undo"]);
+    assert_eq!(fs::read_to_string(machine.home.config_file())?, own);
+    machine.home.configure(LOOPBACK);
+    run(machine.command(&[])).fails_with(&["port 0", "hint: pacman needs a fixed one"]);
+    Ok(())
+}
+
+#[test]
+fn a_repository_that_was_made_private_stays_private() -> TestResult {
+    let machine = Machine::new(&SHAPES[0]);
+    machine.setup(&[]);
+    let text = fs::read_to_string(machine.home.config_file())?;
+    assert_eq!(text.matches("public = true").count(), 2, "{text}");
+    machine
+        .home
+        .configure(&text.replacen("public = true", "public = false", 1));
+    let list = machine.folder.path().join("mirrorlist");
+    fs::write(list, "Server = https://new.example/$repo/os/$arch\n")?;
+    let report = machine.setup(&["--json"]).json();
+    assert_eq!(report["repositories"][0]["public"], false);
+    assert_eq!(report["repositories"][1]["public"], true);
+    let upstreams = &report["repositories"][0]["upstreams"];
+    assert_eq!(upstreams[0], "https://new.example/core/os/x86_64/");
+    Ok(())
+}
+
+#[test]
+fn cache_server_is_refused_where_pacman_does_not_know_it() -> TestResult {
+    let machine = Machine::new(&SHAPES[7]);
+    let before = machine.state();
+    let program = machine.folder.path().join("pacman");
+    let pretend = |version: &str| -> TestResult {
+        fs::write(
+            &program,
+            format!("#!/bin/sh\necho 'Pacman v{version} - libalpm v13'\n"),
+        )?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        Ok(())
+    };
+    let flags = ["--cache-server", "--pacman", program.to_str().unwrap()];
+    pretend("6.0.2")?;
+    run(machine.command(&flags)).fails_with(&["pacman 6.0 does not know CacheServer"]);
+    fs::remove_file(&program)?;
+    assert_eq!(machine.state(), before);
+    pretend("6.1.0")?;
+    machine.setup(&flags);
+    let text = fs::read_to_string(machine.conf())?;
+    assert!(text.contains("\nCacheServer = http://127.0.0.1:"), "{text}");
+    // From one way to the other.
+    machine.setup(&[]);
+    let text = fs::read_to_string(machine.conf())?;
+    assert!(
+        !text.contains("CacheServer") && text.contains("\nServer = http://127.0.0.1:"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_system_that_is_mounted_elsewhere_is_set_up_there() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let etc = folder.path().join("etc");
+    fs::create_dir_all(etc.join("pacman.d"))?;
+    let conf = "[options]\nArchitecture = x86_64\n[core]\nInclude = /etc/pacman.d/mirrorlist\n";
+    fs::write(etc.join("pacman.conf"), conf)?;
+    fs::write(etc.join("pacman.d/mirrorlist"), ARCH)?;
+    let command = |flags: &[&str]| {
+        let mut command = Command::new(crate::home::PACSTORE);
+        command
+            .env_remove("PACSTORE_HOME")
+            .args(["setup", "--root"])
+            .arg(folder.path())
+            .args(flags);
+        run(command)
+    };
+    command(&[]).done();
+    let text = fs::read_to_string(etc.join("pacstore/pacstore.toml"))?;
+    assert!(text.contains("https://a.example/core/os/x86_64/"), "{text}");
+    assert!(!text.contains("[gateway]"), "{text}");
+    command(&["--undo"]).done();
+    assert_eq!(fs::read_to_string(etc.join("pacman.conf"))?, conf);
+    assert!(!etc.join("pacstore/pacstore.toml").exists());
+    Ok(())
+}
+
+#[test]
+fn without_a_pacman_conf_it_says_how_to_name_one() {
+    let home = Home::empty();
+    home.run(["setup", "--config", "/nowhere/pacman.conf"])
+        .fails_with(&["`/nowhere/pacman.conf` is not there", "--root DIR"]);
+}

@@ -278,11 +278,7 @@ async fn fetch(State(admin): State<Admin>, Json(asked): Json<GetRequest>) -> Res
             None,
         );
     }
-    let begun = async {
-        let content = node.open(&file).await?;
-        body::file(node.clone(), content, asked.from..file.len).await
-    };
-    match begun.await {
+    match body::patient(node.clone(), &file, asked.from..file.len).await {
         Ok(body) => streamed(body, file.len - asked.from, &file.root.to_string()),
         Err(error) => refuse(StatusCode::GATEWAY_TIMEOUT, chain(&error), None),
     }

@@ -213,11 +213,7 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
         return response;
     }
     // The first bytes before the header: while nothing is sent, another answer is possible.
-    let begun = async {
-        let content = node.open(&answer).await?;
-        body::file(node.clone(), content, part).await
-    };
-    match begun.await {
+    match body::file(node.clone(), &answer, part).await {
         Ok(body) => {
             *response.body_mut() = body;
             response
@@ -228,26 +224,26 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
                 error = &error as &dyn std::error::Error,
                 "cannot give a file"
             );
-            cannot_give(&answer, &error)
+            cannot_give(node, &answer, &error)
         }
     }
 }
 
-/// Nobody gives it: an ordinary mirror may, else pacman goes on to its next Server. Never
-/// a mirror that was caught with other bytes: pacman would take them and fail.
-fn cannot_give(answer: &FileAnswer, error: &FetchError) -> Response<Body> {
+/// Nobody gives it, or not in time: an ordinary mirror may, else pacman goes on to its next
+/// Server. Never a mirror that just stalled or was caught with other bytes: pacman would
+/// wait in vain, or take them and fail.
+fn cannot_give(node: &Node, answer: &FileAnswer, error: &FetchError) -> Response<Body> {
     if let FetchError::Elsewhere { url, .. } = error {
         let mut response = text(StatusCode::FOUND, "an ordinary mirror has it");
         set(response.headers_mut(), header::LOCATION, url.as_str());
         return response;
     }
-    let caught = matches!(error, FetchError::Wrong { .. });
-    let Some(url) = answer.sources.upstreams.first().filter(|_| !caught) else {
+    let Some(url) = node.elsewhere(answer) else {
         return text(StatusCode::GATEWAY_TIMEOUT, "no source gives this file now");
     };
     let mut response = text(
         StatusCode::FOUND,
-        "no peer gives this file now; an ordinary mirror has it",
+        "it does not come through here in time; an ordinary mirror has it",
     );
     set(response.headers_mut(), header::LOCATION, url.as_str());
     response

@@ -17,7 +17,7 @@ use futures::stream;
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use pacstore_node::{Content, FetchError, Node};
+use pacstore_node::{Content, FetchError, FileAnswer, Node};
 
 /// Any body of ours.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -64,17 +64,36 @@ pub(crate) fn full(data: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
-/// Bytes `range` of `content`, of which the first are there when this returns.
+/// Bytes `range` of the file of `answer`, of which the first are there when this returns.
 ///
 /// # Errors
 /// Why not even the first can be had.
-pub(crate) async fn file(node: Node, mut content: Content, range: Range<u64>) -> Result<Body, FetchError> {
+pub(crate) async fn file(node: Node, answer: &FileAnswer, range: Range<u64>) -> Result<Body, FetchError> {
+    if range.is_empty() {
+        // Nobody needs it for that, but whoever has not got it does not give it.
+        node.open(answer).await?;
+        return Ok(full(""));
+    }
+    let (content, first) = node.begin(answer, range.start, range.end).await?;
+    Ok(begun(node, content, first, range))
+}
+
+/// The same for somebody who is in no hurry, as pacman is.
+///
+/// # Errors
+/// As [`file`].
+pub(crate) async fn patient(node: Node, answer: &FileAnswer, range: Range<u64>) -> Result<Body, FetchError> {
+    let mut content = node.open(answer).await?;
     if range.is_empty() {
         return Ok(full(""));
     }
     let first = content.read(&node, range.start, range.end).await?;
+    Ok(begun(node, content, first, range))
+}
+
+fn begun(node: Node, content: Content, first: Bytes, range: Range<u64>) -> Body {
     let rest = range.start + first.len() as u64..range.end;
-    Ok(body(node, content, first, rest))
+    body(node, content, first, rest)
 }
 
 fn body(node: Node, content: Content, first: Bytes, rest: Range<u64>) -> Body {

@@ -393,15 +393,64 @@ impl Node {
             )
     }
 
+    /// Opens the file of `answer` and reads its first bytes, of `start..end`.
+    ///
+    /// # Errors
+    /// [`FetchError::Late`] if a mirror gives them sooner than they come through us;
+    /// else as [`Node::open`].
+    pub async fn begin(
+        &self,
+        answer: &FileAnswer,
+        start: u64,
+        end: u64,
+    ) -> Result<(Content, Bytes), FetchError> {
+        // Where it comes from a repository without importer, that part knows how long it may take.
+        let waiting = match &answer.known {
+            Known::Tree => self.inner.fetch.first_byte(&answer.root, answer.len, start),
+            Known::Package(_) | Known::Bytes(..) => None,
+        };
+        let begun = async {
+            let mut content = self.open_at(answer, start).await?;
+            let first = content.read(self, start, end).await?;
+            Ok((content, first))
+        };
+        let too_late = async {
+            match &waiting {
+                Some(waiting) => waiting.too_late().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            begun = begun => begun,
+            () = too_late, if !answer.sources.upstreams.is_empty() => {
+                Err(FetchError::Late { cid: answer.root })
+            }
+        }
+    }
+
+    /// The mirror to send pacman to for `answer`, if one may help.
+    pub fn elsewhere(&self, answer: &FileAnswer) -> Option<Url> {
+        let mut urls = answer.sources.upstreams.clone();
+        self.inner.ranking.mirrors().sort(&mut urls);
+        let mut urls = urls.into_iter();
+        urls.find(|url| self.inner.fetch.may_lead_to(&answer.root, url))
+    }
+
     /// Opens the file of `answer`.
     ///
     /// # Errors
     /// [`FetchError`] if no source gives it.
     pub async fn open(&self, answer: &FileAnswer) -> Result<Content, FetchError> {
+        self.open_at(answer, 0).await
+    }
+
+    async fn open_at(&self, answer: &FileAnswer, start: u64) -> Result<Content, FetchError> {
         let opened = match &answer.known {
             Known::Tree => {
                 self.show_public(answer).await;
-                self.inner.fetch.open(&answer.root, &answer.sources).await?
+                let fetch = &self.inner.fetch;
+                fetch.open_at(&answer.root, &answer.sources, start).await?
             }
             Known::Package(package) => self.open_package(answer, package).await?,
             Known::Bytes(bytes, origin) => return Ok(Content::Small(bytes.clone(), *origin, answer.root)),

@@ -15,3 +15,4 @@ mod paths;
 mod requests;
 mod solo;
 mod stale;
+mod thin;

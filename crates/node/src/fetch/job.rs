@@ -32,6 +32,13 @@ const LONELY: Duration = Duration::from_secs(3);
 /// How long a job goes on without a single whole leaf, however bytes drip in.
 const NO_LEAF: Duration = Duration::from_mins(1);
 
+/// The end of a leaf is kept back until the next leaf is here, in bytes ...
+const KEPT_BACK: u64 = 64 << 10;
+
+/// ... but a little of it goes out this often: pacman leaves a connection that is silent
+/// for ten seconds (and one byte in two seconds does not count as more).
+const DRIP: Duration = Duration::from_millis(400);
+
 /// How often a job is looked after.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -62,6 +69,8 @@ pub(crate) struct Shared {
     alive: AtomicUsize,
     /// When bytes of any kind last came in.
     last_byte: Mutex<Instant>,
+    /// When a source of it last waited for its turn on the line.
+    held: Mutex<Instant>,
     /// What the last source that gave up said.
     said: Mutex<String>,
     /// A mirror gave other bytes than the tree says.
@@ -77,12 +86,13 @@ struct Progress {
 }
 
 impl Job {
-    /// Starts the tasks that bring `file` in.
+    /// Starts the tasks that bring `file` in, and gives the reader that begins at `offset`.
     pub(crate) async fn start(
         inner: &Arc<Inner>,
         file: FileDag,
         sources: &Sources,
-    ) -> Result<Arc<Self>, FetchError> {
+        offset: u64,
+    ) -> Result<Reader, FetchError> {
         let root = file.root;
         let store = inner.store.clone();
         let layout = file.clone();
@@ -91,9 +101,12 @@ impl Job {
         let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
         let count = usize::from(ask_peers) + sources.upstreams.len().min(upstreams::AT_ONCE);
         let stop = inner.tasks.stop().child_token();
+        let mut plan = Plan::new(&have, count);
+        // Sources must not begin elsewhere before the reader says where it stands.
+        plan.set_front(0, leaf_at(&file, offset));
         let shared = Arc::new(Shared {
             inner: Arc::clone(inner),
-            plan: Mutex::new(Plan::new(&have, count)),
+            plan: Mutex::new(plan),
             origins: Mutex::new(vec![earlier(&partial); have.len()]),
             file: Arc::new(file),
             partial,
@@ -103,9 +116,10 @@ impl Job {
             ask: sources.peers,
             alive: AtomicUsize::new(count),
             last_byte: Mutex::new(Instant::now()),
+            held: Mutex::new(Instant::now()),
             said: Mutex::new("neither peers nor upstreams to ask".to_owned()),
             wrong: AtomicBool::new(false),
-            readers: AtomicU64::new(0),
+            readers: AtomicU64::new(1),
         });
         let mut source = 0;
         if ask_peers {
@@ -128,10 +142,11 @@ impl Job {
         }
         inner.tasks.spawn("fetch/job", watch_over(Arc::clone(&shared)));
         inner.active.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self {
+        let job = Arc::new(Self {
             shared,
             _stop: stop.drop_guard(),
-        }))
+        });
+        Ok(Reader { job, number: 0 })
     }
 
     /// Whole, failed or stopped: joining it makes no sense.
@@ -209,6 +224,26 @@ impl Shared {
         self.plan().progressed(leaf, Instant::now());
     }
 
+    /// Bytes of what `source` was asked for come in; of which leaf is not known.
+    pub(crate) fn moves(&self, source: SourceId) {
+        self.heard();
+        self.plan().moves(source, Instant::now());
+        self.inner.line.peers_move(&self.file.root);
+    }
+
+    /// `source` was asked for `leaf` because another one was late.
+    pub(crate) fn is_second(&self, leaf: usize, source: SourceId) -> bool {
+        self.plan().is_second(leaf, source)
+    }
+
+    /// A source waits for its turn: that is no silence, as long as the line brings anything.
+    pub(crate) fn held(&self) {
+        if self.inner.line.quiet() < PATIENCE {
+            self.heard();
+            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    }
+
     /// `source` brought `bytes` in `busy`.
     pub(crate) fn measured(&self, source: SourceId, bytes: u64, busy: Duration) {
         self.plan().measured(source, bytes, busy);
@@ -268,7 +303,8 @@ impl Shared {
         if asks_peers && alive == 1 && LONELY < quiet && peers::nobody(&self.inner, self.ask) {
             return Some(format!("no peer is connected; before that: {}", said()));
         }
-        if PATIENCE < quiet || NO_LEAF < last_leaf.elapsed() {
+        let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if PATIENCE < quiet || NO_LEAF < last_leaf.max(held).elapsed() {
             return Some(format!("no new bytes for {} s", quiet.as_secs()));
         }
         None
@@ -360,6 +396,17 @@ impl Shared {
     }
 }
 
+/// The leaf that holds the byte at `offset`.
+fn leaf_at(file: &FileDag, offset: u64) -> usize {
+    file.leaves
+        .partition_point(|leaf| leaf.offset + leaf.len <= offset)
+}
+
+/// Bytes that go out of the `left` ones that are kept back: they last for minutes.
+fn drip(left: u64) -> u64 {
+    (left / 128).max(16).min(left)
+}
+
 /// Where most of what an earlier job brought came from.
 fn earlier(partial: &Partial) -> Origin {
     let by = partial.by_origin();
@@ -387,6 +434,10 @@ impl Drop for Reader {
 }
 
 impl Reader {
+    pub(crate) fn job(&self) -> &Arc<Job> {
+        &self.job
+    }
+
     pub(crate) fn new(job: Arc<Job>) -> Self {
         let number = job.shared.readers.fetch_add(1, Ordering::Relaxed);
         Self { job, number }
@@ -418,13 +469,7 @@ impl Reader {
         if offset >= end {
             return Ok(None);
         }
-        let index = shared
-            .file
-            .leaves
-            .partition_point(|leaf| leaf.offset + leaf.len <= offset);
-        let Some(leaf) = shared.file.leaves.get(index) else {
-            return Ok(None);
-        };
+        let index = leaf_at(&shared.file, offset);
         shared.plan().set_front(self.number, index);
         let mut changed = shared.changed.subscribe();
         while !shared.is_done(index) {
@@ -435,7 +480,7 @@ impl Reader {
                 return Err(FetchError::Stopping);
             }
         }
-        let stop = end.min(leaf.offset + leaf.len).min(offset + PIECE);
+        let stop = self.paced(index, offset, end).await;
         let partial = shared.partial.clone();
         let read = move || {
             let mut data = vec![0; (stop - offset) as usize];
@@ -449,6 +494,29 @@ impl Reader {
             .get(index)
             .copied();
         Ok(Some((Bytes::from(data), origin.unwrap_or(Origin::Peer))))
+    }
+
+    /// Where a piece that begins at `offset` in the leaf `index`, which is here, ends. The end
+    /// of a leaf goes out slowly until the next one is here, so that pacman sees progress.
+    async fn paced(&self, index: usize, offset: u64, end: u64) -> u64 {
+        let shared = &self.job.shared;
+        let leaf_end = shared
+            .file
+            .leaves
+            .get(index)
+            .map_or(end, |leaf| leaf.offset + leaf.len);
+        let stop = end.min(leaf_end).min(offset + PIECE);
+        if end <= leaf_end || shared.is_done(index + 1) {
+            return stop;
+        }
+        let kept_back = leaf_end.saturating_sub(KEPT_BACK);
+        if offset < kept_back {
+            return stop.min(kept_back);
+        }
+        tokio::select! {
+            () = shared.arrived(index + 1) => stop,
+            () = tokio::time::sleep(DRIP) => stop.min(offset + drip(leaf_end - offset)),
+        }
     }
 
     /// Waits until the whole file is on disk under its final name.
@@ -465,5 +533,23 @@ impl Reader {
                 return Err(FetchError::Stopping);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_back_of_a_leaf_lasts_for_minutes_and_ends() {
+        let (mut left, mut drips) = (KEPT_BACK, 0_u32);
+        while left > 0 {
+            let out = drip(left);
+            assert!((1..=left).contains(&out));
+            left -= out;
+            drips += 1;
+        }
+        let lasts = DRIP * drips;
+        assert!(lasts > Duration::from_mins(2), "{lasts:?}");
     }
 }

@@ -9,9 +9,12 @@
 //! - Not here: which paths there are (`crate::mirror`), what pacman is told (`pacstore-http`).
 //! - Read first: `docs/design/fetch.md`.
 
+mod bad;
 mod job;
+mod line;
 mod peers;
 mod plan;
+mod queue;
 mod small;
 mod upstreams;
 mod whole;
@@ -36,6 +39,7 @@ use crate::error::StoreError;
 
 use job::Job;
 pub use job::Reader;
+use line::{FirstByte, Line};
 pub(crate) use small::InFlight;
 
 /// Bytes of leaves that all jobs together may have in flight: 24 MiB.
@@ -148,6 +152,12 @@ pub enum FetchError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// A mirror may give it, but not through us in time.
+    #[error("the first bytes of {cid} would come too late")]
+    Late {
+        /// The file's root.
+        cid: Cid,
+    },
     /// The node is stopping.
     #[error("stopping")]
     Stopping,
@@ -176,6 +186,8 @@ pub(crate) struct Inner {
     http: Http,
     tasks: Tasks,
     budget: ByteBudget,
+    line: Line,
+    bad: bad::Bad,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: InFlight<Small>,
     room: small::Room,
@@ -233,6 +245,8 @@ impl Fetcher {
             http,
             tasks,
             budget: ByteBudget::new(IN_FLIGHT),
+            line: Line::default(),
+            bad: bad::Bad::default(),
             jobs: Mutex::new(HashMap::new()),
             small: InFlight::default(),
             room: small::Room::default(),
@@ -251,6 +265,14 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`] if its DAG cannot be had or it cannot be kept.
     pub async fn open(&self, root: &Cid, sources: &Sources) -> Result<Opened, FetchError> {
+        self.open_at(root, sources, 0).await
+    }
+
+    /// The same for a reader that begins at `offset`: what is there comes first.
+    ///
+    /// # Errors
+    /// As [`Fetcher::open`].
+    pub async fn open_at(&self, root: &Cid, sources: &Sources, offset: u64) -> Result<Opened, FetchError> {
         if let Some(file) = self.stored(root).await? {
             return Ok(Opened::Stored(file));
         }
@@ -281,7 +303,7 @@ impl Fetcher {
         };
         let until = Instant::now() + ROOM;
         loop {
-            match self.start(root, &file, sources).await {
+            match self.start(root, &file, sources, offset).await {
                 // Files on their way, or just being put in their place, take the room; after that
                 // they can be evicted.
                 Err(error) if error.is_for_room() && Instant::now() < until => {
@@ -293,7 +315,13 @@ impl Fetcher {
     }
 
     /// Joins or starts the job for `file`.
-    async fn start(&self, root: &Cid, file: &FileDag, sources: &Sources) -> Result<Opened, FetchError> {
+    async fn start(
+        &self,
+        root: &Cid,
+        file: &FileDag,
+        sources: &Sources,
+        offset: u64,
+    ) -> Result<Opened, FetchError> {
         let _one = self.inner.starting.lock().await;
         if let Some(job) = self.running(root) {
             return Ok(Opened::Arriving(Reader::new(job)));
@@ -303,12 +331,28 @@ impl Fetcher {
             return Ok(Opened::Stored(stored));
         }
         let file = file.clone();
-        let job = Job::start(&self.inner, file, sources).await?;
+        let reader = Job::start(&self.inner, file, sources, offset).await?;
         let mut jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.retain(|_, job| job.strong_count() > 0);
-        jobs.insert(*root, Arc::downgrade(&job));
+        jobs.insert(*root, Arc::downgrade(reader.job()));
         drop(jobs);
-        Ok(Opened::Arriving(Reader::new(job)))
+        Ok(Opened::Arriving(reader))
+    }
+
+    /// Somebody waits for the first byte of `root`, which is at `offset` of `len`. None if it
+    /// is at hand.
+    pub(crate) fn first_byte(&self, root: &Cid, len: u64, offset: u64) -> Option<FirstByte> {
+        if self.inner.store.opened(root).is_some() {
+            return None;
+        }
+        let leaf = len.saturating_sub(offset).min(dag::MAX_BLOCK as u64 / 2);
+        Some(self.inner.line.wait_for(*root, leaf))
+    }
+
+    /// Whether pacman may be sent to `url` for `root`: not if it just stalled, broke off or
+    /// gave other bytes.
+    pub(crate) fn may_lead_to(&self, root: &Cid, url: &Url) -> bool {
+        !self.inner.bad.is(root, url)
     }
 
     /// Fetches the whole file and waits until it is on disk.

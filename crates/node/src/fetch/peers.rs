@@ -22,6 +22,7 @@ use pacstore_runtime::ByteLease;
 use tracing::debug;
 
 use super::job::Shared;
+use super::line::{Host, Turn};
 use super::plan::SourceId;
 use super::{AskPeers, FetchError, Inner};
 
@@ -75,6 +76,11 @@ pub(crate) fn session(inner: &Inner, ask: AskPeers) -> Option<Session> {
     Some(net.bitswap().session(options))
 }
 
+/// When the last byte of what `session` asked came.
+pub(crate) fn last_byte(session: &Session) -> Option<tokio::time::Instant> {
+    session.stats().iter().filter_map(|peer| peer.last_byte).max()
+}
+
 /// Waits for `asked`, which asks `session`; peers that connect meanwhile are asked too.
 pub(crate) async fn with_newcomers<T>(
     inner: &Inner,
@@ -107,13 +113,19 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
         if shared.stop.is_cancelled() || shared.complete() {
             return;
         }
-        rest.refresh(&shared, &session, flying.is_empty());
+        rest.refresh(&shared, &session, (source, flying.is_empty()));
         while flying.len() < window(&shared, source) && rest.may_ask() {
+            let host = Host::Peers(rest.peers.len());
+            let turn = shared.inner.line.turn(shared.file.root, host);
+            if !turn.try_start() {
+                shared.held();
+                break;
+            }
             let Some(lease) = room(&shared, flying.is_empty()).await else {
                 break;
             };
             let [leaf] = shared.pick(source, 1)[..] else { break };
-            flying.push(bring(&shared, &session, source, leaf, lease));
+            flying.push(bring(&shared, &session, source, leaf, (lease, turn)));
         }
         if flying.is_empty() {
             tokio::select! {
@@ -136,6 +148,10 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
 /// How many leaves may be asked now.
 fn window(shared: &Shared, source: SourceId) -> usize {
     let most = shared.window(WINDOW);
+    let line = &shared.inner.line;
+    if !line.is_wide() && line.is_waited_for(&shared.file.root) {
+        return 1;
+    }
     let rate = shared.rate(source);
     if rate <= 0.0 {
         return FIRST_WINDOW.min(most);
@@ -162,7 +178,7 @@ async fn bring(
     session: &Session,
     source: SourceId,
     leaf: usize,
-    lease: ByteLease,
+    place: (ByteLease, Turn),
 ) -> Option<(u64, Instant)> {
     let wanted = shared.file.leaves[leaf];
     let asked = Instant::now();
@@ -194,7 +210,7 @@ async fn bring(
             Some((0, asked))
         }
     };
-    drop(lease);
+    drop(place);
     done
 }
 
@@ -238,6 +254,10 @@ impl Backlog {
         }
         let now = Instant::now();
         let from = self.last.map_or(asked, |last| last.max(asked));
+        shared
+            .inner
+            .line
+            .came(&Host::Peers(self.peers.len()), bytes, from);
         shared.measured(source, bytes, now.saturating_duration_since(from));
         self.last = Some(now);
         self.failures = 0;
@@ -246,7 +266,7 @@ impl Backlog {
 
     /// Peers that connected since take part too, and are asked at once; bytes that came
     /// count although their leaf is not whole yet.
-    fn refresh(&mut self, shared: &Shared, session: &Session, idle: bool) {
+    fn refresh(&mut self, shared: &Shared, session: &Session, (source, idle): (SourceId, bool)) {
         let now = may_be_asked(&shared.inner, shared.ask);
         for peer in now.iter().filter(|peer| !self.peers.contains(peer)) {
             session.add_peer(*peer);
@@ -259,9 +279,9 @@ impl Backlog {
         if idle {
             return;
         }
-        let last_byte = session.stats().iter().filter_map(|peer| peer.last_byte).max();
+        let last_byte = last_byte(session);
         if self.last_byte < last_byte {
-            shared.heard();
+            shared.moves(source);
         }
         self.last_byte = last_byte;
     }

@@ -19,6 +19,12 @@ pub(crate) const MAX_HEDGED: usize = 6;
 /// A leaf in flight that brought nothing for this long may be asked of another source.
 pub(crate) const LATE: Duration = Duration::from_secs(1);
 
+/// A leaf that a reader waits for is asked of a source that is surely faster after this.
+const SOON: Duration = Duration::from_millis(300);
+
+/// Any other leaf after this.
+const LATER: Duration = Duration::from_secs(2);
+
 /// A source of leaves within one job: an index into the job's list of sources.
 pub(crate) type SourceId = usize;
 
@@ -28,6 +34,7 @@ enum Leaf {
     Flying {
         by: SourceId,
         second: Option<SourceId>,
+        asked: Instant,
         progress: Instant,
     },
     Done,
@@ -119,17 +126,17 @@ impl Plan {
         let max = max.max(1);
         let ahead = self.ahead(source, max, leaf_bytes);
         let front = self.next_front();
+        // A leaf that the reader waits for and that is late goes before new ones.
+        if let Some(late) = self.late_at_front(front, source, leaf_bytes, now) {
+            return vec![late];
+        }
         let first = self
             .missing_from(front.saturating_add(ahead))
             .or_else(|| self.missing_from(front))
             .or_else(|| self.missing_from(0));
         let Some(first) = first else {
-            return self.hedge(front, source, now).into_iter().collect();
+            return self.hedge(front, source, leaf_bytes, now).into_iter().collect();
         };
-        // A leaf that the reader waits for and that is late goes before new ones.
-        if let Some(late) = self.late_at_front(front, source, now) {
-            return vec![late];
-        }
         let mut run = Vec::new();
         for leaf in first..self.leaves.len().min(first + max) {
             if !matches!(self.leaves[leaf], Leaf::Missing) {
@@ -138,6 +145,7 @@ impl Plan {
             self.leaves[leaf] = Leaf::Flying {
                 by: source,
                 second: None,
+                asked: now,
                 progress: now,
             };
             run.push(leaf);
@@ -160,31 +168,98 @@ impl Plan {
         (from..self.leaves.len()).find(|leaf| matches!(self.leaves[*leaf], Leaf::Missing))
     }
 
-    fn late_at_front(&mut self, front: usize, source: SourceId, now: Instant) -> Option<usize> {
+    fn late_at_front(
+        &mut self,
+        front: usize,
+        source: SourceId,
+        leaf_bytes: u64,
+        now: Instant,
+    ) -> Option<usize> {
         let front = (front..self.leaves.len()).find(|leaf| !self.is_done(*leaf))?;
-        self.second(front, source, now)
+        self.second(front, source, (leaf_bytes, SOON), now)
     }
 
     /// The end game: nothing is missing, but something is late.
-    fn hedge(&mut self, front: usize, source: SourceId, now: Instant) -> Option<usize> {
+    fn hedge(&mut self, front: usize, source: SourceId, leaf_bytes: u64, now: Instant) -> Option<usize> {
         (front..self.leaves.len())
             .chain(0..front)
-            .find_map(|leaf| self.second(leaf, source, now))
+            .find_map(|leaf| self.second(leaf, source, (leaf_bytes, LATER), now))
     }
 
-    fn second(&mut self, leaf: usize, source: SourceId, now: Instant) -> Option<usize> {
-        if self.hedged >= MAX_HEDGED {
-            return None;
-        }
-        let Leaf::Flying { by, second, progress } = &mut self.leaves[leaf] else {
+    fn second(
+        &mut self,
+        leaf: usize,
+        source: SourceId,
+        (leaf_bytes, patience): (u64, Duration),
+        now: Instant,
+    ) -> Option<usize> {
+        let Leaf::Flying {
+            by,
+            second,
+            asked,
+            progress,
+        } = self.leaves[leaf]
+        else {
             return None;
         };
-        if *by == source || second.is_some() || now.saturating_duration_since(*progress) < LATE {
+        let silent = now.saturating_duration_since(progress) >= LATE;
+        let slow = || self.is_overtaken(by, source, asked, (leaf_bytes, patience), now);
+        if self.hedged >= MAX_HEDGED || by == source || second.is_some() || !(silent || slow()) {
             return None;
         }
-        *second = Some(source);
+        if let Leaf::Flying { second, .. } = &mut self.leaves[leaf] {
+            *second = Some(source);
+        }
         self.hedged += 1;
         Some(leaf)
+    }
+
+    /// A leaf that `by` was asked for at `asked` would come from `source` in less than half of
+    /// the time that it still takes, as far as both have shown what they can do.
+    fn is_overtaken(
+        &self,
+        by: SourceId,
+        source: SourceId,
+        asked: Instant,
+        (leaf_bytes, patience): (u64, Duration),
+        now: Instant,
+    ) -> bool {
+        let age = now.saturating_duration_since(asked);
+        let rate = self.rate(source);
+        if rate <= 0.0 {
+            return false;
+        }
+        let there = leaf_bytes as f64 / rate;
+        if age < patience || age.as_secs_f64() < 2.0 * there {
+            return false;
+        }
+        let theirs = self.rate(by);
+        if theirs <= 0.0 {
+            return true;
+        }
+        // What it was asked for before comes before.
+        let before = self.leaves.iter().filter(|leaf| {
+            matches!(leaf, Leaf::Flying { by: other, asked: then, .. } if *other == by && *then <= asked)
+        });
+        let whole = before.count() as f64 * leaf_bytes as f64 / theirs;
+        let left = whole - age.as_secs_f64();
+        2.0 * there < if left > 0.0 { left } else { whole }
+    }
+
+    /// Whether `source` was asked for `leaf` because another one was late.
+    pub(crate) fn is_second(&self, leaf: usize, source: SourceId) -> bool {
+        matches!(self.leaves.get(leaf), Some(Leaf::Flying { second: Some(second), .. }) if *second == source)
+    }
+
+    /// Bytes of what `source` was asked for come in; of which leaf is not known.
+    pub(crate) fn moves(&mut self, source: SourceId, now: Instant) {
+        for leaf in &mut self.leaves {
+            if let Leaf::Flying { by, progress, .. } = leaf
+                && *by == source
+            {
+                *progress = now;
+            }
+        }
     }
 
     /// Bytes of `leaf` came in from whoever has it.
@@ -212,18 +287,26 @@ impl Plan {
         let Some(state) = self.leaves.get_mut(leaf) else {
             return;
         };
-        let Leaf::Flying { by, second, progress } = state.clone() else {
+        let Leaf::Flying {
+            by,
+            second,
+            asked,
+            progress,
+        } = state.clone()
+        else {
             return;
         };
         *state = match second {
             Some(other) if by == source => Leaf::Flying {
                 by: other,
                 second: None,
+                asked,
                 progress,
             },
             Some(other) if other == source => Leaf::Flying {
                 by,
                 second: None,
+                asked,
                 progress,
             },
             None if by == source => Leaf::Missing,
@@ -294,6 +377,39 @@ mod tests {
             hedged.push(leaf);
         }
         assert_eq!(hedged, (0..MAX_HEDGED).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_leaf_that_only_drips_goes_to_a_source_that_is_surely_faster_and_sooner_if_a_reader_waits() {
+        let now = Instant::now();
+        let mut plan = Plan::new(&[false; 3], 2);
+        plan.measured(1, 10 * MIB, Duration::from_secs(1));
+        assert_eq!(plan.pick(0, 1, MIB, now), [0]);
+        assert_eq!(plan.pick(1, 1, MIB, now), [1]);
+        let mut at = now;
+        while at < now + SOON {
+            plan.progressed(0, at);
+            assert!(plan.pick(1, 1, MIB, at) != [0]);
+            at += Duration::from_millis(100);
+        }
+        plan.progressed(0, at);
+        assert_eq!(plan.pick(1, 1, MIB, at), [0]);
+        assert!(plan.is_second(0, 1) && !plan.is_second(1, 1));
+        // On one thin line both are slow, and nothing is asked twice.
+        let mut plan = Plan::new(&[false; 2], 2);
+        plan.measured(0, MIB / 4, Duration::from_secs(1));
+        plan.measured(1, MIB / 4, Duration::from_secs(1));
+        assert_eq!(plan.pick(0, 1, MIB, now), [0]);
+        assert_eq!(plan.pick(1, 1, MIB, now), [1]);
+        assert!(plan.finish(1));
+        for tenths in 1..80 {
+            let at = now + Duration::from_millis(100 * tenths);
+            plan.moves(0, at);
+            assert!(
+                plan.pick(1, 1, MIB, at).is_empty(),
+                "after {tenths} tenths of a second"
+            );
+        }
     }
 
     #[test]

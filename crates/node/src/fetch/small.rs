@@ -14,24 +14,39 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use cid::Cid;
+use pacstore_bitswap::Session;
 use pacstore_dag as dag;
 use pacstore_runtime::Pool;
 use pacstore_store::{Origin, Sha256};
-use pacstore_upstream::Get;
+use pacstore_upstream::{Get, HttpError, Observation, Response};
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tracing::{debug, warn};
 use url::Url;
 
 use crate::error::StoreError;
 
-use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers};
+use super::line::{Host, Turn};
+use super::plan::LATE;
+use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers, upstreams};
 
 /// How long peers are asked alone.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long they are if bytes come, and the line is not known to be the limit.
+const MOVING_START: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether bytes come.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Files up to here do not wait for their turn on a thin line: 64 KiB.
+const TINY: u64 = 64 << 10;
+
+/// How long one source may take in all, while bytes come.
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// What is said of a mirror whose bytes do not match.
 const OTHER_BYTES: &str = " has other bytes than the tree says";
@@ -138,14 +153,19 @@ async fn bring(
     let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
     let found = match (ask_peers, sources.upstreams.is_empty()) {
         (false, true) => Err("neither peers nor upstreams to ask".to_owned()),
-        (true, true) => from_peers(inner, root, len, sources.peers).await,
+        (true, true) => {
+            let session = peers::session(inner, sources.peers);
+            from_peers(inner, root, len, (sources.peers, session.as_ref())).await
+        }
         (false, false) => from_upstreams(inner, root, len, &sources.upstreams).await,
         (true, false) => {
+            let session = peers::session(inner, sources.peers);
             let late = async {
-                tokio::time::sleep(HEAD_START).await;
+                peers_are_late(inner, session.as_ref()).await;
                 from_upstreams(inner, root, len, &sources.upstreams).await
             };
-            either(from_peers(inner, root, len, sources.peers), late).await
+            let peers = from_peers(inner, root, len, (sources.peers, session.as_ref()));
+            either(peers, late).await
         }
     };
     let got = found.map_err(|why| {
@@ -213,20 +233,65 @@ async fn either(
     }
 }
 
-async fn from_peers(inner: &Arc<Inner>, root: &Cid, len: u64, ask: AskPeers) -> Result<Got, String> {
-    let session = peers::session(inner, ask).ok_or("no network")?;
-    let asked = peers::with_newcomers(inner, &session, ask, session.get(*root));
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(got)) if got.data.len() as u64 != len => Err(format!(
+/// Returns once a mirror should be asked too: peers are silent, or slower than need be.
+async fn peers_are_late(inner: &Inner, session: Option<&Session>) {
+    tokio::time::sleep(HEAD_START).await;
+    let Some(session) = session else { return };
+    let began = Instant::now();
+    loop {
+        let moving = peers::last_byte(session).is_some_and(|last| last.elapsed() < LATE);
+        if !moving || (!inner.line.is_limit() && MOVING_START < began.elapsed()) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn from_peers(
+    inner: &Arc<Inner>,
+    root: &Cid,
+    len: u64,
+    (ask, session): (AskPeers, Option<&Session>),
+) -> Result<Got, String> {
+    let session = session.ok_or("no network")?;
+    let host = Host::Peers(session.peers().len());
+    let turn = (TINY < len).then(|| inner.line.turn(*root, host));
+    if let Some(turn) = &turn {
+        turn.begin();
+    }
+    let asked = Instant::now();
+    let got = peers::with_newcomers(inner, session, ask, session.get(*root));
+    let got = tokio::select! {
+        got = got => got.map_err(|error| error.to_string())?,
+        () = silence(inner, root, session) => return Err("no peer answered in time".to_owned()),
+    };
+    if let Some(turn) = &turn {
+        turn.came(len, asked);
+    }
+    if got.data.len() as u64 != len {
+        return Err(format!(
             "it has {} bytes, not {len} as its directory says",
             got.data.len()
-        )),
-        Ok(Ok(got)) => Ok(Got {
-            data: got.data,
-            origin: inner.origin(&got.from),
-        }),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no peer answered in time".to_owned()),
+        ));
+    }
+    Ok(Got {
+        data: got.data,
+        origin: inner.origin(&got.from),
+    })
+}
+
+/// Returns once no byte came for too long, or it takes for ever.
+async fn silence(inner: &Inner, root: &Cid, session: &Session) {
+    let began = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let last = peers::last_byte(session).map_or(began, |last| last.max(began));
+        if PATIENCE < last.elapsed() || LONGEST < began.elapsed() {
+            return;
+        }
+        if last.elapsed() < LATE {
+            inner.line.peers_move(root);
+        }
     }
 }
 
@@ -250,11 +315,24 @@ async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) 
 }
 
 async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> Result<Bytes, String> {
+    let turn = (TINY < len).then(|| inner.line.turn(*root, upstreams::host(url)));
+    if let Some(turn) = &turn {
+        turn.start(|| ()).await;
+    }
     let mut get = Get::new(url);
     get.max_len = Some(len);
-    get.deadline = Some(PATIENCE);
-    let mut response = inner.http.get(&get).await.map_err(|e| e.to_string())?;
-    let data = response.bytes().await.map_err(|e| e.to_string())?;
+    let read = async {
+        let asked = tokio::time::timeout(upstreams::HEADER, inner.http.get(&get));
+        let mut response = asked.await.map_err(|_| SmallError::Stalled)??;
+        body(&mut response, turn.as_ref()).await
+    };
+    let data = tokio::time::timeout(LONGEST, read)
+        .await
+        .unwrap_or(Err(SmallError::Stalled))
+        .map_err(|error| {
+            error.note(inner, root, url);
+            error.to_string()
+        })?;
     let (cid, checked) = (*root, data.clone());
     let right = inner
         .tasks
@@ -263,7 +341,48 @@ async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> R
     if right.unwrap_or(false) && data.len() as u64 == len {
         Ok(data)
     } else {
+        inner.http.mirrors().observe(url, Observation::Failed);
+        inner.bad.note(root, url);
         Err(format!("{url}{OTHER_BYTES}"))
+    }
+}
+
+/// Why a mirror did not give a small file.
+#[derive(Debug, thiserror::Error)]
+enum SmallError {
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("the mirror sent nothing for too long")]
+    Stalled,
+}
+
+impl SmallError {
+    fn note(&self, inner: &Inner, root: &Cid, url: &Url) {
+        match self {
+            Self::Stalled => inner.http.mirrors().observe(url, Observation::Failed),
+            // The client notes it by itself. Whoever answers may answer pacman better.
+            Self::Http(HttpError::Status { .. } | HttpError::Busy { .. }) => return,
+            Self::Http(_) => {}
+        }
+        inner.bad.note(root, url);
+    }
+}
+
+async fn body(response: &mut Response, turn: Option<&Turn>) -> Result<Bytes, SmallError> {
+    let mut data = BytesMut::new();
+    loop {
+        if let Some(turn) = turn {
+            turn.go(|| ()).await;
+        }
+        let from = Instant::now();
+        let chunk = tokio::time::timeout(upstreams::STALL, response.chunk());
+        let Some(chunk) = chunk.await.map_err(|_| SmallError::Stalled)?? else {
+            return Ok(data.freeze());
+        };
+        data.extend_from_slice(&chunk);
+        if let Some(turn) = turn {
+            turn.came(chunk.len() as u64, from);
+        }
     }
 }
 

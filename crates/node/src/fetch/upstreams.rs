@@ -14,11 +14,12 @@ use bytes::{Bytes, BytesMut};
 use pacstore_dag as dag;
 use pacstore_runtime::Pool;
 use pacstore_store::Origin;
-use pacstore_upstream::{Get, HttpError};
+use pacstore_upstream::{Get, HttpError, Observation};
 use tracing::{debug, warn};
 use url::Url;
 
 use super::job::Shared;
+use super::line::{Host, Turn};
 use super::plan::SourceId;
 
 /// Upstreams that are read side by side for one file.
@@ -32,10 +33,10 @@ const RUN: Duration = Duration::from_millis(1500);
 const MAX_RUN: usize = 8;
 
 /// How long a mirror may take for an answer's header, when a file waits for it.
-const HEADER: Duration = Duration::from_secs(5);
+pub(crate) const HEADER: Duration = Duration::from_secs(5);
 
 /// How long a mirror may send nothing within an answer before its leaves go to others.
-const STALL: Duration = Duration::from_secs(2);
+pub(crate) const STALL: Duration = Duration::from_secs(2);
 
 /// Tries of one upstream in a row before it is given up for this file.
 const TRIES: u32 = 3;
@@ -49,9 +50,15 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         if shared.stop.is_cancelled() || shared.complete() {
             return;
         }
+        let turn = shared.inner.line.turn(shared.file.root, host(&url));
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = turn.start(|| shared.held()) => {}
+        }
         let leaf_bytes = shared.file.leaves.first().map_or(1, |leaf| leaf.len).max(1);
         let run = shared.pick(source, run_length(shared.rate(source), leaf_bytes));
         if run.is_empty() {
+            drop(turn);
             tokio::select! {
                 () = shared.stop.cancelled() => return,
                 () = shared.idle() => {}
@@ -62,8 +69,9 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         let mut bytes = 0;
         let ended = tokio::select! {
             () = shared.stop.cancelled() => Ok(()),
-            ended = bring(&shared, &url, &run, &mut bytes) => ended,
+            ended = bring(&shared, (source, &url), &run, (&turn, &mut bytes)) => ended,
         };
+        drop(turn);
         for leaf in run {
             shared.give_back(leaf, source);
         }
@@ -73,6 +81,7 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
             continue;
         };
         failures += 1;
+        error.note(&shared, &url);
         debug!(%url, error = &error as &dyn std::error::Error, failures, "upstream failed");
         if failures < TRIES && error.worth_another_try() {
             let wait = Duration::from_millis(200 << failures);
@@ -92,6 +101,11 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
     }
 }
 
+/// How a mirror is told from others on the line.
+pub(crate) fn host(url: &Url) -> Host {
+    Host::Mirror(url.origin().ascii_serialization())
+}
+
 /// Leaves to ask at once at `rate` bytes a second.
 fn run_length(rate: f64, leaf_bytes: u64) -> usize {
     ((rate * RUN.as_secs_f64() / leaf_bytes as f64) as usize).clamp(1, MAX_RUN)
@@ -107,22 +121,52 @@ enum RunError {
     Stalled(Duration),
     #[error("leaf {leaf} has other bytes than the tree says")]
     Wrong { leaf: usize },
+    #[error("leaf {leaf} came sooner from elsewhere")]
+    Overtaken { leaf: usize },
     #[error("the node is stopping")]
     Stopping,
 }
 
 impl RunError {
+    /// Remembers what it says of the mirror, for other files and for pacman.
+    fn note(&self, shared: &Shared, url: &Url) {
+        if matches!(self, Self::Wrong { .. } | Self::Stalled(_)) {
+            shared.inner.http.mirrors().observe(url, Observation::Failed);
+        }
+        let hopeless = match self {
+            Self::Wrong { .. } | Self::Stalled(_) | Self::Short { .. } => true,
+            Self::Http(error) => matches!(
+                error,
+                HttpError::Connect { .. }
+                    | HttpError::NoAnswer { .. }
+                    | HttpError::Stalled { .. }
+                    | HttpError::TooSlow { .. }
+                    | HttpError::ShortBody { .. }
+            ),
+            Self::Overtaken { .. } | Self::Stopping => false,
+        };
+        if hopeless {
+            shared.inner.bad.note(&shared.file.root, url);
+        }
+    }
+
     fn worth_another_try(&self) -> bool {
         match self {
             Self::Http(error) => error.is_transient(),
-            Self::Short { .. } | Self::Stalled(_) => true,
+            Self::Short { .. } | Self::Stalled(_) | Self::Overtaken { .. } => true,
             Self::Wrong { .. } | Self::Stopping => false,
         }
     }
 }
 
 /// One range request for the touching leaves `run`.
-async fn bring(shared: &Arc<Shared>, url: &Url, run: &[usize], bytes: &mut u64) -> Result<(), RunError> {
+async fn bring(
+    shared: &Arc<Shared>,
+    (source, url): (SourceId, &Url),
+    run: &[usize],
+    (turn, bytes): (&Turn, &mut u64),
+) -> Result<(), RunError> {
+    let helps_out = run.iter().any(|leaf| shared.is_second(*leaf, source));
     let range = span(shared, run);
     let whole = range == (0..shared.file.len);
     let lease = shared.inner.budget.acquire(range.end - range.start).await;
@@ -139,12 +183,23 @@ async fn bring(shared: &Arc<Shared>, url: &Url, run: &[usize], bytes: &mut u64) 
         let mut data = BytesMut::with_capacity(wanted.len as usize);
         while (data.len() as u64) < wanted.len {
             if rest.is_empty() {
+                turn.go(|| shared.held()).await;
+                if shared.is_done(leaf) {
+                    // Who was asked because another was late is not late itself.
+                    return if helps_out {
+                        Ok(())
+                    } else {
+                        Err(RunError::Overtaken { leaf })
+                    };
+                }
+                let from = Instant::now();
                 let chunk = tokio::time::timeout(STALL, response.chunk())
                     .await
                     .map_err(|_| RunError::Stalled(STALL))?
                     .map_err(RunError::Http)?;
                 rest = chunk.ok_or(RunError::Short { leaf })?;
                 *bytes += rest.len() as u64;
+                turn.came(rest.len() as u64, from);
                 shared.progressed(leaf);
             }
             let take = rest.len().min(wanted.len as usize - data.len());

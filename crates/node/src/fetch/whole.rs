@@ -111,6 +111,7 @@ async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Ur
     let (made, builder, sha256) = state;
     let layout = builder.finish();
     if layout.root != *root {
+        inner.bad.note(root, url);
         return Err(format!("{url}{OTHER_BYTES}"));
     }
     let store = inner.store.clone();

@@ -24,6 +24,7 @@ async fn a_mirror_that_failed_is_asked_last_also_after_a_restart_until_its_pause
     importer.import().await;
     let (bad, good) = (Upstream::folder(dir.path())?, Upstream::folder(dir.path())?);
     let ports = [bad.address().port(), good.address().port()];
+    good.limit(Some(4_000_000));
     bad.fault("big", Fault::Status(503));
     let (clock, hand) = Clock::fake(SystemTime::now());
     let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await])

@@ -119,7 +119,7 @@ async fn five_at_a_time(served: &Served, files: &[Vec<u8>]) -> Result<usize, Str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_downloads_at_once_over_a_thin_line_never_wait_ten_seconds_for_a_byte() -> TestResult {
-    let (dir, files) = folder(7, 3 * MIB / 2);
+    let (dir, files) = folder(5, 3 * MIB / 2);
     let importer = importer(dir.path()).await;
     let mirror = Upstream::folder(dir.path())?;
     let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
@@ -128,8 +128,9 @@ async fn five_downloads_at_once_over_a_thin_line_never_wait_ten_seconds_for_a_by
     importer.stop().await;
     mirror.limit(Some(THIN));
     let served = serve(client).await;
+    // One after the other three leaves come within 8 s; side by side none would.
     let through_us = five_at_a_time(&served, &files).await?;
-    assert!(through_us >= 2, "{through_us} of 7");
+    assert!(through_us >= 2, "{through_us} of 5");
     Ok(())
 }
 

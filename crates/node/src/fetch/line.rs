@@ -150,6 +150,15 @@ impl Line {
     }
 }
 
+/// What to do with an answer whose bytes come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Go {
+    /// Read on.
+    On,
+    /// Break it off and ask again when it is its turn.
+    Yield,
+}
+
 /// One leaf's, or run of leaves', place on the line. It is given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
@@ -180,12 +189,36 @@ impl Turn {
         self.hold(held, || self.try_start()).await;
     }
 
-    /// Waits until its bytes may be taken.
-    pub(crate) async fn go(&self, held: impl Fn()) {
+    /// Waits until its bytes may be taken. [`Go::Yield`] if they had better be asked for
+    /// again later: `got` of `wanted` bytes are here.
+    pub(crate) async fn go(&self, got: u64, wanted: u64, held: impl Fn()) -> Go {
         let may = || self.line.state().may_go(self.id, Instant::now());
-        if !may() {
-            self.hold(held, may).await;
+        if may() {
+            return Go::On;
         }
+        // What is not read is sent all the same until all buffers on the way are full. One
+        // that has just begun is cheaper to ask for again than to let go on half-way.
+        if got < wanted / 2 && self.is_first() {
+            return Go::Yield;
+        }
+        self.hold(held, may).await;
+        Go::On
+    }
+
+    fn is_first(&self) -> bool {
+        let state = self.line.state();
+        let mut flights = state.flights.iter();
+        flights.any(|f| f.id == self.id && f.first.is_some())
+    }
+
+    /// It is not under way any more, and waits again.
+    pub(crate) fn yielded(&self) {
+        let mut state = self.line.state();
+        if let Some(flight) = state.flights.iter_mut().find(|f| f.id == self.id) {
+            flight.going = false;
+        }
+        drop(state);
+        self.line.tell();
     }
 
     async fn hold(&self, held: impl Fn(), may: impl Fn() -> bool) {

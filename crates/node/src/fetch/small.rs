@@ -29,7 +29,7 @@ use url::Url;
 
 use crate::error::StoreError;
 
-use super::line::{Host, Turn};
+use super::line::{Go, Host, Turn};
 use super::plan::LATE;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers, upstreams};
 
@@ -316,15 +316,20 @@ async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) 
 
 async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> Result<Bytes, String> {
     let turn = (TINY < len).then(|| inner.line.turn(*root, upstreams::host(url)));
-    if let Some(turn) = &turn {
-        turn.start(|| ()).await;
-    }
     let mut get = Get::new(url);
     get.max_len = Some(len);
     let read = async {
-        let asked = tokio::time::timeout(upstreams::HEADER, inner.http.get(&get));
-        let mut response = asked.await.map_err(|_| SmallError::Stalled)??;
-        body(&mut response, turn.as_ref()).await
+        loop {
+            if let Some(turn) = &turn {
+                turn.start(|| ()).await;
+            }
+            let asked = tokio::time::timeout(upstreams::HEADER, inner.http.get(&get));
+            let mut response = asked.await.map_err(|_| SmallError::Stalled)??;
+            match body(&mut response, len, turn.as_ref()).await? {
+                Some(data) => return Ok(data),
+                None => turn.iter().for_each(Turn::yielded),
+            }
+        }
     };
     let data = tokio::time::timeout(LONGEST, read)
         .await
@@ -368,16 +373,19 @@ impl SmallError {
     }
 }
 
-async fn body(response: &mut Response, turn: Option<&Turn>) -> Result<Bytes, SmallError> {
+/// All of it, or nothing where others go first.
+async fn body(response: &mut Response, len: u64, turn: Option<&Turn>) -> Result<Option<Bytes>, SmallError> {
     let mut data = BytesMut::new();
     loop {
-        if let Some(turn) = turn {
-            turn.go(|| ()).await;
+        if let Some(turn) = turn
+            && turn.go(data.len() as u64, len, || ()).await == Go::Yield
+        {
+            return Ok(None);
         }
         let from = Instant::now();
         let chunk = tokio::time::timeout(upstreams::STALL, response.chunk());
         let Some(chunk) = chunk.await.map_err(|_| SmallError::Stalled)?? else {
-            return Ok(data.freeze());
+            return Ok(Some(data.freeze()));
         };
         data.extend_from_slice(&chunk);
         if let Some(turn) = turn {

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::job::Shared;
-use super::line::{Host, Turn};
+use super::line::{Go, Host, Turn};
 use super::plan::SourceId;
 
 /// Upstreams that are read side by side for one file.
@@ -80,6 +80,9 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
             failures = 0;
             continue;
         };
+        if matches!(error, RunError::Yielded) {
+            continue;
+        }
         failures += 1;
         error.note(&shared, &url);
         debug!(%url, error = &error as &dyn std::error::Error, failures, "upstream failed");
@@ -123,6 +126,8 @@ enum RunError {
     Wrong { leaf: usize },
     #[error("leaf {leaf} came sooner from elsewhere")]
     Overtaken { leaf: usize },
+    #[error("others go first on this line")]
+    Yielded,
     #[error("the node is stopping")]
     Stopping,
 }
@@ -143,7 +148,7 @@ impl RunError {
                     | HttpError::TooSlow { .. }
                     | HttpError::ShortBody { .. }
             ),
-            Self::Overtaken { .. } | Self::Stopping => false,
+            Self::Overtaken { .. } | Self::Yielded | Self::Stopping => false,
         };
         if hopeless {
             shared.inner.bad.note(&shared.file.root, url);
@@ -153,7 +158,7 @@ impl RunError {
     fn worth_another_try(&self) -> bool {
         match self {
             Self::Http(error) => error.is_transient(),
-            Self::Short { .. } | Self::Stalled(_) | Self::Overtaken { .. } => true,
+            Self::Short { .. } | Self::Stalled(_) | Self::Overtaken { .. } | Self::Yielded => true,
             Self::Wrong { .. } | Self::Stopping => false,
         }
     }
@@ -183,7 +188,10 @@ async fn bring(
         let mut data = BytesMut::with_capacity(wanted.len as usize);
         while (data.len() as u64) < wanted.len {
             if rest.is_empty() {
-                turn.go(|| shared.held()).await;
+                let (got, all) = (data.len() as u64, wanted.len);
+                if turn.go(got, all, || shared.held()).await == Go::Yield {
+                    return Err(RunError::Yielded);
+                }
                 if shared.is_done(leaf) {
                     // Who was asked because another was late is not late itself.
                     return if helps_out {

@@ -238,7 +238,7 @@ fn cannot_give(node: &Node, answer: &FileAnswer, error: &FetchError) -> Response
         set(response.headers_mut(), header::LOCATION, url.as_str());
         return response;
     }
-    let Some(url) = node.elsewhere(answer) else {
+    let Some(url) = node.mirror_instead(answer) else {
         return text(StatusCode::GATEWAY_TIMEOUT, "no source gives this file now");
     };
     let mut response = text(

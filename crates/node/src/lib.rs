@@ -24,6 +24,7 @@ mod lookup;
 mod meet;
 mod mirror;
 mod node;
+mod open;
 mod publish;
 mod ranking;
 mod read;
@@ -42,9 +43,10 @@ pub use keys::{KeyError, Keys};
 pub use lookup::Hint;
 pub use mirror::{Accepted, Found, FoundKind, Mirror};
 pub use node::{Node, Online, RepositoryIn, STOP_GRACE, StartError};
+pub use open::Content;
 pub use publish::PublishError;
 pub use repository::{Redirected, RepositoryStatus};
-pub use serve::{Answer, AskError, Client, Content, DirectoryAnswer, FileAnswer};
+pub use serve::{Answer, AskError, Client, DirectoryAnswer, FileAnswer};
 pub use status::{
     ImportStatus, MirrorStatus, Status, StoreStatus, TaskStatus, WARN_AFTER, chain, state_name,
 };

@@ -18,12 +18,11 @@ use pacstore_dag::{self as dag, Entry};
 use pacstore_names::{Layout, Repository};
 use pacstore_pacman::{self as pacman, DbFileName, DbKind};
 use pacstore_runtime::Pool;
-use pacstore_store::OpenFile;
 use tracing::{info, warn};
 use url::Url;
 
 use crate::error::StoreError;
-use crate::fetch::{AskPeers, FetchError, Opened, Reader, Sources};
+use crate::fetch::{AskPeers, Sources};
 use crate::mirror::{Accepted, Found, FoundKind, Mirror, look_up};
 use crate::node::Node;
 use crate::repository::PackageOf;
@@ -391,141 +390,6 @@ impl Node {
                     ..
                 }))
             )
-    }
-
-    /// Opens the file of `answer` and reads its first bytes, of `start..end`.
-    ///
-    /// # Errors
-    /// [`FetchError::Late`] if a mirror gives them sooner than they come through us;
-    /// else as [`Node::open`].
-    pub async fn begin(
-        &self,
-        answer: &FileAnswer,
-        start: u64,
-        end: u64,
-    ) -> Result<(Content, Bytes), FetchError> {
-        // Where it comes from a repository without importer, that part knows how long it may take.
-        let waiting = match &answer.known {
-            Known::Tree => self.inner.fetch.first_byte(&answer.root, answer.len, start),
-            Known::Package(_) | Known::Bytes(..) => None,
-        };
-        let begun = async {
-            let mut content = self.open_at(answer, start).await?;
-            let first = content.read(self, start, end).await?;
-            Ok((content, first))
-        };
-        let too_late = async {
-            match &waiting {
-                Some(waiting) => waiting.too_late().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            begun = begun => begun,
-            () = too_late, if !answer.sources.upstreams.is_empty() => {
-                Err(FetchError::Late { cid: answer.root })
-            }
-        }
-    }
-
-    /// The mirror to send pacman to for `answer`, if one may help.
-    pub fn elsewhere(&self, answer: &FileAnswer) -> Option<Url> {
-        let mut urls = answer.sources.upstreams.clone();
-        self.inner.ranking.mirrors().sort(&mut urls);
-        let mut urls = urls.into_iter();
-        urls.find(|url| self.inner.fetch.may_lead_to(&answer.root, url))
-    }
-
-    /// Opens the file of `answer`.
-    ///
-    /// # Errors
-    /// [`FetchError`] if no source gives it.
-    pub async fn open(&self, answer: &FileAnswer) -> Result<Content, FetchError> {
-        self.open_at(answer, 0).await
-    }
-
-    async fn open_at(&self, answer: &FileAnswer, start: u64) -> Result<Content, FetchError> {
-        let opened = match &answer.known {
-            Known::Tree => {
-                self.show_public(answer).await;
-                let fetch = &self.inner.fetch;
-                fetch.open_at(&answer.root, &answer.sources, start).await?
-            }
-            Known::Package(package) => self.open_package(answer, package).await?,
-            Known::Bytes(bytes, origin) => return Ok(Content::Small(bytes.clone(), *origin, answer.root)),
-        };
-        Ok(match opened {
-            Opened::Stored(file) => Content::Stored(file),
-            Opened::Arriving(reader) => Content::Arriving(reader),
-            Opened::Small(small) => Content::Small(small.data, small.origin, answer.root),
-        })
-    }
-
-    /// A public head names it: that it exists is no secret of a private repository.
-    async fn show_public(&self, answer: &FileAnswer) {
-        let hidden = &self.inner.privacy.hidden;
-        if answer.sources.peers != AskPeers::Everyone || !hidden.is_listed(&answer.root) {
-            return;
-        }
-        let (hidden, root) = (Arc::clone(hidden), answer.root);
-        let shown = self
-            .inner
-            .tasks
-            .blocking(Pool::Disk, move || crate::hidden::show(&hidden, &root));
-        // Stopping: then nobody asks for it any more.
-        let _ = shown.await;
-    }
-}
-
-/// An opened file.
-#[derive(Debug)]
-pub enum Content {
-    /// On disk.
-    Stored(Arc<OpenFile>),
-    /// On its way.
-    Arriving(Reader),
-    /// In memory, just come in.
-    Small(Bytes, pacstore_store::Origin, Cid),
-}
-
-impl Content {
-    /// The next bytes at `start`, not past `end`, counted as given. Never empty.
-    ///
-    /// # Errors
-    /// Why they cannot be had.
-    pub async fn read(&mut self, node: &Node, start: u64, end: u64) -> Result<Bytes, FetchError> {
-        match self {
-            Self::Stored(file) => {
-                let data = node.read_stored(file, start, end).await?;
-                node.inner
-                    .counters
-                    .add_shared(&file.info.by_origin, data.len() as u64);
-                Ok(data)
-            }
-            Self::Arriving(reader) => {
-                let root = reader.root();
-                let read = reader.read(start, end).await?;
-                let (data, origin) = read.ok_or_else(|| FetchError::NoSource {
-                    cid: root,
-                    why: "past its end".into(),
-                })?;
-                node.inner.counters.add(origin, data.len() as u64);
-                Ok(data)
-            }
-            Self::Small(data, origin, root) => {
-                if end <= start || data.len() as u64 <= start {
-                    return Err(FetchError::Read {
-                        cid: *root,
-                        source: Arc::new(std::io::ErrorKind::UnexpectedEof.into()),
-                    });
-                }
-                let part =
-                    data.slice(start.min(data.len() as u64) as usize..end.min(data.len() as u64) as usize);
-                node.inner.counters.add(*origin, part.len() as u64);
-                Ok(part)
-            }
-        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! `pacstore status`: what goes on.
 
+mod screen;
+mod watch;
+
 use std::fmt::Write as _;
 
 use pacstore_node::Status;
@@ -9,10 +12,17 @@ use crate::printer::{bytes, seconds};
 
 /// Print what goes on
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Follow it on a screen; q quits
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
 
 /// Exits 1 if no daemon answers.
-pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    if args.watch {
+        return watch::run(ctx).await;
+    }
     let Some(daemon) = ctx.daemon().await else {
         return Err(Hinted::new("no daemon answers", "start it with `pacstore daemon`").into());
     };

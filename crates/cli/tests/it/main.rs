@@ -18,6 +18,7 @@ mod import;
 mod init;
 mod keys;
 mod kill;
+mod screens;
 mod setup;
 mod usage;
 mod web;

@@ -6,8 +6,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pacstore_testkit::{TestResult, require};
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream, require};
 
+use crate::daemon::Daemon;
 use crate::home::{Home, LOOPBACK, Ran, run};
 
 const ARCH: &str = "Server = https://a.example/$repo/os/$arch\n# Server = https://b.example/$repo/os/$arch\n\
@@ -462,4 +463,71 @@ fn without_a_pacman_conf_it_says_how_to_name_one() {
     let home = Home::empty();
     home.run(["setup", "--config", "/nowhere/pacman.conf"])
         .fails_with(&["`/nowhere/pacman.conf` is not there", "--root DIR"]);
+}
+
+/// The whole way: set up, sync and download through the daemon, without it through the mirror, undone.
+#[test]
+fn the_real_pacman_goes_by_us_after_setup_and_by_its_mirror_when_the_daemon_is_gone() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let repo = Repo::create(
+        folder.path().join("mirror"),
+        RepoSpec::new("core").package("big", 900_000),
+    )?;
+    let upstream = Upstream::folder(repo.folder())?;
+    let (file, bytes) = (repo.file_name("big")?, repo.bytes("big")?);
+    for (number, pacman) in crate::xfer::pacmans().into_iter().enumerate() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let home = Home::with(&LOOPBACK.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+        let dir = folder.path().join(number.to_string());
+        for name in ["root", "db", "cache", "gpg", "hooks"] {
+            fs::create_dir_all(dir.join(name))?;
+        }
+        let conf = dir.join("pacman.conf");
+        let text = format!(
+            "[options]\nArchitecture = x86_64\nSigLevel = Never\n[core]\nServer = {}\n",
+            upstream.url("")
+        );
+        fs::write(&conf, &text)?;
+        let path = conf.to_str().unwrap();
+        home.run(["setup", "--no-service", "--config", path]).done();
+        let pacman = |arguments: &[&str]| {
+            let mut command = Command::new(&pacman);
+            command.arg("--config").arg(&conf);
+            for (flag, name) in [
+                ("--root", "root"),
+                ("--dbpath", "db"),
+                ("--cachedir", "cache"),
+                ("--gpgdir", "gpg"),
+                ("--hookdir", "hooks"),
+                ("--logfile", "log"),
+            ] {
+                command.arg(flag).arg(dir.join(name));
+            }
+            command.args(["--noconfirm", "--noprogressbar"]).args(arguments);
+            run(command).done()
+        };
+        let daemon = Daemon::start(&home);
+        pacman(&["-Sy"]);
+        pacman(&["-Sw", "big"]);
+        assert_eq!(fs::read(dir.join("cache").join(&file))?, bytes);
+        let given = home.run(["status", "--json"]).done().json();
+        let given = &given["bytes"]["upstream"];
+        assert!(
+            given.as_u64().is_some_and(|given| given >= bytes.len() as u64),
+            "{given}"
+        );
+        let report = home.run(["doctor", "--json", "--config", path]).json();
+        let links = report["links"].as_array().unwrap().iter();
+        let bad: Vec<_> = links.filter(|one| one["verdict"] == "bad").collect();
+        assert!(bad.is_empty(), "{bad:#?}");
+        daemon.stop();
+        fs::remove_file(dir.join("cache").join(&file))?;
+        pacman(&["-Syy"]);
+        pacman(&["-Sw", "big"]);
+        assert_eq!(fs::read(dir.join("cache").join(&file))?, bytes, "by the mirror");
+        home.run(["setup", "--undo", "--no-service", "--config", path])
+            .done();
+        assert_eq!(fs::read_to_string(&conf)?, text);
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use crate::daemon::Daemon;
 use crate::home::{Home, LOOPBACK, PACSTORE, run};
 
 /// pacman 6.0 of the machine and a newer one, where they are; pacman downloads as root only.
-fn pacmans() -> Vec<PathBuf> {
+pub(crate) fn pacmans() -> Vec<PathBuf> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: pacman downloads as root only");
         return Vec::new();

@@ -96,7 +96,7 @@ fn repository(settings: &RepositorySettings, arch: &str) -> Result<Repository, &
         .servers
         .iter()
         .filter_map(|server| Url::parse(&expand_server(server, name, arch)).ok())
-        .filter(|url| !is_this_machine(url))
+        .filter(|url| !is_gateway(url))
         .collect();
     let remote: Vec<&Url> = urls
         .iter()
@@ -126,14 +126,18 @@ fn is_known(name: &str) -> bool {
     ARCH.contains(&base.unwrap_or(name)) || OTHERS.contains(&name)
 }
 
-/// A gateway of this machine: another one of its kind, or ours.
-fn is_this_machine(url: &Url) -> bool {
-    match url.host() {
+/// A gateway of this machine, ours or another one: it is no mirror but asks mirrors itself.
+fn is_gateway(url: &Url) -> bool {
+    let here = match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Domain(name)) if name.ends_with(".localhost") => return true,
+        Some(Host::Domain(name)) => name == "localhost",
         None => false,
-    }
+    };
+    here && ["/pacman/", "/ipns/", "/ipfs/"]
+        .iter()
+        .any(|form| url.path().starts_with(form))
 }
 
 /// A URL that carries a secret: it stays in pacman's configuration alone.
@@ -201,15 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_keep_pacmans_order_and_what_is_on_this_machine_is_no_mirror() {
+    fn mirrors_keep_pacmans_order_and_a_gateway_of_this_machine_is_no_mirror() {
         let (ours, left) = sorted(
-            "[options]\nArchitecture = auto\n[core]\nServer = http://x.ipns.localhost:8080/$repo\n\
+            "[options]\nArchitecture = auto\n[core]\nServer = http://x.ipns.localhost:8080/$repo\nServer = http://localhost:8080/ipns/x/$repo\n\
              Server = https://b.example/$repo/os/$arch/\nServer = ftp://c.example/$repo\nServer = https://a.example/$repo\n\
-             Server = https://a.example/$repo/\nServer = https://me:secret@a.example/$repo\n[custom]\nServer = file:///srv\n[empty]\n",
+             Server = https://a.example/$repo/\nServer = https://me:secret@a.example/$repo\n[own]\nServer = http://127.0.0.1/own\n[custom]\nServer = file:///srv\n[empty]\n",
         );
         assert_eq!(
             ours[0].upstreams,
             ["https://b.example/core/os/x86_64/", "https://a.example/core/"]
+        );
+        assert_eq!(
+            (ours[1].upstreams[0].as_str(), ours[1].public),
+            ("http://127.0.0.1/own/", false)
         );
         let names: Vec<_> = left.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["custom", "empty"]);

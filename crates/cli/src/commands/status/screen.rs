@@ -1,0 +1,256 @@
+//! What `status --watch` shows.
+//!
+//! - Invariant: [`screen`] is pure: what is known goes in, lines come out, at any size.
+//! - Invariant: what matters stands on top: a screen that is too small loses its end.
+
+use std::time::Duration;
+
+use pacstore_node::Status;
+
+use crate::printer::{bytes, seconds};
+
+/// Columns of a bar.
+const BAR: usize = 20;
+/// Longest name that is shown whole.
+const NAME: usize = 34;
+
+/// What is known at the moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// `None`: no daemon answers.
+    pub(super) status: Option<Status>,
+    pub(super) rates: Rates,
+}
+
+/// Bytes a second that left the gateway, by source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    disk: u64,
+    lan: u64,
+    peer: u64,
+    upstream: u64,
+}
+
+impl Rates {
+    /// What `after` has more than `before`, over `span`.
+    pub(super) fn between(before: &Status, after: &Status, span: Duration) -> Self {
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1);
+        // A daemon that was restarted may have lost a little.
+        let rate = |before: u64, after: u64| after.saturating_sub(before).saturating_mul(1000) / millis;
+        let (b, a) = (&before.bytes, &after.bytes);
+        Self {
+            disk: rate(b.disk, a.disk),
+            lan: rate(b.lan, a.lan),
+            peer: rate(b.peer, a.peer),
+            upstream: rate(b.upstream, a.upstream),
+        }
+    }
+}
+
+/// The lines of a screen of this size; what does not fit is cut off.
+pub(super) fn screen(view: &View, width: usize, height: usize) -> Vec<String> {
+    let mut lines = vec!["pacstore  q quits".to_owned(), String::new()];
+    match &view.status {
+        None => lines.push("no daemon answers; start it with `pacstore daemon`".to_owned()),
+        Some(status) => lines.extend(body(status, view.rates)),
+    }
+    lines.truncate(height);
+    let fits = |line: String| -> String {
+        // What a peer or mirror said may hold anything; here it is text.
+        let text = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+        text.take(width).collect::<String>().trim_end().to_owned()
+    };
+    lines.into_iter().map(fits).collect()
+}
+
+fn body(status: &Status, rates: Rates) -> Vec<String> {
+    let mut lines = vec![
+        format!("gateway  {}", status.gateway.as_deref().unwrap_or("-")),
+        format!(
+            "peers    {} connected, {} addresses of ours",
+            status.peers,
+            status.addresses.len()
+        ),
+        store(status),
+        format!("fetching {} files", status.fetching),
+        String::new(),
+    ];
+    lines.extend(given(status, rates));
+    lines.push(String::new());
+    lines.extend(status.mirrors.iter().map(|one| {
+        let error = one.error.as_deref();
+        served("mirror", &one.name, &one.state, one.age_s, error)
+    }));
+    lines.extend(status.repositories.iter().map(|one| {
+        let name = format!("{} {}", one.name, one.arch);
+        served("repo", &name, &one.state, one.age_s, one.error.as_deref())
+    }));
+    for one in &status.imports {
+        let (done, all) = one.bytes;
+        lines.push(format!(
+            "import   {:NAME$}  {}  {}  {}/{} files",
+            cut(&one.name),
+            one.step,
+            bar(done, all),
+            one.files.0,
+            one.files.1
+        ));
+    }
+    lines.extend(tasks(status));
+    lines
+}
+
+fn store(status: &Status) -> String {
+    let store = &status.store;
+    format!(
+        "store    {}  {} of {} in {} files",
+        bar(store.evictable, store.max_bytes),
+        bytes(store.evictable),
+        bytes(store.max_bytes),
+        store.files
+    )
+}
+
+/// Bytes that left the gateway, a line a source, with its share and rate.
+fn given(status: &Status, rates: Rates) -> Vec<String> {
+    let out = &status.bytes;
+    let all = out.disk + out.lan + out.peer + out.upstream;
+    let sources = [
+        ("disk", out.disk, rates.disk),
+        ("lan", out.lan, rates.lan),
+        ("peer", out.peer, rates.peer),
+        ("upstream", out.upstream, rates.upstream),
+    ];
+    sources
+        .into_iter()
+        .map(|(name, total, rate)| {
+            let rate = format!("{}/s", bytes(rate));
+            format!("{name:8} {}  {:>9}  {rate:>11}", bar(total, all), bytes(total))
+        })
+        .collect()
+}
+
+fn served(kind: &str, name: &str, state: &str, age: Option<u64>, error: Option<&str>) -> String {
+    let age = age.map_or_else(
+        || "never checked".to_owned(),
+        |age| format!("checked {} ago", seconds(age)),
+    );
+    let error = error.map(|error| format!("  {error}")).unwrap_or_default();
+    format!("{kind:8} {:NAME$}  {state:8}  {age}{error}", cut(name))
+}
+
+/// How many tasks there are, and by name those that do not run as they should.
+fn tasks(status: &Status) -> Vec<String> {
+    let odd = |state: &str| state.contains("panic") || state.contains("fail");
+    let mut lines = vec![String::new(), format!("tasks    {}", status.tasks.len())];
+    for one in status.tasks.iter().filter(|task| odd(&task.state)) {
+        lines.push(format!("         {}  {}", one.name, one.state));
+    }
+    lines
+}
+
+fn cut(name: &str) -> String {
+    if name.chars().count() <= NAME {
+        return name.to_owned();
+    }
+    name.chars().take(NAME - 1).chain(['…']).collect()
+}
+
+fn bar(part: u64, of: u64) -> String {
+    let filled = (u128::from(part) * BAR as u128)
+        .checked_div(u128::from(of))
+        .unwrap_or(0);
+    let filled = usize::try_from(filled).unwrap_or(BAR).min(BAR);
+    format!("[{}{}]", "=".repeat(filled), " ".repeat(BAR - filled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the daemon's socket gives it.
+    fn status() -> Status {
+        let text = r#"{
+            "peer_id": "12D3KooW", "gateway": "http://127.0.0.1:8080", "peers": 3, "fetching": 2,
+            "addresses": ["/ip4/127.0.0.1/tcp/4001"],
+            "mirrors": [
+                {"name": "x86-64.archlinux.pkg.pacman.store", "tree": null, "sequence": 7, "age_s": 90,
+                 "state": "current", "heads": 3, "error": null},
+                {"name": "a-mirror-with-a-very-long-name.example.org", "tree": null, "sequence": null, "age_s": null,
+                 "state": "none", "heads": 0, "error": "no importer answers"}],
+            "bytes": {"disk": 0, "lan": 5000000, "peer": 2500000, "upstream": 2500000},
+            "store": {"bytes": 5, "evictable": 5000000000, "max_bytes": 10000000000, "files": 812, "index_bytes": 1},
+            "imports": [{"name": "core.example", "step": "fetching", "files": [3, 4], "bytes": [1, 4], "last": null}],
+            "tasks": [{"name": "gc", "state": "running"}, {"name": "http/gateway", "state": "panicked"}]
+        }"#;
+        serde_json::from_str(text).expect("a status")
+    }
+
+    fn view() -> View {
+        let mut before = status();
+        before.bytes.lan -= 3_000_000;
+        View {
+            rates: Rates::between(&before, &status(), Duration::from_secs(2)),
+            status: Some(status()),
+        }
+    }
+
+    #[test]
+    fn a_screen_of_usual_size_shows_it_all() {
+        let expected = "\
+pacstore  q quits
+
+gateway  http://127.0.0.1:8080
+peers    3 connected, 1 addresses of ours
+store    [==========          ]  5.00 GB of 10.00 GB in 812 files
+fetching 2 files
+
+disk     [                    ]        0 B        0 B/s
+lan      [==========          ]     5.0 MB     1.5 MB/s
+peer     [=====               ]     2.5 MB        0 B/s
+upstream [=====               ]     2.5 MB        0 B/s
+
+mirror   x86-64.archlinux.pkg.pacman.store   current   checked 90 s ago
+mirror   a-mirror-with-a-very-long-name.ex…  none      never checked  no importe
+import   core.example                        fetching  [=====               ]  3
+ 
+tasks    2
+         http/gateway  panicked
+";
+        let expected: Vec<_> = expected.lines().map(str::trim_end).collect();
+        assert_eq!(screen(&view(), 80, 24), expected);
+    }
+
+    #[test]
+    fn a_small_screen_loses_its_end_and_nothing_else() {
+        let large = screen(&view(), 80, 24);
+        for (width, height) in [(40, 10), (1, 1), (80, 3), (0, 0)] {
+            let small = screen(&view(), width, height);
+            assert_eq!(small.len(), large.len().min(height));
+            for (small, large) in small.iter().zip(&large) {
+                let cut: String = large.chars().take(width).collect();
+                assert_eq!(small, cut.trim_end());
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_say_does_not_steer_the_terminal() {
+        let mut said = status();
+        said.mirrors[0].error = Some("\u{1b}[2Jgone\n".to_owned());
+        let view = View {
+            status: Some(said),
+            ..View::default()
+        };
+        let lines = screen(&view, 200, 50);
+        assert!(
+            lines.iter().all(|line| !line.contains(char::is_control)),
+            "{lines:#?}"
+        );
+    }
+
+    #[test]
+    fn a_daemon_that_is_gone_is_said() {
+        assert!(screen(&View::default(), 80, 24)[2].contains("no daemon answers"));
+    }
+}

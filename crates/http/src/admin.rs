@@ -59,6 +59,9 @@ pub struct NameRequest {
     /// Ask the network first.
     #[serde(default)]
     pub fresh: bool,
+    /// Publish what is held because of its signatures.
+    #[serde(default)]
+    pub accept: bool,
 }
 
 /// A file to fetch.
@@ -210,6 +213,9 @@ async fn import(
             None,
         );
     };
+    if asked.accept {
+        import.accept();
+    }
     Json(admin.node.import_now(&import).await).into_response()
 }
 

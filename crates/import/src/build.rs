@@ -53,13 +53,15 @@ pub(crate) struct Build {
 }
 
 /// A tree that was built.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Built {
     pub(crate) tree: Cid,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     pub(crate) new: u64,
     pub(crate) removed: u64,
+    /// As in [`Difference::replaced`].
+    pub(crate) replaced: Option<(Box<[u8]>, u64)>,
 }
 
 /// What became of a build.
@@ -135,6 +137,7 @@ impl Build {
             difference.removed,
         );
         let (state, forget) = finish(&tree, &difference);
+        let replaced = difference.replaced;
         let update = Update {
             facts: Vec::new(),
             forget,
@@ -152,6 +155,7 @@ impl Build {
             bytes,
             new,
             removed,
+            replaced,
         }))
     }
 

@@ -11,6 +11,7 @@ use pacstore_runtime::{DeadlineExceeded, Stopped};
 use pacstore_store::{IndexError, ReadError, WriteError};
 use pacstore_upstream::{FetchError, HttpError, RsyncError};
 
+use crate::keyring::KeyringReadError;
 use crate::manifest::ManifestError;
 use crate::scan::ScanError;
 use crate::spec::{Source, SpecError};
@@ -44,6 +45,9 @@ pub enum RoundError {
         /// All of its repositories, with what is wrong.
         repositories: Vec<RepoFacts>,
     },
+    /// The keys to check signatures with. Nothing is published unchecked.
+    #[error("the keyring cannot be used")]
+    Keyring(#[from] KeyringReadError),
     /// Files could not be taken into the store.
     #[error("files could not be taken into the store")]
     Intake(#[from] IntakeError),
@@ -65,6 +69,7 @@ impl RoundError {
                 Some("check that `from` leads to the mirror's root, and `layout`; or use `files = \"all\"`")
             }
             Self::Torn { .. } => Some("the upstream may be mid-sync; wait, or list another one first"),
+            Self::Keyring(e) => e.hint(),
             Self::Intake(e) => e.hint(),
             Self::WorkDir(_, e) if is_full(e) => Some("make room on the disk"),
             Self::WorkDir(..) => None,

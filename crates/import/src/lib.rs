@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod doubt;
 mod error;
 mod facts;
 mod globs;
@@ -25,6 +26,7 @@ mod look;
 mod manifest;
 mod names;
 mod progress;
+mod report;
 mod repos;
 mod round;
 mod scan;
@@ -45,9 +47,10 @@ pub use keyring::{KeyringReadError, ReadKeyring, read_keyring};
 pub use layout::Layout;
 pub use manifest::ManifestError;
 pub use progress::{Progress, Status, Step};
-pub use round::{Counts, Importer, Round};
+pub use report::{Counts, Round};
+pub use round::Importer;
 pub use scan::ScanError;
 pub use spec::{Files, ImportSpec, Limits, Repositories, Source, SpecError, StampSource};
-pub use state::{DatabaseTimes, RepoFacts, RepoState};
+pub use state::{Alarm, DatabaseTimes, RepoFacts, RepoState};
 pub use trouble::Trouble;
 pub use view::NoFile;

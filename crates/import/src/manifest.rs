@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tracing::warn;
 
+use crate::doubt::{Holds, Known, Pair};
 use crate::facts::FileFacts;
 use crate::state::State;
 use crate::tree::Row;
@@ -22,6 +23,8 @@ use crate::view::Stamp;
 const FACTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("facts");
 /// Tree path (a folder ends in `/`) -> facts, nothing for an empty folder.
 const TREE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tree");
+/// SHA-256 of a file and of its signature -> whether they belong together.
+const SIGNED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("signed");
 /// The rest, as JSON.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -103,6 +106,7 @@ impl Manifest {
             }
             write.open_table(FACTS)?;
             write.open_table(TREE)?;
+            write.open_table(SIGNED)?;
         }
         write.commit()?;
         Ok(Some(Self {
@@ -258,6 +262,68 @@ impl Manifest {
             }
             write.delete_table(TREE)?;
             write.open_table(TREE)?;
+            write.commit()?;
+            Ok(())
+        };
+        write().map_err(self.fail())
+    }
+
+    /// What is known of each of these files under their signatures.
+    pub(crate) fn signatures<'a>(
+        &self,
+        pairs: impl Iterator<Item = &'a Pair>,
+    ) -> Result<Vec<Option<Known>>, ManifestError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.db.begin_read()?.open_table(SIGNED)?;
+            let mut known = Vec::new();
+            for pair in pairs {
+                known.push(table.get(&pair[..])?.and_then(|row| Known::decode(row.value())));
+            }
+            Ok(known)
+        };
+        read().map_err(self.fail())
+    }
+
+    /// Since when repositories are held.
+    pub(crate) fn holds(&self) -> Result<Holds, ManifestError> {
+        let read = || -> Result<_, redb::Error> {
+            let meta = self.db.begin_read()?.open_table(META)?;
+            let holds = meta.get("holds")?;
+            Ok(holds
+                .and_then(|v| serde_json::from_slice(v.value()).ok())
+                .unwrap_or_default())
+        };
+        read().map_err(self.fail())
+    }
+
+    /// Remembers all of it, or nothing. Of a source of `files` files, four times as many are remembered before
+    /// the table begins anew; what a person or time accepted stays.
+    pub(crate) fn note_signatures(
+        &self,
+        notes: &[(Pair, Known)],
+        accepted: &[(Pair, Known)],
+        holds: Option<&Holds>,
+        files: u64,
+    ) -> Result<(), ManifestError> {
+        if notes.is_empty() && accepted.is_empty() && holds.is_none() {
+            return Ok(());
+        }
+        let write = || -> Result<(), redb::Error> {
+            let write = self.db.begin_write()?;
+            {
+                let mut table = write.open_table(SIGNED)?;
+                if 4 * files + 4096 < table.len()? {
+                    let stays = |row: &[u8]| matches!(Known::decode(row), Some(Known::Accepted(_)));
+                    table.retain(|_, row| stays(row))?;
+                }
+                for (pair, known) in notes.iter().chain(accepted) {
+                    table.insert(&pair[..], &*known.encode())?;
+                }
+                if let Some(holds) = holds {
+                    let text = serde_json::to_vec(holds).unwrap_or_default();
+                    write.open_table(META)?.insert("holds", &*text)?;
+                }
+            }
             write.commit()?;
             Ok(())
         };

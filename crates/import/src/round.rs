@@ -15,71 +15,30 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cid::Cid;
 use pacstore_runtime::{Clock, Pool, Stopped, Tasks, deadline};
 use pacstore_store::Store;
 use pacstore_upstream::{Http, Rsync, RsyncOptions};
 use tracing::{info, warn};
 
-use crate::build::{Build, Built, Labels, Outcome};
+use crate::build::{Build, Labels, Outcome};
+use crate::doubt::Doubts;
 use crate::error::{IntakeError, RoundError, SourceError};
 use crate::intake::{Intakes, Taking, sweep};
+use crate::keyring::{ReadKeyring, read_keyring};
 use crate::look::Look;
 use crate::manifest::Manifest;
 use crate::progress::{Progress, Step};
+use crate::report::{Round, made, unchanged};
 use crate::repos::Repo;
 use crate::scan::Filter;
 use crate::settle::{Settled, profile_key};
 use crate::source::{Directory, Module, Transport};
 use crate::spec::{Files, ImportSpec, Plan, Source, SpecError};
 use crate::stamp::{self, ChangeStamp};
-use crate::state::{RepoFacts, RepoState, State};
+use crate::state::{RepoFacts, State};
 use crate::view::View;
 use crate::web::Web;
 use crate::work::{Sure, Taker, Work};
-
-/// Numbers of a tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Files in the tree.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Files that the tree before did not have, or had with other bytes.
-    pub new: u64,
-    /// Files that only the tree before had.
-    pub removed: u64,
-}
-
-/// What a round gave.
-#[derive(Debug, Clone)]
-pub struct Round {
-    /// Root of the tree. The store holds it under [`Importer::label`] until the next round moves on.
-    pub tree: Cid,
-    /// Whether it is another than that of the round before.
-    pub changed: bool,
-    /// All repositories, by folder and name.
-    pub repositories: Vec<RepoFacts>,
-    /// How old the upstream says its state is: its change stamp, else the newest database; seconds since 1970.
-    pub upstream_time: Option<u64>,
-    /// What is in the tree.
-    pub counts: Counts,
-    /// What was left out, and why; one line each.
-    pub warnings: Vec<String>,
-    /// Which source was read.
-    pub source: Source,
-    /// How often it was read.
-    pub passes: u32,
-}
-
-impl Round {
-    /// Whether a repository is torn or held.
-    pub fn is_torn(&self) -> bool {
-        self.repositories
-            .iter()
-            .any(|repo| repo.state != RepoState::Whole)
-    }
-}
 
 /// Imports one mirror, round by round.
 #[derive(Debug)]
@@ -93,6 +52,7 @@ pub struct Importer {
     work_dir: PathBuf,
     labels: Labels,
     manifest: Option<Arc<Manifest>>,
+    accept: bool,
 }
 
 enum Failed {
@@ -138,12 +98,18 @@ impl Importer {
             work_dir,
             labels,
             manifest: None,
+            accept: false,
         })
     }
 
     /// Other options for the rsync child.
     pub fn set_rsync(&mut self, options: RsyncOptions) {
         self.rsync = options;
+    }
+
+    /// Lets the next round publish what is held because of its signatures.
+    pub fn accept(&mut self) {
+        self.accept = true;
     }
 
     /// What is imported.
@@ -170,7 +136,7 @@ impl Importer {
             let attempt = deadline(
                 "reading the source",
                 self.plan.spec.limits.source,
-                self.attempt(source, state.as_ref(), progress),
+                Box::pin(self.attempt(source, state.as_ref(), progress)),
             );
             let done = stop.run_until_cancelled(attempt).await;
             let Some(done) = done else {
@@ -179,6 +145,7 @@ impl Importer {
             let error = match done {
                 Ok(Ok(round)) => {
                     progress.begin(Step::Idle, 0, 0);
+                    self.accept = false;
                     return Ok(round);
                 }
                 Ok(Err(Failed::Round(error))) => return Err(error),
@@ -400,10 +367,12 @@ impl Importer {
             let stamped = stamp.as_ref().and_then(ChangeStamp::time);
             work.stamp = stamp;
             progress.begin(Step::Checking, work.look.repos.len() as u64, 0);
-            let (opened, checked) = self
+            let signs = self.plan.spec.keyring.is_some();
+            let (opened, checked, to_verify) = self
                 .aside(work.clone(), move |work| {
                     let checked = work.check(&opened, &taken, &picks);
-                    (opened, checked)
+                    let to_verify = signs.then(|| work.signed(&opened, &checked, &taken));
+                    (opened, checked, to_verify.unwrap_or_default())
                 })
                 .await?;
             let torn = checked.troubles.iter().any(|troubles| !troubles.is_empty());
@@ -412,14 +381,23 @@ impl Importer {
                 (view, pass) = (Arc::new(transport.look().await?), pass + 1);
                 continue;
             }
+            let doubts = match self.keyring().await? {
+                Some(keyring) => {
+                    let hold = (self.plan.spec.hold, self.accept);
+                    let doubts = work.doubts((to_verify, keyring), &intakes, hold);
+                    doubts.await.map_err(ours)?
+                }
+                None => Doubts::default(),
+            };
             progress.begin(Step::Building, checked.rows.len() as u64, 0);
             let (labels, from) = (self.labels.clone(), shown.clone());
             let settled = self.aside(work, move |work| {
-                work.settle(&opened, checked, stable, (&intakes, &labels, from))
+                work.settle(&opened, (checked, doubts), stable, (&intakes, &labels, from))
             });
             let Settled {
                 repositories,
                 warnings,
+                alarms,
                 outcome,
             } = settled.await?.map_err(ours)?;
             match outcome {
@@ -427,9 +405,9 @@ impl Importer {
                 Some(Outcome::Built(built)) => {
                     self.tidy().await?;
                     return Ok(made(
-                        built,
+                        &built,
                         repositories,
-                        warnings,
+                        (warnings, alarms),
                         (state, stamped, source, pass),
                     ));
                 }
@@ -446,6 +424,18 @@ impl Importer {
                     view = Arc::new(transport.look().await?);
                 }
             }
+        }
+    }
+
+    /// The keys to check with, read anew: a person may have added one.
+    async fn keyring(&self) -> Result<Option<Arc<ReadKeyring>>, Failed> {
+        let Some(path) = self.plan.spec.keyring.clone() else {
+            return Ok(None);
+        };
+        let read = self.tasks.blocking(Pool::Disk, move || read_keyring(&path));
+        match read.await? {
+            Ok(keyring) => Ok(Some(Arc::new(keyring))),
+            Err(error) => Err(Failed::Round(error.into())),
         }
     }
 
@@ -507,62 +497,5 @@ impl Importer {
             })
             .await?;
         swept.map_err(|e| Failed::Source(SourceError::WorkDir(work_dir, e)))
-    }
-}
-
-/// The round that found nothing new.
-fn unchanged(state: &State, tree: Cid, stamp: Option<&ChangeStamp>, source: &Source, passes: u32) -> Round {
-    let stamped = stamp.and_then(ChangeStamp::time);
-    let facts = state.repositories.iter().map(|kept| {
-        let mut facts = kept.facts(RepoState::Whole);
-        facts.upstream_time = stamped.or(facts.upstream_time);
-        facts
-    });
-    let repositories: Vec<RepoFacts> = facts.collect();
-    Round {
-        tree,
-        changed: false,
-        upstream_time: stamped.or_else(|| repositories.iter().filter_map(|r| r.upstream_time).max()),
-        repositories,
-        counts: Counts {
-            files: state.files,
-            bytes: state.bytes,
-            new: 0,
-            removed: 0,
-        },
-        warnings: Vec::new(),
-        source: source.clone(),
-        passes,
-    }
-}
-
-/// The round that built a tree.
-fn made(
-    built: Built,
-    repositories: Vec<RepoFacts>,
-    warnings: Vec<String>,
-    (state, stamped, source, passes): (Option<&Arc<State>>, Option<u64>, &Source, u32),
-) -> Round {
-    let Built {
-        tree,
-        files,
-        bytes,
-        new,
-        removed,
-    } = built;
-    Round {
-        tree,
-        changed: state.and_then(|state| state.tree()) != Some(tree),
-        upstream_time: stamped.or_else(|| repositories.iter().filter_map(|r| r.upstream_time).max()),
-        repositories,
-        counts: Counts {
-            files,
-            bytes,
-            new,
-            removed,
-        },
-        warnings,
-        source: source.clone(),
-        passes,
     }
 }

@@ -11,13 +11,14 @@ use pacstore_dag::Profile;
 use tracing::warn;
 
 use crate::build::{Build, Labels, Outcome};
+use crate::doubt::Doubts;
 use crate::error::IntakeError;
 use crate::intake::Intakes;
 use crate::judge::{Verdict, judge};
 use crate::names;
 use crate::repos::{self, Repo};
 use crate::stamp::ChangeStamp;
-use crate::state::{DatabaseTimes, Kept, RegionMark, RepoFacts, RepoState, State};
+use crate::state::{Alarm, DatabaseTimes, Kept, RegionMark, RepoFacts, RepoState, State};
 use crate::tree::{Difference, Row, Rows};
 use crate::trouble::Trouble;
 use crate::work::{AllOpened, Checked, Work};
@@ -30,6 +31,7 @@ const MAX_WARNINGS: usize = 100;
 pub(crate) struct Settled {
     pub(crate) repositories: Vec<RepoFacts>,
     pub(crate) warnings: Vec<String>,
+    pub(crate) alarms: Vec<Alarm>,
     /// Nothing: no repository is whole.
     pub(crate) outcome: Option<Outcome>,
 }
@@ -41,14 +43,20 @@ impl Work {
     pub(crate) fn settle(
         &self,
         opened: &AllOpened,
-        checked: Checked,
+        (checked, doubts): (Checked, Doubts),
         stable: bool,
         (intakes, labels, source): (&Intakes, &Labels, String),
     ) -> Result<Settled, IntakeError> {
-        let torn: Vec<bool> = checked.troubles.iter().map(|t| !t.is_empty()).collect();
+        let stopped = |(number, troubles): (usize, &Vec<Trouble>)| {
+            !troubles.is_empty() || doubts.held.get(number).is_some_and(|held| !held.is_empty())
+        };
+        let torn: Vec<bool> = checked.troubles.iter().enumerate().map(stopped).collect();
         let verdicts = judge(&self.look, &torn, &self.plan.spec.atomic);
-        let (repositories, kept) = self.results(opened, &checked.troubles, &verdicts);
-        let warnings = self.warnings(&checked.loose);
+        let (repositories, kept) = self.results(opened, (&checked.troubles, &doubts), &verdicts);
+        let mut warnings = self.warnings(&checked.loose);
+        warnings.extend(doubts.warnings);
+        let mut alarms = doubts.alarms;
+        alarms.extend(self.alarms(&repositories));
         let whole = repositories
             .iter()
             .filter(|r| r.state == RepoState::Whole)
@@ -57,6 +65,7 @@ impl Work {
             return Ok(Settled {
                 repositories,
                 warnings,
+                alarms,
                 outcome: None,
             });
         }
@@ -86,12 +95,21 @@ impl Work {
         let loose = self.look.regions.len();
         let stay = |region: Option<usize>| stays.get(region.unwrap_or(loose)).copied().unwrap_or_default();
         let outcome = build.run(rows, &self.look.regions, stay, self.state.as_deref(), finish)?;
+        if let Outcome::Built(built) = &outcome
+            && let Some((first, count)) = &built.replaced
+        {
+            alarms.push(Alarm::OtherBytes {
+                first: names::show(first),
+                count: *count,
+            });
+        }
         if whole == repositories.len() && matches!(outcome, Outcome::Built(_)) {
             build.store.release(&labels.pending)?;
         }
         Ok(Settled {
             repositories,
             warnings,
+            alarms,
             outcome: Some(outcome),
         })
     }
@@ -117,7 +135,7 @@ impl Work {
     fn results(
         &self,
         opened: &AllOpened,
-        troubles: &[Vec<Trouble>],
+        (troubles, doubts): (&[Vec<Trouble>], &Doubts),
         verdicts: &[Verdict],
     ) -> (Vec<RepoFacts>, Vec<Kept>) {
         let stamped = self.stamp.as_ref().and_then(ChangeStamp::time);
@@ -126,6 +144,10 @@ impl Work {
             let before = self.state.as_ref().and_then(|s| s.kept(&repo.folder, &repo.name));
             let databases = opened.databases.get(number).and_then(Option::as_ref);
             let state = match verdicts.get(number) {
+                Some(Verdict::Torn) if troubles.get(number).is_none_or(Vec::is_empty) => RepoState::Doubted {
+                    troubles: doubts.held.get(number).cloned().unwrap_or_default(),
+                    until: doubts.until.get(number).copied().unwrap_or_default(),
+                },
                 Some(Verdict::Torn) => RepoState::Torn(troubles.get(number).cloned().unwrap_or_default()),
                 Some(Verdict::Held(by)) if !self.is_kept(number) => {
                     let with = self.look.repos.get(*by).map(Repo::shown).unwrap_or_default();
@@ -171,6 +193,35 @@ impl Work {
             }
         }
         (facts, kept)
+    }
+
+    /// What is odd about the repositories that moved, beside those of the tree before.
+    fn alarms(&self, now: &[RepoFacts]) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        for (repo, now) in self.look.repos.iter().zip(now) {
+            let before = self.state.as_ref().and_then(|s| s.kept(&repo.folder, &repo.name));
+            let Some(before) = before.filter(|_| now.state == RepoState::Whole) else {
+                continue;
+            };
+            if now.packages * 10 < before.packages * 7 {
+                alarms.push(Alarm::Shrunk {
+                    repository: repo.shown(),
+                    from: before.packages,
+                    to: now.packages,
+                });
+            }
+            if let (Some(from), Some(to)) = (before.upstream_time, now.upstream_time)
+                && to < from
+            {
+                alarms.push(Alarm::Older {
+                    repository: repo.shown(),
+                    from,
+                    to,
+                });
+            }
+        }
+        alarms.truncate(MAX_WARNINGS);
+        alarms
     }
 
     /// The rows of all regions that do not stay as they are.
@@ -221,8 +272,15 @@ impl Work {
             .iter()
             .map(|repo| format!("{} is gone from the source", repo.shown()));
         let out = loose.iter().map(|trouble| format!("left out: {trouble}"));
-        let mut warnings: Vec<String> = gone.chain(out).take(MAX_WARNINGS).collect();
-        let all = self.look.gone.len() + loose.len();
+        let named = self.plan.spec.atomic.iter().flatten();
+        let unknown: Vec<&String> = named
+            .filter(|text| !self.look.repos.iter().any(|repo| repo.is_called(text)))
+            .collect();
+        let alone = unknown
+            .iter()
+            .map(|text| format!("`atomic` names {text}, which is no repository of the source"));
+        let mut warnings: Vec<String> = alone.chain(gone).chain(out).take(MAX_WARNINGS).collect();
+        let all = unknown.len() + self.look.gone.len() + loose.len();
         if warnings.len() < all {
             warnings.push(format!("and {} more", all - warnings.len()));
         }

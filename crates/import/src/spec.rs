@@ -14,6 +14,7 @@ use url::Url;
 use crate::globs::{GlobError, Globs};
 use crate::layout::Layout;
 use crate::names;
+use crate::repos::Repo;
 
 /// An ordinary mirror to read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +145,10 @@ pub struct ImportSpec {
     pub replaced_by_rename: bool,
     /// Repositories (by name or `FOLDER/NAME`) that move only together.
     pub atomic: Vec<Vec<String>>,
+    /// Keys that databases and packages must be signed by, where they are signed: a folder as pacman's, or a file.
+    pub keyring: Option<PathBuf>,
+    /// How long a state whose signatures do not verify is held back at most.
+    pub hold: Duration,
     /// How files become DAGs.
     pub profile: Profile,
     /// Deadlines and counts.
@@ -165,6 +170,8 @@ impl ImportSpec {
             stamp: None,
             replaced_by_rename: false,
             atomic: Vec::new(),
+            keyring: None,
+            hold: Duration::from_hours(2),
             profile: Profile::UNIXFS_V1_2025,
             limits: Limits::default(),
         }
@@ -193,7 +200,7 @@ impl ImportSpec {
                 _ => {}
             }
         }
-        let listed = match &self.repositories {
+        let listed: Option<Vec<Wanted>> = match &self.repositories {
             Repositories::All => None,
             Repositories::List(list) if list.is_empty() => return Err(SpecError::NoRepository),
             Repositories::List(list) => Some(
@@ -202,11 +209,32 @@ impl ImportSpec {
                     .collect::<Result<_, _>>()?,
             ),
         };
+        if let Some(keyring) = self.keyring.as_ref().filter(|path| !path.is_absolute()) {
+            return Err(SpecError::Keyring(keyring.clone()));
+        }
+        if let Some(listed) = &listed {
+            self.check_atomic(listed)?;
+        }
         Ok(Compiled {
             exclude: Globs::new(&self.exclude).map_err(SpecError::Exclude)?,
             also: Globs::new(&self.also).map_err(SpecError::Also)?,
             listed,
         })
+    }
+
+    /// Where the repositories are listed, one that moves with others must be among them.
+    fn check_atomic(&self, listed: &[Wanted]) -> Result<(), SpecError> {
+        let known = |text: &String| {
+            listed.iter().any(|wanted| {
+                let repo = Repo {
+                    folder: wanted.folder.clone(),
+                    name: wanted.name.clone(),
+                };
+                repo.is_called(text)
+            })
+        };
+        let unknown = self.atomic.iter().flatten().find(|text| !known(text));
+        unknown.map_or(Ok(()), |text| Err(SpecError::Atomic(text.clone())))
     }
 
     fn repository(&self, text: &str) -> Result<Wanted, SpecError> {
@@ -231,7 +259,7 @@ impl ImportSpec {
     /// A digest of everything that decides which tree an upstream state gives.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let text = format!(
-            "3 {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "4 {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             self.layout,
             self.repositories,
             self.files,
@@ -240,6 +268,7 @@ impl ImportSpec {
             self.hidden,
             self.atomic,
             self.profile,
+            self.keyring,
         );
         to_array(digest(&SHA256, text.as_bytes()).as_ref())
     }
@@ -294,6 +323,12 @@ pub enum SpecError {
     /// No repository can have this name.
     #[error("`{0}` names no repository")]
     Repository(String),
+    /// A path that depends on where we stand.
+    #[error("`{}` is no absolute path", .0.display())]
+    Keyring(PathBuf),
+    /// A group names what is not imported.
+    #[error("`{0}` is none of the `repositories`")]
+    Atomic(String),
     /// A glob of `exclude` is wrong.
     #[error("a glob is wrong")]
     Exclude(#[source] GlobError),
@@ -309,6 +344,8 @@ impl SpecError {
             Self::NoSource | Self::Source(_) => "from",
             Self::AllOverHttp(_) => "files",
             Self::NoRepository | Self::Repository(_) => "repositories",
+            Self::Keyring(_) => "keyring",
+            Self::Atomic(_) => "atomic",
             Self::Exclude(_) => "exclude",
             Self::Also(_) => "also",
         }
@@ -321,6 +358,7 @@ impl SpecError {
             Self::NoRepository => {
                 Some("use `repositories = \"all\"` or name one, such as \"core/os/x86_64/core\"")
             }
+            Self::Atomic(_) => Some("groups take NAME or FOLDER/NAME of repositories that are imported"),
             Self::Repository(_) => Some("write FOLDER/NAME, such as \"core/os/x86_64/core\""),
             _ => None,
         }
@@ -386,6 +424,12 @@ mod tests {
             "repositories"
         );
         assert_eq!(wrong(|s| s.from = Vec::new()), "from");
+        assert_eq!(wrong(|s| s.keyring = Some("keys".into())), "keyring");
+        let unknown = |s: &mut ImportSpec| {
+            s.repositories = Repositories::List(vec!["core".into(), "extra".into()]);
+            s.atomic = vec![vec!["core".into(), "extar".into()]];
+        };
+        assert_eq!(wrong(unknown), "atomic");
     }
 
     #[test]

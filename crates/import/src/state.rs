@@ -45,11 +45,72 @@ pub enum RepoState {
     Whole,
     /// The upstream's state is not coherent; the tree holds the last one that was, if there was one.
     Torn(Vec<Trouble>),
+    /// It is whole, but signatures do not verify: the tree holds its last state, until this time at most.
+    Doubted {
+        /// Which files.
+        troubles: Vec<Trouble>,
+        /// In seconds since 1970; then it is published as it is.
+        until: u64,
+    },
     /// It is whole, but one that it moves together with is not.
     Held {
         /// The torn one, `FOLDER/NAME`.
         with: String,
     },
+}
+
+/// Something that a person should look at, though the round went on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alarm {
+    /// A repository lost more than 30 % of its packages at once.
+    Shrunk {
+        /// `FOLDER/NAME`.
+        repository: String,
+        /// Packages in the tree before.
+        from: u64,
+        /// Packages now.
+        to: u64,
+    },
+    /// A repository is older, as the upstream says, than what the tree held before.
+    Older {
+        /// `FOLDER/NAME`.
+        repository: String,
+        /// Before, in seconds since 1970.
+        from: u64,
+        /// Now, in seconds since 1970.
+        to: u64,
+    },
+    /// Packages have other bytes under the same name, which no pacman expects.
+    OtherBytes {
+        /// The path of the first one in the tree.
+        first: String,
+        /// How many.
+        count: u64,
+    },
+    /// A file was published though its signature does not verify: its time was over, or a person accepted it.
+    Unverified(Trouble),
+}
+
+impl std::fmt::Display for Alarm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shrunk { repository, from, to } => {
+                write!(f, "{repository} shrank from {from} packages to {to}")
+            }
+            Self::Older { repository, from, to } => write!(
+                f,
+                "{repository} went back in time by {} s",
+                from.saturating_sub(*to)
+            ),
+            Self::OtherBytes { first, count } => {
+                write!(
+                    f,
+                    "{count} packages have other bytes under the same name; the first is {first}"
+                )
+            }
+            Self::Unverified(trouble) => write!(f, "published all the same: {trouble}"),
+        }
+    }
 }
 
 /// A repository's part of a head.

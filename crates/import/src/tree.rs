@@ -112,6 +112,8 @@ pub(crate) struct Difference {
     pub(crate) new: u64,
     /// Files that are gone.
     pub(crate) removed: u64,
+    /// Packages with other bytes under the same name: the first one's path, how many.
+    pub(crate) replaced: Option<(Box<[u8]>, u64)>,
 }
 
 /// Compares `next` (sorted) with the last tree, whose rows `old` hands over in order.
@@ -134,6 +136,9 @@ pub(crate) fn difference<E>(
             if new == row {
                 out.count(&new);
             } else {
+                if new.is_file() && row.is_file() && is_package(&path) {
+                    out.replaced.get_or_insert_with(|| (path.clone(), 0)).1 += 1;
+                }
                 out.add(path, new);
             }
         } else if stays(regions.of(path)) {
@@ -151,6 +156,12 @@ pub(crate) fn difference<E>(
         out.rows.push((path, None));
     }
     Ok(out)
+}
+
+/// Not its signature: that may be made anew.
+fn is_package(path: &[u8]) -> bool {
+    !path.ends_with(b".sig")
+        && std::str::from_utf8(names::split(path).1).is_ok_and(pacstore_pacman::is_package_file)
 }
 
 impl Difference {

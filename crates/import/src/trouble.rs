@@ -43,6 +43,13 @@ pub enum Trouble {
         /// Its path in the upstream.
         path: String,
     },
+    /// Its signature does not verify.
+    Signature {
+        /// Its path in the upstream.
+        path: String,
+        /// What is wrong with the signature.
+        why: String,
+    },
     /// Its file lies where another file of the tree lies already.
     Clash {
         /// The path in the tree.
@@ -60,6 +67,7 @@ impl Trouble {
             | Self::Moving { path }
             | Self::Database { path, .. }
             | Self::NoDatabase { path }
+            | Self::Signature { path, .. }
             | Self::Clash { path } => path.clone(),
         }
     }
@@ -74,6 +82,7 @@ impl fmt::Display for Trouble {
             Self::Moving { path } => write!(f, "{path} changed while it was read"),
             Self::Database { path, why } => write!(f, "{path} is no database: {why}"),
             Self::NoDatabase { path } => write!(f, "{path} is missing, though packages are there"),
+            Self::Signature { path, why } => write!(f, "{path} does not verify: {why}"),
             Self::Clash { path } => write!(f, "{path} is both a file and a folder"),
         }
     }

@@ -90,7 +90,7 @@ impl Checked {
 }
 
 /// The facts of a place in a view, or why it has none.
-fn facts(view: &View, taken: &Taker, at: usize) -> Result<FileFacts, Trouble> {
+pub(crate) fn facts(view: &View, taken: &Taker, at: usize) -> Result<FileFacts, Trouble> {
     let Some((path, item)) = view.files.get(at) else {
         return Err(Trouble::NoFile {
             path: String::new(),

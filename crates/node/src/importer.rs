@@ -8,6 +8,7 @@
 //!   never ends by itself.
 //! - Not here: what a round does (`pacstore-import`), heads (`crate::publish`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Importing {
     importer: tokio::sync::Mutex<Importer>,
     progress: Progress,
     last: Mutex<Option<RoundReport>>,
+    /// Whether the next round publishes what is held because of its signatures.
+    accept: AtomicBool,
     asks: mpsc::Sender<oneshot::Sender<RoundReport>>,
     asked: tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<RoundReport>>>,
 }
@@ -133,6 +136,7 @@ impl Importing {
                 importer: tokio::sync::Mutex::new(importer),
                 progress: Progress::default(),
                 last: Mutex::default(),
+                accept: AtomicBool::new(false),
                 asks,
                 asked: tokio::sync::Mutex::new(asked),
             }));
@@ -158,6 +162,11 @@ impl Importing {
     /// The last round's report.
     pub fn last(&self) -> Option<RoundReport> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the next round publish what is held because of its signatures.
+    pub fn accept(&self) {
+        self.accept.store(true, Ordering::Relaxed);
     }
 
     /// Watches the round under way.
@@ -247,6 +256,9 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
 /// One round and what follows from it.
 async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     let mut importer = import.importer.lock().await;
+    if import.accept.swap(false, Ordering::Relaxed) {
+        importer.accept();
+    }
     let report = match importer.round(&import.progress).await {
         Ok(round) => {
             let round = Arc::new(round);
@@ -325,6 +337,9 @@ fn done(node: &Node, import: &Importing, round: &Round, published: Published) ->
     report.repositories = round.repositories.iter().map(repository_report).collect();
     report.warnings.clone_from(&round.warnings);
     report
+        .warnings
+        .extend(round.alarms.iter().map(ToString::to_string));
+    report
 }
 
 fn failed(node: &Node, import: &Importing, error: String, hint: Option<String>) -> RoundReport {
@@ -356,7 +371,15 @@ fn repository_report(facts: &RepoFacts) -> RepositoryReport {
     let (state, problems) = match &facts.state {
         RepoState::Whole => ("whole", Vec::new()),
         RepoState::Torn(troubles) => ("torn", troubles.iter().map(ToString::to_string).collect()),
-        RepoState::Held { with } => ("held", vec![format!("{with}, with which it moves, is torn")]),
+        RepoState::Held { with } => (
+            "held",
+            vec![format!("{with}, with which it moves, is torn or held")],
+        ),
+        RepoState::Doubted { troubles, until } => {
+            let mut problems: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+            problems.push(format!("published as it is after {}", rfc3339(*until)));
+            ("held", problems)
+        }
     };
     RepositoryReport {
         name: facts.name.clone(),
@@ -372,7 +395,7 @@ pub(crate) fn head_repository(facts: &RepoFacts, old: Option<&Repository>, now: 
     let (state, detail) = match &facts.state {
         RepoState::Whole => (HeadState::Whole, None),
         RepoState::Torn(_) => (HeadState::Torn, Some(short(&problems))),
-        RepoState::Held { .. } => (HeadState::Held, Some(short(&problems))),
+        RepoState::Held { .. } | RepoState::Doubted { .. } => (HeadState::Held, Some(short(&problems))),
     };
     let times = &facts.times;
     let files_time = times.files.max(times.files_sig);

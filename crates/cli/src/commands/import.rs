@@ -18,17 +18,21 @@ pub(crate) struct Args {
     /// One round that begins now, then return
     #[arg(long)]
     once: bool,
+    /// One round that publishes what is held because its signatures do not verify
+    #[arg(long)]
+    accept: bool,
 }
 
-/// With `--once` exits 0 if a new tree was published, 3 if the published one already is
+/// With `--once` or `--accept` exits 0 if a new tree was published, 3 if the published one already is
 /// upstream's state, 1 if any repository is torn, held or failed.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    if !args.once {
+    if !args.once && !args.accept {
         return forever(&args, ctx).await;
     }
     let request = NameRequest {
         name: args.name.clone(),
         fresh: false,
+        accept: args.accept,
     };
     if let Some(daemon) = ctx.daemon().await {
         let report: RoundReport = daemon.post("/v1/import", &request).await?;
@@ -41,6 +45,9 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         own.close().await;
         return Err(unknown(&args.name));
     };
+    if args.accept {
+        import.accept();
+    }
     let bar = ctx.out.bar("importing", 0);
     let mut watch = import.watch();
     let ticking = async {

@@ -53,6 +53,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         let request = NameRequest {
             name: args.name.clone(),
             fresh: false,
+            accept: false,
         };
         let report: RoundReport = daemon.post("/v1/import", &request).await?;
         let status: Status = daemon.get("/v1/status").await?;

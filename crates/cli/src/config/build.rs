@@ -154,8 +154,6 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     for (index, import) in file.import.iter().enumerate() {
         let at = |key: &str| format!("import.{index}.{key}");
         refuse(import.preset != defaults.preset, &at("preset"))?;
-        refuse(import.keyring != defaults.keyring, &at("keyring"))?;
-        refuse(import.hold != defaults.hold, &at("hold"))?;
         refuse(import.replicas != defaults.replicas, &at("replicas"))?;
     }
     Ok(())
@@ -289,6 +287,8 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     };
     spec.atomic = import.atomic;
     spec.replaced_by_rename = import.replaced_by_rename;
+    spec.keyring = (!import.keyring.is_empty()).then(|| PathBuf::from(&import.keyring));
+    spec.hold = span(&import.hold).map_err(|e| lines.bad(&key("hold"), e))?;
     spec.check()
         .map_err(|error| lines.bad(&key(error.key()), pacstore_node::chain(&error)))?;
     let max_age = span(&import.max_age).map_err(|e| lines.bad(&key("max_age"), e))?;

@@ -281,6 +281,22 @@ mod tests {
     }
 
     #[test]
+    fn an_import_takes_a_keyring_and_how_long_it_holds() {
+        let text =
+            |more: &str| format!("[[import]]\nmirror = \"a.b\"\nfrom = \"/srv/a\"\nkey = \"a\"\n{more}");
+        let import = loaded(&text("keyring = \"/etc/pacman.d/gnupg\"\nhold = \"30m\"\n")).expect("a keyring");
+        let spec = &import.node.imports[0].spec;
+        assert_eq!(spec.keyring.as_deref(), Some(Path::new("/etc/pacman.d/gnupg")));
+        assert_eq!(spec.hold.as_secs(), 1800);
+        assert!(
+            message(&text("keyring = \"keys\"\n"))
+                .contains("pacstore.toml:5: import.0.keyring: `keys` is no absolute path")
+        );
+        let unknown = "repositories = [\"core\"]\natomic = [[\"core\", \"extra\"]]\n";
+        assert!(message(&text(unknown)).contains("import.0.atomic: `extra` is none of the `repositories`"));
+    }
+
+    #[test]
     fn a_bad_value_names_its_key_and_what_to_write() {
         assert!(message("[store]\nmax_size = \"much\"\n").contains("store.max_size: `much` is no size"));
         assert!(

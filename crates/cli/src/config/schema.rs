@@ -219,8 +219,13 @@ pub(crate) const KEYS: &[Key] = &[
         "{ age = \"7d\", count = 100 }",
         "snapshots that stay, beside those served in the last 24 h",
     ),
-    later("[import]", "keyring", "\"\"", "OpenPGP keys to check with"),
-    later(
+    key(
+        "[import]",
+        "keyring",
+        "\"\"",
+        "OpenPGP keys to check with: a folder as pacman's, or a file",
+    ),
+    key(
         "[import]",
         "hold",
         "\"2h\"",

@@ -8,6 +8,7 @@ mod changing;
 mod common;
 mod crash;
 mod incremental;
+mod keyring;
 mod layouts;
 mod sources;
 mod torn;

@@ -1,0 +1,299 @@
+//! Keyrings: what does not verify is held, for so long and no longer; what verified is not verified again.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use pacstore_import::{Alarm, ImportSpec, Importer, Progress, RepoState, Round, RoundError};
+use pacstore_pacman::build::SigningKey;
+use pacstore_runtime::{Clock, FakeClock};
+use pacstore_testkit::{Repo, RepoSpec, TestResult};
+use pacstore_upstream::{Http, HttpOptions};
+
+use crate::common::{Bench, age, cid_of, of_directory};
+
+const HOLD: Duration = Duration::from_hours(2);
+
+/// A repository, an importer with its keys, and a clock.
+struct Held {
+    upstream: tempfile::TempDir,
+    repo: Repo,
+    bench: Bench,
+    importer: Importer,
+    clock: FakeClock,
+}
+
+impl Held {
+    fn new() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let upstream = tempfile::tempdir()?;
+        let repo = Repo::create(
+            upstream.path().join("core"),
+            RepoSpec::new("core").packages(3, 5_000),
+        )?;
+        let bench = Bench::new();
+        fs::create_dir(bench.dir.path().join("keys"))?;
+        fs::write(bench.dir.path().join("keys/own.gpg"), repo.key().public_key())?;
+        let (clock, fake) = Clock::fake(SystemTime::now());
+        let importer = importer(&bench, Self::spec(&upstream, &bench), &clock);
+        Ok(Self {
+            upstream,
+            repo,
+            bench,
+            importer,
+            clock: fake,
+        })
+    }
+
+    fn spec(upstream: &tempfile::TempDir, bench: &Bench) -> ImportSpec {
+        let mut spec = of_directory(upstream.path());
+        spec.keyring = Some(bench.dir.path().join("keys"));
+        spec.hold = HOLD;
+        spec
+    }
+
+    async fn round(&mut self) -> Result<Round, RoundError> {
+        age(self.upstream.path());
+        self.importer.round(&Progress::default()).await
+    }
+
+    /// Signs a package's file with a key that nobody knows.
+    fn forge(&self, package: &str) -> TestResult {
+        let stranger = SigningKey::from_seed([99; 32], "Stranger <s@example.org>", 1_700_000_000)?;
+        let file = self
+            .upstream
+            .path()
+            .join("core")
+            .join(self.repo.file_name(package)?);
+        let signature = stranger.sign(&mut &fs::read(&file)?[..], 1_744_500_000)?;
+        fs::write(with_sig(&file), signature)?;
+        Ok(())
+    }
+}
+
+fn with_sig(file: &Path) -> std::path::PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".sig");
+    name.into()
+}
+
+fn importer(bench: &Bench, spec: ImportSpec, clock: &Clock) -> Importer {
+    let work = bench.dir.path().join("work").join(&spec.mirror);
+    let http = Http::new(HttpOptions::default());
+    Importer::new(
+        spec,
+        bench.store.clone(),
+        http,
+        bench.tasks.clone(),
+        clock.clone(),
+        work,
+    )
+    .unwrap()
+}
+
+/// What holds the one repository.
+fn doubts(round: &Round) -> Vec<String> {
+    match &round.repositories[0].state {
+        RepoState::Doubted { troubles, .. } => troubles.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_keyring_signed_is_published_and_what_a_stranger_signed_is_held() -> TestResult {
+    let mut held = Held::new()?;
+    let first = held.round().await?;
+    assert_eq!(first.repositories[0].state, RepoState::Whole);
+    assert_eq!(first.tree, cid_of(held.upstream.path()));
+
+    held.repo.update(&["pkg1"])?;
+    held.forge("pkg1")?;
+    let second = held.round().await?;
+    assert_eq!(second.tree, first.tree);
+    assert!(!second.changed && !second.repositories[0].checked);
+    let named = doubts(&second);
+    let file = held.repo.file_name("pkg1")?;
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(
+        named[0].starts_with(&format!("core/{file} ")) && named[0].contains("not in the keyring"),
+        "{named:?}"
+    );
+
+    // Upstream mends it: no waiting.
+    held.repo.update(&["pkg1"])?;
+    let third = held.round().await?;
+    assert_eq!(third.repositories[0].state, RepoState::Whole);
+    assert_eq!(third.tree, cid_of(held.upstream.path()));
+    assert!(third.alarms.is_empty(), "{:?}", third.alarms);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_state_is_published_with_an_alarm_after_its_time_also_over_a_restart() -> TestResult {
+    let mut held = Held::new()?;
+    let first = held.round().await?;
+    held.repo.update(&["pkg1"])?;
+    held.forge("pkg1")?;
+    assert_eq!(held.round().await?.tree, first.tree);
+
+    // Started anew just before its time is over.
+    held.clock.advance(Duration::from_mins(119));
+    assert_eq!(held.round().await?.tree, first.tree);
+    drop(held.importer);
+    let (clock, fake) = Clock::fake(SystemTime::now() + Duration::from_mins(119));
+    held.clock = fake;
+    held.importer = importer(&held.bench, Held::spec(&held.upstream, &held.bench), &clock);
+    assert_eq!(held.round().await?.tree, first.tree);
+
+    held.clock.advance(Duration::from_mins(2));
+    let published = held.round().await?;
+    assert_eq!(published.tree, cid_of(held.upstream.path()));
+    assert_eq!(published.repositories[0].state, RepoState::Whole);
+    let [Alarm::Unverified(trouble)] = &published.alarms[..] else {
+        panic!("{:?}", published.alarms)
+    };
+    assert!(
+        trouble.path().ends_with(&held.repo.file_name("pkg1")?),
+        "{trouble}"
+    );
+
+    // The accepted one does not hold the next state; a new one does.
+    held.repo.update(&["pkg0"])?;
+    let next = held.round().await?;
+    assert_eq!(next.tree, cid_of(held.upstream.path()));
+    held.repo.update(&["pkg2"])?;
+    held.forge("pkg2")?;
+    assert_eq!(held.round().await?.tree, next.tree);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_by_a_year_prolongs_nothing() -> TestResult {
+    let mut held = Held::new()?;
+    let first = held.round().await?;
+    held.repo.update(&["pkg1"])?;
+    held.forge("pkg1")?;
+    assert_eq!(held.round().await?.tree, first.tree);
+    held.clock.set(SystemTime::now() - Duration::from_hours(365 * 24));
+    assert_eq!(held.round().await?.tree, first.tree);
+    held.clock.advance(HOLD);
+    assert_eq!(held.round().await?.tree, cid_of(held.upstream.path()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_may_accept_it_at_once() -> TestResult {
+    let mut held = Held::new()?;
+    let first = held.round().await?;
+    held.repo.update(&["pkg1"])?;
+    held.forge("pkg1")?;
+    assert_eq!(held.round().await?.tree, first.tree);
+    held.importer.accept();
+    let accepted = held.round().await?;
+    assert_eq!(accepted.tree, cid_of(held.upstream.path()));
+    assert_eq!(accepted.alarms.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_state_is_held_as_well_and_a_new_key_frees_it() -> TestResult {
+    let mut held = Held::new()?;
+    let stranger = SigningKey::from_seed([99; 32], "Stranger <s@example.org>", 1_700_000_000)?;
+    held.forge("pkg0")?;
+    let error = held.round().await.unwrap_err();
+    let RoundError::Torn { repositories, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(matches!(repositories[0].state, RepoState::Doubted { .. }));
+    fs::write(
+        held.bench.dir.path().join("keys/stranger.gpg"),
+        stranger.public_key(),
+    )?;
+    let round = held.round().await?;
+    assert_eq!(round.tree, cid_of(held.upstream.path()));
+    assert!(round.alarms.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_that_cannot_be_read_stops_the_round_and_not_the_check() -> TestResult {
+    let mut held = Held::new()?;
+    let first = held.round().await?;
+    held.repo.update(&["pkg1"])?;
+    fs::remove_file(held.bench.dir.path().join("keys/own.gpg"))?;
+    let error = held.round().await.unwrap_err();
+    assert!(matches!(error, RoundError::Keyring(_)), "{error:?}");
+    fs::write(
+        held.bench.dir.path().join("keys/own.gpg"),
+        held.repo.key().public_key(),
+    )?;
+    assert!(held.round().await?.tree != first.tree);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_without_a_signature_are_counted_and_hold_nothing() -> TestResult {
+    let mut held = Held::new()?;
+    let file = held
+        .upstream
+        .path()
+        .join("core")
+        .join(held.repo.file_name("pkg1")?);
+    fs::remove_file(with_sig(&file))?;
+    let round = held.round().await?;
+    assert_eq!(round.repositories[0].state, RepoState::Whole);
+    assert_eq!(round.warnings, ["core/core: 1 packages without a signature"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shrunk_an_older_and_a_rewritten_repository_raise_alarms_and_move() -> TestResult {
+    let upstream = tempfile::tempdir()?;
+    let folder = upstream.path().join("core");
+    let spec = of_directory(upstream.path());
+    let bench = Bench::new();
+    let round = || async {
+        age(upstream.path());
+        bench.round(&spec).await
+    };
+    let shape = |packages: usize, seed: u64| {
+        let mut shape = RepoSpec::new("core").packages(packages, 2_000);
+        shape.seed = seed;
+        shape
+    };
+    Repo::create(&folder, shape(20, 1))?;
+    assert!(round().await?.alarms.is_empty());
+
+    // The same names, other bytes.
+    fs::remove_dir_all(&folder)?;
+    Repo::create(&folder, shape(20, 2))?;
+    let rewritten = round().await?;
+    assert!(
+        matches!(&rewritten.alarms[..], [Alarm::OtherBytes { count: 20, .. }]),
+        "{:?}",
+        rewritten.alarms
+    );
+
+    fs::remove_dir_all(&folder)?;
+    Repo::create(&folder, shape(13, 2))?;
+    let db = fs::File::options().read(true).open(folder.join("core.db"))?;
+    let shrunk = round().await?;
+    assert!(
+        matches!(&shrunk.alarms[..], [Alarm::Shrunk { from: 20, to: 13, .. }]),
+        "{:?}",
+        shrunk.alarms
+    );
+    assert_eq!(shrunk.tree, cid_of(upstream.path()));
+
+    // Another state, older than the one before.
+    drop(db);
+    fs::remove_dir_all(&folder)?;
+    Repo::create(&folder, shape(14, 2))?;
+    crate::common::age_by(upstream.path(), Duration::from_hours(72));
+    let older = bench.round(&spec).await?;
+    assert!(
+        matches!(&older.alarms[..], [Alarm::Older { .. }]),
+        "{:?}",
+        older.alarms
+    );
+    Ok(())
+}

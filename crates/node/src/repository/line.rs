@@ -456,3 +456,127 @@ fn restore(store: &Store, saved: &SavedState) -> Option<State> {
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use pacstore_store::{Options, Steps, Tuning};
+
+    use super::super::incoming::arrived;
+    use super::*;
+
+    /// Fails every step from a certain one on, as a crash does.
+    #[derive(Debug)]
+    struct StopAt(AtomicUsize);
+
+    impl Steps for StopAt {
+        fn before(&self, _: &'static str) -> std::io::Result<()> {
+            let left = self.0.load(Ordering::SeqCst);
+            if left == 0 {
+                return Err(std::io::ErrorKind::Other.into());
+            }
+            self.0.store(left - 1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    fn line(dir: &Path, steps: usize) -> (Line, Arc<StopAt>) {
+        let stop = Arc::new(StopAt(AtomicUsize::new(usize::MAX)));
+        let tuning = Tuning {
+            steps: Some(Arc::clone(&stop) as Arc<dyn Steps>),
+            ..Tuning::default()
+        };
+        let store = Store::open_with(&dir.join("store"), Options::new(1 << 30), tuning).expect("a store");
+        let line = Line::load("core", DbKind::Db, "repository/core/x86_64/db".into(), store).expect("a line");
+        stop.0.store(steps, Ordering::SeqCst);
+        (line, stop)
+    }
+
+    fn candidate(line: &Line, database: &[u8], signature: &[u8], signed: u64) -> std::io::Result<Candidate> {
+        Ok(Candidate {
+            database: arrived(&line.store, database)?,
+            signature: Some(arrived(&line.store, signature)?),
+            modified: UNIX_EPOCH + Duration::from_secs(signed),
+            age: Age {
+                signed: Some(signed),
+                ..Age::default()
+            },
+            seen: Seen::default(),
+        })
+    }
+
+    /// Database and signature of the newest state, as they are on disk.
+    fn pair(line: &Line) -> (Vec<u8>, Vec<u8>) {
+        let state = line.current().expect("a state");
+        let read = |stored: Stored| {
+            line.store
+                .block(&stored.root)
+                .expect("read")
+                .expect("here")
+                .to_vec()
+        };
+        (read(state.database), read(state.signature.expect("signed")))
+    }
+
+    /// Wherever it stops, the next start has the old pair or the new one, whole, and holds nothing else.
+    #[test]
+    fn a_crash_at_any_step_of_a_change_leaves_one_whole_pair() {
+        let (old, new) = (
+            (b"old db".to_vec(), b"old sig".to_vec()),
+            (b"new db".to_vec(), b"new sig".to_vec()),
+        );
+        let mut outcomes = [0, 0];
+        for steps in 0..200 {
+            let dir = tempfile::tempdir().expect("a folder");
+            let (first, _) = line(dir.path(), usize::MAX);
+            let state = candidate(&first, &old.0, &old.1, 100).expect("written");
+            let held = first.accept(state, None, 100).expect("accepted").id;
+            drop(first);
+            let (crashing, stop) = line(dir.path(), steps);
+            let state = candidate(&crashing, &new.0, &new.1, 200).expect("written");
+            let accepted = crashing.accept(state, None, 200).is_ok();
+            if !accepted {
+                let current = crashing.current().expect("a state").id;
+                assert_eq!(current, held, "in memory the old one stays");
+            }
+            drop((crashing, stop));
+            let (again, _) = line(dir.path(), usize::MAX);
+            let found = pair(&again);
+            assert!(found == old || found == new, "after {steps} steps");
+            assert!(!accepted || found == new, "what was told is kept");
+            let held = again.store.retained().expect("labels").len();
+            assert_eq!(held, 2 * again.states().len(), "after {steps} steps");
+            outcomes[usize::from(found == new)] += 1;
+            if accepted {
+                assert!(outcomes[0] > 3, "it stopped at some steps: {outcomes:?}");
+                return;
+            }
+        }
+        panic!("it never came to its end");
+    }
+
+    #[test]
+    fn what_was_replaced_is_older_for_ever_and_goes_after_a_day() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (lined, _) = line(dir.path(), usize::MAX);
+        for (n, database) in [b"a", b"b", b"c"].into_iter().enumerate() {
+            let state = candidate(&lined, database, &[n as u8], 100 + n as u64).expect("written");
+            lined.accept(state, None, 1_000 + n as u64).expect("accepted");
+        }
+        let mut back = candidate(&lined, b"a", b"anew", 999).expect("written");
+        back.age.signed = Some(999);
+        assert_eq!(lined.older(&back, 2_000), Some(Older::ServedBefore));
+        lined.prune(2_000, &[]).expect("pruned");
+        assert_eq!(lined.states().len(), 3);
+        let run = lined.states()[2].id;
+        lined.prune(90_000, &[run]).expect("pruned");
+        assert_eq!(lined.states().len(), 2, "a run stays with one");
+        lined.prune(90_000, &[]).expect("pruned");
+        drop(lined);
+        let (lined, _) = line(dir.path(), usize::MAX);
+        assert_eq!((lined.states().len(), pair(&lined).0), (1, b"c".to_vec()));
+        assert_eq!(lined.older(&back, 100_000), Some(Older::ServedBefore));
+    }
+}

@@ -77,6 +77,8 @@ pub struct RepositoryConfig {
     pub upstreams: Vec<Url>,
     /// Peers may be asked for its packages, and get them.
     pub public: bool,
+    /// Keys that its database must be signed with, if it is signed: a folder as pacman's, or one file.
+    pub keyring: Option<PathBuf>,
 }
 
 /// When an importer looks upstream.

@@ -135,12 +135,6 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     let refuse = |later: bool, key: &str| if later { Err(lines.later(key)) } else { Ok(()) };
     refuse(file.share.announce, "share.announce")?;
     refuse(!file.names.is_empty(), "names")?;
-    for (index, repository) in file.repository.iter().enumerate() {
-        refuse(
-            !repository.keyring.is_empty(),
-            &format!("repository.{index}.keyring"),
-        )?;
-    }
     for (index, mirror) in file.mirror.iter().enumerate() {
         refuse(!mirror.keyring.is_empty(), &format!("mirror.{index}.keyring"))?;
         if mirror.importers == OneOrMany::One("dnslink".into()) {
@@ -342,7 +336,7 @@ pub(super) fn http_url(text: &str) -> Option<Url> {
     Some(url)
 }
 
-fn absolute(text: &str) -> Option<PathBuf> {
+pub(super) fn absolute(text: &str) -> Option<PathBuf> {
     let path = PathBuf::from(text);
     path.is_absolute().then_some(path)
 }

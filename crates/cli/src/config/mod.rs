@@ -276,8 +276,6 @@ mod tests {
             "pacstore.toml:2: `lan.serve` is not available yet"
         );
         assert!(loaded("[lan]\nserve = false\n").is_ok());
-        let keyring = "[[repository]]\nname = \"extra\"\nkeyring = \"/etc/keys\"\n";
-        assert!(message(keyring).contains("not available yet"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use pacstore_node::config::RepositoryConfig;
 
-use super::build::http_url;
+use super::build::{absolute, http_url};
 use super::file::Repository;
 use super::{ConfigError, Lines};
 
@@ -47,11 +47,21 @@ fn build_one(table: Repository, index: usize, lines: &Lines) -> Result<Repositor
         let why = "name at least one: the folder on an ordinary mirror that its .db is in";
         return Err(lines.bad(&key("upstreams"), why));
     }
+    let keyring = match table.keyring.as_str() {
+        "" => None,
+        path => {
+            let path = absolute(path).ok_or_else(|| lines.bad(&key("keyring"), "write an absolute path"))?;
+            pacstore_import::read_keyring(&path)
+                .map_err(|error| lines.bad(&key("keyring"), pacstore_node::chain(&error)))?;
+            Some(path)
+        }
+    };
     Ok(RepositoryConfig {
         name: table.name,
         arch: table.arch,
         upstreams,
         public: table.public,
+        keyring,
     })
 }
 

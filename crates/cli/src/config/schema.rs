@@ -170,7 +170,12 @@ pub(crate) const KEYS: &[Key] = &[
         "false",
         "true: peers may be asked for its packages, and get them",
     ),
-    later("[repository]", "keyring", "\"\"", "OpenPGP keys to check it with"),
+    key(
+        "[repository]",
+        "keyring",
+        "\"\"",
+        "OpenPGP keys to check a signed database with: a folder as /etc/pacman.d/gnupg, or one file",
+    ),
     key("[import]", "mirror", "", "the NAME to publish under (needed)"),
     key(
         "[import]",

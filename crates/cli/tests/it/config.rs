@@ -106,10 +106,6 @@ fn what_comes_later_is_refused_by_name_and_line() {
         ),
         ("[names]\n\"example.org\" = \"/ipns/k51\"\n".to_owned(), "`names`"),
         (
-            "[[repository]]\nname = \"extra\"\nkeyring = \"/etc/keys\"\n".to_owned(),
-            "pacstore.toml:3: `repository.0.keyring`",
-        ),
-        (
             format!("{mirror}keyring = \"/etc/keys\"\n"),
             "pacstore.toml:3: `mirror.0.keyring`",
         ),
@@ -170,6 +166,10 @@ fn bad_toml_and_bad_values_name_line_and_key() {
         (
             "[[repository]]\nname = \"extra\"\n",
             "repository.0.upstreams: name at least one",
+        ),
+        (
+            "[[repository]]\nname = \"a\"\nupstreams = \"http://a.example/\"\nkeyring = \"/nowhere/keys\"\n",
+            "pacstore.toml:4: repository.0.keyring: cannot read `/nowhere/keys`",
         ),
         (
             "[[repository]]\nname = \"extra\"\nupstreams = \"rsync://a.example/\"\n",

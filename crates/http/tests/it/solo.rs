@@ -21,6 +21,7 @@ async fn a_repository_without_importer_is_given_or_leads_to_its_mirror() -> Test
         arch: "x86_64".to_owned(),
         upstreams: vec![mirror.url("").parse()?],
         public: false,
+        keyring: None,
     });
     let served = serve(plan.start().await).await;
     let database = served.get("/pacman/core/x86_64/core.db", &[]).await;

@@ -4,6 +4,8 @@
 //! itself tells (`pacman::Seal`); where it does not, the mirror is asked once more whether the database moved.
 //!
 //! - Invariant: both files come from one mirror.
+//! - Invariant: where a keyring is configured, a signed database whose signature is not good by it is not taken. (Arch's
+//!   databases are not signed; pacman's own keyring checks the packages.)
 //! - Invariant: where the state that is here is signed, one without signature counts as torn.
 //! - Not here: which of two states is newer, which mirror is asked.
 
@@ -11,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pacstore_pacman::openpgp::Verdict;
 use pacstore_pacman::{DbError, DbKind, Fit, MAX_SIGNATURE, Seal};
 use pacstore_runtime::Pool;
 use pacstore_upstream::{Get, HttpError, Response, Url, url_of};
@@ -61,6 +64,10 @@ pub(super) enum LookError {
     Torn(String),
     #[error("`{0}` has no signature any more")]
     Unsigned(String),
+    #[error("`{0}` is not taken: {1}")]
+    NotGood(String, Verdict),
+    #[error("cannot check a database")]
+    Keyring(#[from] pacstore_import::KeyringReadError),
     #[error("`{0}` changed while it was read")]
     Moved(String),
     #[error("cannot write a file on its way in")]
@@ -174,6 +181,7 @@ async fn once(
     let (signature, signature_tag, signed) = match signature {
         Signature::New(bytes, tag) => {
             let made = fitting(node, &url, &database, &bytes, line, folder, &tag).await?;
+            verify(node, repository, &url, &database, &bytes).await?;
             let store = node.inner.store.clone();
             let kept = node
                 .inner
@@ -234,6 +242,36 @@ async fn fitting(
                 _ => Err(LookError::Moved(shown(url))),
             }
         }
+    }
+}
+
+/// A key of the configured keyring made the signature.
+async fn verify(
+    node: &Node,
+    repository: &Repository,
+    url: &Url,
+    database: &Arrived,
+    signature: &bytes::Bytes,
+) -> Result<(), LookError> {
+    let Some(keyring) = repository.config.keyring.clone() else {
+        return Ok(());
+    };
+    let (path, signature, now) = (
+        database.path().to_owned(),
+        signature.clone(),
+        node.inner.clock.unix_seconds(),
+    );
+    // Read anew: a database comes a few times a day, and keys change.
+    let checked = node.inner.tasks.blocking(Pool::Hash, move || {
+        let keyring = pacstore_import::read_keyring(&keyring)?;
+        let mut file = fs_err::File::open(&path)?;
+        Ok::<_, LookError>(keyring.keys.verify(&signature, &mut file, now)?)
+    });
+    let verdict = checked.await.map_err(|_| LookError::Stopping)??;
+    if verdict.is_good() {
+        Ok(())
+    } else {
+        Err(LookError::NotGood(shown(url), verdict))
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn repository(name: &str, mirrors: &[&Upstream]) -> RepositoryConfig 
             .map(|mirror| mirror.url("").parse().unwrap())
             .collect(),
         public: false,
+        keyring: None,
     }
 }
 
@@ -374,4 +375,34 @@ impl TestNode {
         // For a second a look is as good as a new one.
         tokio::time::sleep(Duration::from_millis(1100)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_another_key_signed_is_not_taken() -> TestResult {
+    let (dir, foreign_dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").packages(1, 3_000))?;
+    let mut spec = RepoSpec::new("core").packages(1, 4_000);
+    (spec.seed, spec.time) = (77, spec.time + 86_400);
+    let foreign = Repo::create(foreign_dir.path(), spec)?;
+    let (bad, good) = (
+        Upstream::folder(foreign_dir.path())?,
+        Upstream::folder(dir.path())?,
+    );
+    let keys = dir.path().join("keys.gpg");
+    fs_err::write(&keys, repo.key().public_key())?;
+    let mut plan = solo(&[&bad, &good]);
+    plan.config.repositories[0].keyring = Some(keys.clone());
+    let node = plan.start().await;
+    assert!(node.pacman_bytes("core.db").await? == on_disk(&repo, "core.db"));
+    // The good one is gone: the other still is none, and what is here stays.
+    good.stop();
+    node.rested().await;
+    assert!(node.pacman_bytes("core.db").await? == on_disk(&repo, "core.db"));
+    let (_, error) = node.state().await;
+    assert!(error.contains("not taken"), "{error}");
+    // With its key in the keyring it is.
+    fs_err::write(&keys, foreign.key().public_key())?;
+    node.rested().await;
+    assert!(node.pacman_bytes("core.db").await? == on_disk(&foreign, "core.db"));
+    Ok(())
 }

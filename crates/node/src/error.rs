@@ -41,6 +41,15 @@ impl StoreError {
         }
     }
 
+    /// Something could not be written: the cap, the disk, its rights.
+    pub(crate) fn is_about_writing(&self) -> bool {
+        match self {
+            Self::Write(_) => true,
+            Self::Partial(error) => matches!(error, PartialError::Write(_)),
+            _ => false,
+        }
+    }
+
     /// One sentence on what to do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -37,7 +37,7 @@ pub use bytes_out::BytesOut;
 pub use config::Config;
 pub use damage::describe_damage;
 pub use error::StoreError;
-pub use fetch::{AskPeers, FetchError, Fetcher, Opened, Reader, Small, Sources, one_leaf};
+pub use fetch::{AskPeers, FetchError, Fetcher, Opened, Reader, Small, Sources, Through, one_leaf};
 pub use importer::{Importing, Outcome, RepositoryReport, RoundReport};
 pub use keys::{KeyError, Keys};
 pub use lookup::Hint;

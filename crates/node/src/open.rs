@@ -13,7 +13,7 @@ use pacstore_runtime::Pool;
 use pacstore_store::OpenFile;
 use url::Url;
 
-use crate::fetch::{AskPeers, FetchError, Opened, Reader};
+use crate::fetch::{AskPeers, FetchError, Opened, Reader, Through};
 use crate::node::Node;
 use crate::serve::{FileAnswer, Known};
 
@@ -84,6 +84,7 @@ impl Node {
             Opened::Stored(file) => Content::Stored(file),
             Opened::Arriving(reader) => Content::Arriving(reader),
             Opened::Small(small) => Content::Small(small.data, small.origin, answer.root),
+            Opened::Through(through) => Content::Through(through),
         })
     }
 
@@ -110,6 +111,8 @@ pub enum Content {
     Stored(Arc<OpenFile>),
     /// On its way.
     Arriving(Reader),
+    /// On its way, and not kept.
+    Through(Box<Through>),
     /// In memory, just come in.
     Small(Bytes, pacstore_store::Origin, Cid),
 }
@@ -120,6 +123,20 @@ impl Content {
     /// # Errors
     /// Why they cannot be had.
     pub async fn read(&mut self, node: &Node, start: u64, end: u64) -> Result<Bytes, FetchError> {
+        match self.piece(node, start, end).await {
+            // The disk filled up half-way: on without it.
+            Err(error) if error.is_about_keeping() => {
+                let Self::Arriving(reader) = self else {
+                    return Err(error);
+                };
+                *self = Self::Through(Box::new(reader.through()?));
+                self.piece(node, start, end).await
+            }
+            read => read,
+        }
+    }
+
+    async fn piece(&mut self, node: &Node, start: u64, end: u64) -> Result<Bytes, FetchError> {
         match self {
             Self::Stored(file) => {
                 let data = node.read_stored(file, start, end).await?;
@@ -135,6 +152,11 @@ impl Content {
                     cid: root,
                     why: "past its end".into(),
                 })?;
+                node.inner.counters.add(origin, data.len() as u64);
+                Ok(data)
+            }
+            Self::Through(through) => {
+                let (data, origin) = through.read(start, end).await?;
                 node.inner.counters.add(origin, data.len() as u64);
                 Ok(data)
             }

@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::plan::{Plan, SourceId};
+use super::through::Through;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Sources, peers, upstreams};
 
 /// Bytes that a reader hands out at once: 256 KiB.
@@ -33,11 +34,11 @@ const LONELY: Duration = Duration::from_secs(3);
 const NO_LEAF: Duration = Duration::from_mins(1);
 
 /// The end of a leaf is kept back until the next leaf is here, in bytes ...
-const KEPT_BACK: u64 = 64 << 10;
+pub(super) const KEPT_BACK: u64 = 64 << 10;
 
 /// ... but a little of it goes out this often: pacman leaves a connection that is silent
 /// for ten seconds (and one byte in two seconds does not count as more).
-const DRIP: Duration = Duration::from_millis(400);
+pub(super) const DRIP: Duration = Duration::from_millis(400);
 
 /// How often a job is looked after.
 const LOOK: Duration = Duration::from_millis(250);
@@ -65,6 +66,7 @@ pub(crate) struct Shared {
     given_back: watch::Sender<u64>,
     /// Which peers may be asked.
     pub(crate) ask: AskPeers,
+    sources: Sources,
     /// Mirrors and peers that still try.
     alive: AtomicUsize,
     /// When bytes of any kind last came in.
@@ -114,6 +116,7 @@ impl Job {
             changed: watch::Sender::new(Progress::default()),
             given_back: watch::Sender::new(0),
             ask: sources.peers,
+            sources: sources.clone(),
             alive: AtomicUsize::new(count),
             last_byte: Mutex::new(Instant::now()),
             held: Mutex::new(Instant::now()),
@@ -397,13 +400,13 @@ impl Shared {
 }
 
 /// The leaf that holds the byte at `offset`.
-fn leaf_at(file: &FileDag, offset: u64) -> usize {
+pub(super) fn leaf_at(file: &FileDag, offset: u64) -> usize {
     file.leaves
         .partition_point(|leaf| leaf.offset + leaf.len <= offset)
 }
 
 /// Bytes that go out of the `left` ones that are kept back: they last for minutes.
-fn drip(left: u64) -> u64 {
+pub(super) fn drip(left: u64) -> u64 {
     (left / 128).max(16).min(left)
 }
 
@@ -441,6 +444,12 @@ impl Reader {
     pub(crate) fn new(job: Arc<Job>) -> Self {
         let number = job.shared.readers.fetch_add(1, Ordering::Relaxed);
         Self { job, number }
+    }
+
+    /// The same file through memory: it cannot be kept after all.
+    pub(crate) fn through(&self) -> Result<Through, FetchError> {
+        let shared = &self.job.shared;
+        Through::new(&shared.inner, Arc::clone(&shared.file), shared.sources.clone())
     }
 
     /// The file's length in bytes.

@@ -16,6 +16,7 @@ mod peers;
 mod plan;
 mod queue;
 mod small;
+mod through;
 mod upstreams;
 mod whole;
 
@@ -33,6 +34,7 @@ use pacstore_runtime::{ByteBudget, Tasks};
 use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
 use tokio::sync::watch;
+use tracing::warn;
 use url::Url;
 
 use crate::error::StoreError;
@@ -41,6 +43,7 @@ use job::Job;
 pub use job::Reader;
 use line::{FirstByte, Line};
 pub(crate) use small::InFlight;
+pub use through::Through;
 
 /// Bytes of leaves that all jobs together may have in flight: 24 MiB.
 const IN_FLIGHT: u64 = 24 << 20;
@@ -54,8 +57,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
 /// How long peers may take to tell a file's DAG where mirrors could give it whole.
 const DESCRIBE: Duration = Duration::from_millis(2500);
 
-/// How long a file waits for room under the cap while others arrive; pacman waits 10 s.
-const ROOM: Duration = Duration::from_secs(6);
+/// How long a file waits for room under the cap while others arrive. After that it is
+/// given without being kept.
+const ROOM: Duration = Duration::from_secs(3);
 
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -171,6 +175,20 @@ impl FetchError {
         };
         source.full().is_some_and(|(needed, max)| needed <= max)
     }
+
+    /// It cannot be kept, but perhaps it can be given.
+    pub(crate) fn is_about_keeping(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.is_about_writing())
+    }
+}
+
+/// Whether a file must be kept to be of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    /// It is fetched to be kept.
+    Must,
+    /// It is fetched to be given.
+    IfPossible,
 }
 
 /// All jobs of a node.
@@ -187,6 +205,8 @@ pub(crate) struct Inner {
     tasks: Tasks,
     budget: ByteBudget,
     line: Line,
+    /// Leaves of files that cannot be kept.
+    passing: ByteBudget,
     bad: bad::Bad,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: InFlight<Small>,
@@ -207,6 +227,8 @@ pub enum Opened {
     Arriving(Reader),
     /// One leaf that just came in, verified; it is being kept.
     Small(Small),
+    /// It cannot be kept; read through this.
+    Through(Box<Through>),
 }
 
 /// A file of one leaf that just came in. It may not be on disk yet.
@@ -227,6 +249,7 @@ impl Opened {
             Self::Stored(file) => file.info.len,
             Self::Arriving(reader) => reader.len(),
             Self::Small(small) => small.data.len() as u64,
+            Self::Through(through) => through.len(),
         }
     }
 
@@ -246,6 +269,7 @@ impl Fetcher {
             tasks,
             budget: ByteBudget::new(IN_FLIGHT),
             line: Line::default(),
+            passing: ByteBudget::new(through::PASSING),
             bad: bad::Bad::default(),
             jobs: Mutex::new(HashMap::new()),
             small: InFlight::default(),
@@ -265,14 +289,25 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`] if its DAG cannot be had or it cannot be kept.
     pub async fn open(&self, root: &Cid, sources: &Sources) -> Result<Opened, FetchError> {
-        self.open_at(root, sources, 0).await
+        self.open_to(root, sources, 0, Keep::Must).await
     }
 
-    /// The same for a reader that begins at `offset`: what is there comes first.
+    /// The same for a reader that begins at `offset`: what is there comes first. A file that
+    /// cannot be kept is given all the same.
     ///
     /// # Errors
-    /// As [`Fetcher::open`].
+    /// [`FetchError`] if its DAG cannot be had, or nobody gives it.
     pub async fn open_at(&self, root: &Cid, sources: &Sources, offset: u64) -> Result<Opened, FetchError> {
+        self.open_to(root, sources, offset, Keep::IfPossible).await
+    }
+
+    async fn open_to(
+        &self,
+        root: &Cid,
+        sources: &Sources,
+        offset: u64,
+        keep: Keep,
+    ) -> Result<Opened, FetchError> {
         if let Some(file) = self.stored(root).await? {
             return Ok(Opened::Stored(file));
         }
@@ -308,6 +343,11 @@ impl Fetcher {
                 // they can be evicted.
                 Err(error) if error.is_for_room() && Instant::now() < until => {
                     tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) if error.is_about_keeping() && keep == Keep::IfPossible => {
+                    warn!(cid = %root, error = &error as &dyn std::error::Error, "given without being kept");
+                    let through = Through::new(&self.inner, Arc::new(file), sources.clone())?;
+                    return Ok(Opened::Through(Box::new(through)));
                 }
                 started => return started,
             }
@@ -364,6 +404,8 @@ impl Fetcher {
             Opened::Stored(file) => return Ok(file.info.clone()),
             Opened::Arriving(mut reader) => reader.wait_complete().await?,
             Opened::Small(small) => small.kept().await?,
+            // Only for those that open a file to give it.
+            Opened::Through(_) => {}
         }
         let file = self.stored(root).await?;
         file.map(|f| f.info.clone()).ok_or(FetchError::NoSource {

@@ -13,13 +13,14 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
 use pacstore_bitswap::Session;
-use pacstore_dag as dag;
+use pacstore_dag::{self as dag, FileDag};
 use pacstore_runtime::Pool;
 use pacstore_store::{Origin, Sha256};
 use pacstore_upstream::{Get, HttpError, Observation, Response};
@@ -75,9 +76,46 @@ impl Default for Room {
 }
 
 /// Verified bytes.
-struct Got {
-    data: Bytes,
-    origin: Origin,
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) data: Bytes,
+    pub(crate) origin: Origin,
+}
+
+/// One leaf that is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The file that it belongs to.
+    root: Cid,
+    cid: Cid,
+    len: u64,
+    /// Where it lies in the file, unless it is the file.
+    range: Option<Range<u64>>,
+}
+
+impl Wanted {
+    fn file(root: &Cid, len: u64) -> Self {
+        Self {
+            root: *root,
+            cid: *root,
+            len,
+            range: None,
+        }
+    }
+
+    /// The leaf `index` of `file`; an index that it has not is the file's root.
+    pub(crate) fn leaf(file: &FileDag, index: usize) -> Self {
+        let Some(leaf) = file.leaves.get(index) else {
+            return Self::file(&file.root, file.len);
+        };
+        let range = leaf.offset..leaf.offset + leaf.len;
+        Self {
+            root: file.root,
+            cid: leaf.cid,
+            len: leaf.len,
+            range: (range != (0..file.len)).then_some(range),
+        }
+    }
 }
 
 /// Fetches under way, by root.
@@ -150,24 +188,7 @@ async fn bring(
     let files = Arc::clone(&inner.room.files);
     let place = files.acquire_owned().await.map_err(|_| FetchError::Stopping)?;
     let lease = inner.budget.acquire(len).await;
-    let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
-    let found = match (ask_peers, sources.upstreams.is_empty()) {
-        (false, true) => Err("neither peers nor upstreams to ask".to_owned()),
-        (true, true) => {
-            let session = peers::session(inner, sources.peers);
-            from_peers(inner, root, len, (sources.peers, session.as_ref())).await
-        }
-        (false, false) => from_upstreams(inner, root, len, &sources.upstreams).await,
-        (true, false) => {
-            let session = peers::session(inner, sources.peers);
-            let late = async {
-                peers_are_late(inner, session.as_ref()).await;
-                from_upstreams(inner, root, len, &sources.upstreams).await
-            };
-            let peers = from_peers(inner, root, len, (sources.peers, session.as_ref()));
-            either(peers, late).await
-        }
-    };
+    let found = found(inner, &Wanted::file(root, len), sources).await;
     let got = found.map_err(|why| {
         if why.ends_with(OTHER_BYTES) {
             FetchError::Wrong { cid: *root, why }
@@ -195,6 +216,31 @@ async fn bring(
         drop((cell, lease, place));
     });
     Ok(small)
+}
+
+/// The leaf from whoever gives it first.
+///
+/// # Errors
+/// What the last source said.
+pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources) -> Result<Got, String> {
+    let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
+    match (ask_peers, sources.upstreams.is_empty()) {
+        (false, true) => Err("neither peers nor upstreams to ask".to_owned()),
+        (true, true) => {
+            let session = peers::session(inner, sources.peers);
+            from_peers(inner, wanted, (sources.peers, session.as_ref())).await
+        }
+        (false, false) => from_upstreams(inner, wanted, &sources.upstreams).await,
+        (true, false) => {
+            let session = peers::session(inner, sources.peers);
+            let late = async {
+                peers_are_late(inner, session.as_ref()).await;
+                from_upstreams(inner, wanted, &sources.upstreams).await
+            };
+            let peers = from_peers(inner, wanted, (sources.peers, session.as_ref()));
+            either(peers, late).await
+        }
+    }
 }
 
 /// The file, if it is on disk.
@@ -249,18 +295,18 @@ async fn peers_are_late(inner: &Inner, session: Option<&Session>) {
 
 async fn from_peers(
     inner: &Arc<Inner>,
-    root: &Cid,
-    len: u64,
+    wanted: &Wanted,
     (ask, session): (AskPeers, Option<&Session>),
 ) -> Result<Got, String> {
     let session = session.ok_or("no network")?;
+    let (root, len) = (&wanted.root, wanted.len);
     let host = Host::Peers(session.peers().len());
     let turn = (TINY < len).then(|| inner.line.turn(*root, host));
     if let Some(turn) = &turn {
         turn.begin();
     }
     let asked = Instant::now();
-    let got = peers::with_newcomers(inner, session, ask, session.get(*root));
+    let got = peers::with_newcomers(inner, session, ask, session.get(wanted.cid));
     let got = tokio::select! {
         got = got => got.map_err(|error| error.to_string())?,
         () = silence(inner, root, session) => return Err("no peer answered in time".to_owned()),
@@ -268,14 +314,13 @@ async fn from_peers(
     if let Some(turn) = &turn {
         turn.came(len, asked);
     }
-    if got.data.len() as u64 != len {
-        return Err(format!(
-            "it has {} bytes, not {len} as its directory says",
-            got.data.len()
-        ));
+    // A leaf of old DAGs holds the file's bytes inside.
+    let data = dag::leaf_data(&wanted.cid, &got.data).map_err(|error| error.to_string())?;
+    if data.len() as u64 != len {
+        return Err(format!("it has {} bytes, not {len} as its DAG says", data.len()));
     }
     Ok(Got {
-        data: got.data,
+        data,
         origin: inner.origin(&got.from),
     })
 }
@@ -295,10 +340,10 @@ async fn silence(inner: &Inner, root: &Cid, session: &Session) {
     }
 }
 
-async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) -> Result<Got, String> {
+async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Result<Got, String> {
     let mut why = String::new();
     for url in urls {
-        match from_upstream(inner, root, len, url).await {
+        match from_upstream(inner, wanted, url).await {
             Ok(data) => {
                 return Ok(Got {
                     data,
@@ -314,10 +359,12 @@ async fn from_upstreams(inner: &Arc<Inner>, root: &Cid, len: u64, urls: &[Url]) 
     Err(why)
 }
 
-async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> Result<Bytes, String> {
+async fn from_upstream(inner: &Arc<Inner>, wanted: &Wanted, url: &Url) -> Result<Bytes, String> {
+    let (root, len) = (&wanted.root, wanted.len);
     let turn = (TINY < len).then(|| inner.line.turn(*root, upstreams::host(url)));
     let mut get = Get::new(url);
     get.max_len = Some(len);
+    get.range.clone_from(&wanted.range);
     let read = async {
         loop {
             if let Some(turn) = &turn {
@@ -338,7 +385,7 @@ async fn from_upstream(inner: &Arc<Inner>, root: &Cid, len: u64, url: &Url) -> R
             error.note(inner, root, url);
             error.to_string()
         })?;
-    let (cid, checked) = (*root, data.clone());
+    let (cid, checked) = (wanted.cid, data.clone());
     let right = inner
         .tasks
         .blocking(Pool::Hash, move || dag::verify(&cid, &checked).is_ok())

@@ -13,7 +13,7 @@ use crate::source::ReadError;
 use crate::unixfs::{DataType, UnixFs};
 
 /// A link with its parts still in the block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RawLink<'a> {
     pub(crate) cid: &'a [u8],
     pub(crate) name: &'a [u8],
@@ -89,7 +89,33 @@ pub(crate) fn for_each_link<'a>(block: &'a [u8], mut show: impl FnMut(RawLink<'a
     Ok(())
 }
 
+/// Reads a link; most of what an edit costs is reading links, so the usual form has a way of its own.
 fn decode_link(link: &[u8]) -> Result<RawLink<'_>, Flaw> {
+    match usual_link(link) {
+        Some(link) => Ok(link),
+        None => any_link(link),
+    }
+}
+
+/// The form that everybody writes: CID, name and size, each there, each length in one byte.
+fn usual_link(link: &[u8]) -> Option<RawLink<'_>> {
+    let (cid, rest) = short_bytes(0x0a, link)?;
+    let (name, rest) = short_bytes(0x12, rest)?;
+    let mut size = Fields(rest.strip_prefix(&[0x18])?);
+    let tsize = size.varint().ok()?;
+    size.0.is_empty().then_some(RawLink { cid, name, tsize })
+}
+
+/// A field of up to 127 bytes under this key, and what follows it.
+fn short_bytes(key: u8, from: &[u8]) -> Option<(&[u8], &[u8])> {
+    match from {
+        [first, len @ ..0x80, rest @ ..] if *first == key => rest.split_at_checked(usize::from(*len)),
+        _ => None,
+    }
+}
+
+/// Any link that go-codec-dagpb reads.
+fn any_link(link: &[u8]) -> Result<RawLink<'_>, Flaw> {
     let mut fields = Fields(link);
     let (mut cid, mut name, mut tsize) = (None, None, None);
     while let Some((field, value)) = fields.next()? {
@@ -263,4 +289,35 @@ pub(crate) fn node_kind(node: &RawNode<'_>) -> Result<Kind, Flaw> {
         DataType::Symlink => Kind::Symlink(unixfs.data.to_vec()),
         DataType::Metadata => return Err(Flaw("UnixFS metadata nodes are not supported")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn both_ways_of_reading_a_link_agree(
+            cid in prop::collection::vec(any::<u8>(), 0..200),
+            name in prop::collection::vec(any::<u8>(), 0..200),
+            tsize: u64,
+            damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            let mut node = Vec::new();
+            write_link(&mut node, CidRef::Bytes(&cid), b"", &name, tsize);
+            let mut fields = Fields(&node);
+            let Ok(Some((2, Value::Bytes(link)))) = fields.next() else { panic!("no link in {node:?}") };
+            let mut link = link.to_vec();
+            prop_assert_eq!(usual_link(&link).is_some(), cid.len() < 128 && name.len() < 128);
+            if let Some((at, byte)) = damage {
+                let at = at.index(link.len());
+                link[at] = byte;
+            }
+            if let Some(usual) = usual_link(&link) {
+                prop_assert_eq!(Ok(usual), any_link(&link));
+            }
+        }
+    }
 }

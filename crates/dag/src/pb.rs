@@ -45,6 +45,10 @@ impl<'a> Fields<'a> {
 
     /// Reads a varint of up to 10 bytes; longer spellings of small numbers are taken, as Go takes them.
     pub(crate) fn varint(&mut self) -> Result<u64, Flaw> {
+        if let [byte @ ..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Ok(u64::from(*byte));
+        }
         let mut value = 0u64;
         for (i, &byte) in self.0.iter().enumerate().take(10) {
             if i == 9 && byte > 1 {

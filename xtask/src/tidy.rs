@@ -132,7 +132,7 @@ fn edges(root: &Path, problems: &mut Vec<String>) -> anyhow::Result<()> {
         let Some(krate) = path.file_name().and_then(|n| n.to_str()).map(str::to_owned) else {
             continue;
         };
-        if krate == "testkit" {
+        if krate == "testkit" || krate == "fuzz-targets" {
             continue;
         }
         let manifest = fs::read_to_string(path.join("Cargo.toml"))?;

@@ -9,6 +9,8 @@ mod admin;
 mod allow;
 mod answer;
 mod body;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod host;
 mod listen;

@@ -44,6 +44,6 @@ pub use paths::{NotAPath, url_of};
 pub use response::{Response, ServedRange};
 pub use rsync::{
     Deletion, ExitKind, ListSpec, Listed, ListedKind, Outcome, Progress, Rsync, RsyncError, RsyncOptions,
-    RsyncReport, Rule, TransferSpec,
+    RsyncReport, Rule, TransferSpec, parse_rsync_line,
 };
 pub use url::Url;

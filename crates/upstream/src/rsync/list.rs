@@ -80,8 +80,11 @@ pub struct Listed {
     pub mtime: SystemTime,
 }
 
-/// `-rw-r--r--          1,234 2026/11/21 10:00:00 name`; `None` for rsync's own remarks.
-pub(crate) fn parse_line(line: &[u8]) -> Result<Option<Listed>, RsyncError> {
+/// One line of `rsync --list-only`, `-rw-r--r--  1,234 2026/11/21 10:00:00 name`; `None` for rsync's own remarks.
+///
+/// # Errors
+/// [`RsyncError::Listing`] with the line's beginning.
+pub fn parse_line(line: &[u8]) -> Result<Option<Listed>, RsyncError> {
     let unreadable =
         || RsyncError::Listing(String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned());
     let (mode, rest) = word(line).ok_or_else(unreadable)?;

@@ -28,7 +28,7 @@ use pacstore_runtime::{CancellationToken, Pool, Stopped, Tasks};
 use tokio::sync::watch;
 
 pub use exit::{ExitKind, Outcome};
-pub use list::{ListSpec, Listed, ListedKind};
+pub use list::{ListSpec, Listed, ListedKind, parse_line as parse_rsync_line};
 pub use rule::Rule;
 pub use stats::{Progress, RsyncReport};
 

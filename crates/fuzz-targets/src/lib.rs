@@ -10,6 +10,7 @@
 
 mod dag;
 mod names;
+mod openpgp;
 mod pacman;
 mod web;
 mod wire;
@@ -38,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     target("database", pacman::database, pacman::database_seeds),
     target("package_name", pacman::package_name, pacman::package_name_seeds),
     target("pacman_conf", pacman::conf, pacman::conf_seeds),
+    target("signature", openpgp::signature, openpgp::signature_seeds),
+    target("keyring", openpgp::keyring, openpgp::keyring_seeds),
     target("request", web::request, web::request_seeds),
     target("listing", web::listing, web::listing_seeds),
     target("rsync_line", web::rsync_line, web::rsync_line_seeds),

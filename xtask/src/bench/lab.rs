@@ -62,6 +62,23 @@ impl Home {
         Ok(home)
     }
 
+    /// A node that imports `0.NAME`, `1.NAME` and so on, one from each of these folders, when its daemon starts.
+    pub(super) fn importer_of(bin: &Path, dir: &Path, from: &[PathBuf], more: &str) -> anyhow::Result<Self> {
+        let import = |(number, from): (usize, &PathBuf)| {
+            format!(
+                "\n[[import]]\nmirror = \"{number}.{NAME}\"\nfrom = \"{}\"\nkey = \"signs{number}\"\nevery = \"1h\"\n{more}\n",
+                from.display()
+            )
+        };
+        let imports: String = from.iter().enumerate().map(import).collect();
+        let home = Self::new(bin, dir, "", "")?;
+        for number in 0..from.len() {
+            home.run(&["key", "new", &format!("signs{number}")])?;
+        }
+        home.configure("", &imports)?;
+        Ok(home)
+    }
+
     /// A node that follows the importer with `key` at the multiaddr `peer`.
     pub(super) fn client(bin: &Path, dir: &Path, key: &str, peer: &str) -> anyhow::Result<Self> {
         Self::new(
@@ -171,6 +188,18 @@ impl Home {
         };
         gateway.clone_into(&mut daemon.gateway);
         Ok(daemon)
+    }
+
+    /// Waits until the running daemon knows the head of mirror `number` of [`Self::importer_of`].
+    pub(super) fn await_head(&self, number: usize) -> anyhow::Result<()> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.run(&["resolve", &format!("{number}.{NAME}")]) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
     }
 
     /// The first multiaddr that a running daemon of this home listens on.

@@ -12,6 +12,7 @@ mod client;
 mod corpus;
 mod exchange;
 mod import;
+mod importer;
 mod lab;
 mod machine;
 mod serve;
@@ -37,6 +38,12 @@ pub(crate) struct Args {
     /// Seconds of each pass of `serve`
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Files of the mirrors of `importer`
+    #[arg(long, default_value_t = 100_000)]
+    files: usize,
+    /// Only this row of `importer` or `client`
+    #[arg(long)]
+    row: Option<String>,
     /// Where the temporary directory is made: a real disk with room for three times the corpus
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
@@ -51,6 +58,8 @@ enum Name {
     Import,
     /// One large file, and 5,000 files, from node to node
     Exchange,
+    /// What a round costs beside what changed: processor time, memory
+    Importer,
     /// Requests a second of the gateway
     Serve,
     /// Changing 10 of 100,000 entries
@@ -71,6 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     match args.name {
         Name::Import => import::run(args),
         Name::Exchange => exchange::run(args),
+        Name::Importer => importer::run(args),
         Name::Serve => serve::run(args),
         Name::Tree => tree::run(args),
     }

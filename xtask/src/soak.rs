@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: long tests, in release build, with their own words on the terminal.
 //!
-//! - Not here: the tests themselves (`crates/cli/tests/it/kill.rs`).
+//! - Not here: the tests themselves (`crates/cli/tests/it/kill.rs`, `crates/import/tests/it/year.rs`).
 
 use std::process::Command;
 
@@ -25,21 +25,54 @@ enum Test {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Import update after update, as a year of five-minute rounds would, and measure what that leaves behind
+    Year {
+        /// How many updates
+        #[arg(default_value_t = 105_000, value_parser = value_parser!(u32).range(40..))]
+        updates: u32,
+        /// How many files the mirror has; each update changes 20 of them
+        #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(100..))]
+        files: u32,
+        /// Bytes of each file
+        #[arg(long, default_value_t = 8_192, value_parser = value_parser!(u32).range(64..))]
+        bytes: u32,
+    },
 }
 
 /// Runs the test; what it prints goes straight to the terminal.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let Test::Kill { times, seed } = &args.test;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["test", "--release", "-p", "pacstore", "--test", "it"])
-        .args(["kill::", "--", "--nocapture"])
-        .env("PACSTORE_KILLS", times.to_string());
-    if let Some(seed) = seed {
-        cargo.env("PACSTORE_SEED", seed.to_string());
+    cargo.args(["test", "--quiet", "--release"]);
+    match &args.test {
+        Test::Kill { times, seed } => {
+            cargo
+                .args(["-p", "pacstore", "--test", "it", "kill::", "--", "--nocapture"])
+                .env("PACSTORE_KILLS", times.to_string());
+            if let Some(seed) = seed {
+                cargo.env("PACSTORE_SEED", seed.to_string());
+            }
+        }
+        Test::Year {
+            updates,
+            files,
+            bytes,
+        } => {
+            cargo
+                .args([
+                    "-p",
+                    "pacstore-import",
+                    "--test",
+                    "it",
+                    "a_year_of_five_minute_rounds",
+                ])
+                .args(["--", "--ignored", "--nocapture"])
+                .env("PACSTORE_YEAR", updates.to_string())
+                .env("PACSTORE_YEAR_FILES", files.to_string())
+                .env("PACSTORE_YEAR_BYTES", bytes.to_string());
+        }
     }
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let status = cargo.current_dir(root).status()?;
-    ensure!(status.success(), "the test failed; its first lines say the seed");
+    ensure!(status.success(), "the test failed; what it printed says why");
     Ok(())
 }

@@ -13,3 +13,4 @@ mod layouts;
 mod sources;
 mod torn;
 mod trees;
+mod year;

@@ -10,9 +10,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream, require};
+use rustix::process::Signal;
 
 use crate::daemon::Daemon;
-use crate::home::{DEADLINE, Home, LOOPBACK, PACSTORE, run};
+use crate::home::{DEADLINE, Home, LOOPBACK, PACSTORE, run, signal};
 
 const DOC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/client.md");
 
@@ -47,6 +48,29 @@ impl Terminal {
         let line = format!("{line}; echo END $?; exec sleep 600");
         run(terminal.command(&["new-session", "-d", "-x", "80", "-y", "60", &line])).done();
         terminal
+    }
+
+    /// SIGTERM to what the shell runs at the moment.
+    fn terminate(&self) {
+        let shell = run(self.command(&["display-message", "-p", "#{pane_pid}"]))
+            .done()
+            .line();
+        let parent_of = |stat: String| -> Option<String> {
+            // `PID (NAME) STATE PPID ...`; the name may hold anything.
+            let (_, rest) = stat.rsplit_once(") ")?;
+            rest.split(' ').nth(1).map(str::to_owned)
+        };
+        let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let child = all
+            .filter(|one| {
+                fs::read_to_string(one.path().join("stat"))
+                    .ok()
+                    .and_then(parent_of)
+                    .as_ref()
+                    == Some(&shell)
+            })
+            .find_map(|one| one.file_name().to_str()?.parse().ok());
+        signal(child.expect("a child of the shell"), Signal::TERM);
     }
 
     /// The screen, as soon as it shows all of `words`.
@@ -116,10 +140,24 @@ fn the_screens_in_the_documentation_are_the_programs_own() -> TestResult {
     daemon.file("/pacman/extra/x86_64/extra.db");
     daemon.file(&format!("/pacman/extra/x86_64/{}", repo.file_name("big")?));
     screens.push(("pacstore doctor", shown("doctor")));
-    let terminal = start(&format!("{pacstore} status --watch"));
-    let watched = terminal.shows(&["q quits", "extra x86_64", "tasks"]);
+    let modes = folder.path().join("modes");
+    let modes = modes.display();
+    let watching = format!(
+        "stty -g >{modes}; {pacstore} status --watch; E=$?; stty -g | cmp - {modes} && echo SAME; (exit $E)"
+    );
+    let begun = ["q quits", "extra x86_64", "tasks"];
+    let terminal = start(&watching);
+    let watched = terminal.shows(&begun);
     run(terminal.command(&["send-keys", "q"])).done();
-    let after = terminal.shows(&["END 0"]);
+    let after = terminal.shows(&["SAME", "END 0"]);
+    assert!(
+        !after.contains("q quits"),
+        "the screen is left as it was: {after}"
+    );
+    let terminal = start(&watching);
+    terminal.shows(&begun);
+    terminal.terminate();
+    let after = terminal.shows(&["SAME", "END 0"]);
     assert!(
         !after.contains("q quits"),
         "the screen is left as it was: {after}"

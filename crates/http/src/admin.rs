@@ -141,6 +141,7 @@ pub fn serve_admin(path: &Path, admin: Admin) -> Result<(), AdminError> {
         .route("/v1/import", post(import))
         .route("/v1/gc", post(gc))
         .route("/v1/fsck", post(fsck))
+        .route("/v1/prefetch", post(prefetch))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(admin);
     let path = path.to_owned();
@@ -233,6 +234,20 @@ async fn gc(
         }))
         .into_response(),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, chain(&error), error.hint().map(str::to_owned)),
+    }
+}
+
+async fn prefetch(State(admin): State<Admin>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    if !peer.may_change() {
+        return forbidden();
+    }
+    match admin.node.begin_prefetch().await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            chain(&error),
+            error.hint().map(str::to_owned),
+        ),
     }
 }
 

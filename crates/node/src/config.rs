@@ -32,6 +32,34 @@ pub struct Config {
     pub upload: Option<u64>,
     /// Any CID is served, not only what is configured.
     pub open: bool,
+    /// The machine that it stands on.
+    pub machine: MachineConfig,
+}
+
+/// What the node looks at and does for the machine that it stands on. By default nothing.
+#[derive(Clone, Debug, Default)]
+pub struct MachineConfig {
+    /// pacman's configuration: which repositories this machine uses, where it keeps what is installed.
+    pub pacman_conf: Option<PathBuf>,
+    /// pacman's caches: files are taken from there.
+    pub cache_dirs: Vec<PathBuf>,
+    /// The whole store is read again once in this time.
+    pub scrub: Option<Duration>,
+    /// The machine's next updates are fetched ahead of time.
+    pub prefetch: Option<PrefetchConfig>,
+}
+
+/// When and how updates are fetched ahead of time.
+#[derive(Clone, Debug, Default)]
+pub struct PrefetchConfig {
+    /// Bytes a second on average.
+    pub rate: Option<u64>,
+    /// From the first hour of the day to the second.
+    pub hours: Option<(u8, u8)>,
+    /// On metered lines too.
+    pub metered: bool,
+    /// On battery too.
+    pub battery: bool,
 }
 
 /// The network part.

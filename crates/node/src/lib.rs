@@ -21,6 +21,7 @@ mod hidden;
 mod importer;
 mod keys;
 mod lookup;
+mod machine;
 mod meet;
 mod mirror;
 mod node;
@@ -41,6 +42,8 @@ pub use fetch::{AskPeers, FetchError, Fetcher, Opened, Reader, Small, Sources, T
 pub use importer::{Importing, Outcome, RepositoryReport, RoundReport};
 pub use keys::{KeyError, Keys};
 pub use lookup::Hint;
+pub use machine::prefetch::PrefetchStatus;
+pub use machine::scrub::ScrubStatus;
 pub use mirror::{Accepted, Found, FoundKind, Mirror};
 pub use node::{Node, Online, RepositoryIn, STOP_GRACE, StartError};
 pub use open::Content;

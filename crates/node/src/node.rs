@@ -100,6 +100,7 @@ pub(crate) struct Inner {
     pub(crate) pieces: Pieces,
     pub(crate) following: crate::follow::Board,
     pub(crate) privacy: Arc<Privacy>,
+    pub(crate) machine: crate::machine::Board,
 }
 
 impl Node {
@@ -165,6 +166,7 @@ impl Node {
             pieces: Pieces::default(),
             following: crate::follow::Board::default(),
             privacy,
+            machine: crate::machine::Board::default(),
             config,
             store,
             net,
@@ -200,6 +202,14 @@ impl Node {
             }
         }
         tasks.spawn("gc", crate::gc::run(self.clone()));
+        let machine = &self.inner.config.machine;
+        if machine.pacman_conf.is_some() || !machine.cache_dirs.is_empty() {
+            tasks.spawn("machine", crate::machine::run(self.clone()));
+            tasks.spawn("prefetch", crate::machine::prefetch::run(self.clone()));
+        }
+        if let Some(period) = machine.scrub {
+            tasks.spawn("scrub", crate::machine::scrub::run(self.clone(), period));
+        }
     }
 
     /// What is left to write once the tasks have ended.

@@ -75,6 +75,20 @@ pub struct FileAnswer {
     pub(crate) known: Known,
 }
 
+impl FileAnswer {
+    /// Its bytes are in the answer.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.known, Known::Bytes(..))
+    }
+
+    /// Who asks waits for so long, and not as pacman does.
+    pub(crate) fn be_patient(&mut self, patience: Duration) {
+        if let Known::Package(package) = &self.known {
+            self.known = Known::Package(Arc::new(package.within(patience)));
+        }
+    }
+}
+
 /// What the bytes of an answer are known by.
 #[derive(Clone, Debug)]
 pub(crate) enum Known {

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes_out::BytesOut;
 use crate::importer::RoundReport;
+use crate::machine::prefetch::PrefetchStatus;
+use crate::machine::scrub::ScrubStatus;
 use crate::mirror::Mirror;
 use crate::node::Node;
 use crate::repository::RepositoryStatus;
@@ -45,6 +47,12 @@ pub struct Status {
     pub fetching: usize,
     /// Imports.
     pub imports: Vec<ImportStatus>,
+    /// Updates of this machine.
+    #[serde(default)]
+    pub prefetch: PrefetchStatus,
+    /// What re-reading the store has seen.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     /// Tasks.
     pub tasks: Vec<TaskStatus>,
 }
@@ -153,6 +161,8 @@ impl Node {
                     }
                 })
                 .collect(),
+            prefetch: self.prefetch_status().await,
+            scrub: self.scrub_status(),
             tasks: self
                 .inner
                 .tasks

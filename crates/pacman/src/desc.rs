@@ -28,6 +28,13 @@ impl List {
     }
 }
 
+impl<'a> FromIterator<&'a str> for List {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(items: I) -> Self {
+        let items: Vec<&str> = items.into_iter().collect();
+        Self(items.join("\n").into())
+    }
+}
+
 /// What a database says of one package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desc {

@@ -16,6 +16,7 @@ mod import;
 mod init;
 mod key;
 mod man;
+mod prefetch;
 mod publish;
 mod resolve;
 mod setup;
@@ -67,6 +68,7 @@ enum Verb {
     Config(config::Args),
     Gc(gc::Args),
     Fsck(fsck::Args),
+    Prefetch(prefetch::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -96,6 +98,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Verb::Config(args) => config::run(&args, &ctx),
         Verb::Gc(args) => block_on(gc::run(args, &ctx)),
         Verb::Fsck(args) => block_on(fsck::run(args, &ctx)),
+        Verb::Prefetch(args) => block_on(prefetch::run(args, &ctx)),
         Verb::Completions(args) => Ok(completions::run(&args, &ctx)),
         Verb::Man(args) => man::run(args, &ctx),
     };

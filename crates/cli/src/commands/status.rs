@@ -54,6 +54,16 @@ fn human(status: &Status) -> String {
         bytes(out.peer),
         bytes(out.upstream)
     );
+    if status.prefetch.ready + status.prefetch.missing > 0 {
+        let _ = writeln!(text, "updates  {}", super::prefetch::human(&status.prefetch));
+    }
+    if status.scrub.damaged > 0 {
+        let _ = writeln!(
+            text,
+            "scrub    {} damaged files found, {} fetched anew",
+            status.scrub.damaged, status.scrub.mended
+        );
+    }
     for mirror in &status.mirrors {
         let age = mirror.age_s.map_or_else(
             || "no head yet".to_owned(),

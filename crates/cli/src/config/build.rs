@@ -38,6 +38,7 @@ pub(crate) struct Loaded {
 
 pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, ConfigError> {
     refuse_later(&file, lines)?;
+    let machine = super::machine::build(&file, lines)?;
     let listen = file.gateway.listen.parse();
     let listen =
         listen.map_err(|_| lines.bad("gateway.listen", "write ADDRESS:PORT, such as 127.0.0.1:8080"))?;
@@ -91,6 +92,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         imports,
         upload,
         open: file.gateway.open,
+        machine,
     };
     Ok(Loaded {
         gateway: Gateway {

@@ -15,6 +15,8 @@ pub(crate) struct File {
     pub(crate) gateway: Gateway,
     pub(crate) swarm: Swarm,
     pub(crate) store: Store,
+    pub(crate) pacman: Pacman,
+    pub(crate) prefetch: Prefetch,
     pub(crate) lan: Lan,
     pub(crate) limits: Limits,
     pub(crate) share: Share,
@@ -75,6 +77,7 @@ impl Default for Swarm {
 pub(crate) struct Store {
     pub(crate) dir: String,
     pub(crate) max_size: String,
+    pub(crate) scrub: String,
 }
 
 impl Default for Store {
@@ -82,6 +85,45 @@ impl Default for Store {
         Self {
             dir: String::new(),
             max_size: "10GB".into(),
+            scrub: "30d".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Pacman {
+    pub(crate) config: String,
+    pub(crate) cache: OneOrMany,
+}
+
+impl Default for Pacman {
+    fn default() -> Self {
+        Self {
+            config: "/etc/pacman.conf".into(),
+            cache: OneOrMany::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Prefetch {
+    pub(crate) enable: bool,
+    pub(crate) rate: String,
+    pub(crate) hours: String,
+    pub(crate) metered: bool,
+    pub(crate) battery: bool,
+}
+
+impl Default for Prefetch {
+    fn default() -> Self {
+        Self {
+            enable: false,
+            rate: "0".into(),
+            hours: String::new(),
+            metered: false,
+            battery: false,
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod build;
 mod file;
+mod machine;
 mod repository;
 mod schema;
 mod values;

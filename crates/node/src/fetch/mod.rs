@@ -457,7 +457,7 @@ impl Fetcher {
         let store = self.inner.store.clone();
         let wanted = *root;
         self.inner
-            .blocking(*root, move || store.open_shared(&wanted))
+            .blocking(*root, move || crate::read::open_shared(&store, &wanted))
             .await
     }
 

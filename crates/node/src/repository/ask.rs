@@ -355,6 +355,7 @@ impl Node {
                 name: name.to_owned(),
                 sha256: package.sha256,
                 small,
+                patience: super::whole::PATIENCE,
             })),
         })))
     }

@@ -151,6 +151,11 @@ impl Repositories {
 }
 
 impl Repository {
+    /// The newest database here.
+    pub(crate) fn database_root(&self) -> Option<Cid> {
+        self.database.current().map(|state| state.database.root)
+    }
+
     /// As `pacstore status` shows it.
     pub(crate) fn status(&self, now: u64) -> RepositoryStatus {
         let age = self.database.age(now);

@@ -8,6 +8,7 @@
 //! - Not here: which package (`super::ask`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pacstore_dag as dag;
 use pacstore_store::OpenFile;
@@ -29,6 +30,20 @@ pub(crate) struct PackageOf {
     pub(super) sha256: [u8; 32],
     /// It is one leaf.
     pub(super) small: bool,
+    /// How long who asks waits for it.
+    pub(super) patience: Duration,
+}
+
+impl PackageOf {
+    /// The same, for somebody who waits for so long.
+    pub(crate) fn within(&self, patience: Duration) -> Self {
+        Self {
+            repository: Arc::clone(&self.repository),
+            name: self.name.clone(),
+            patience,
+            ..*self
+        }
+    }
 }
 
 impl Node {
@@ -72,7 +87,7 @@ impl Node {
             if package.repository.config.public {
                 crate::hidden::show(&inner.privacy.hidden, &info.root);
             }
-            Ok(inner.store.open_shared(&info.root)?)
+            Ok(crate::read::open_shared(&inner.store, &info.root)?)
         })
         .await
     }

@@ -32,7 +32,7 @@ use crate::serve::FileAnswer;
 use crate::status::chain;
 
 /// All of it, from the first request for the file on. pacman gives up after ten seconds.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Left of it for hashing the rest, the disk, and the first bytes to pacman.
 const AFTER: Duration = Duration::from_millis(700);
@@ -68,7 +68,7 @@ impl Node {
             let ended = end.wait_for(Option::is_some).await.ok()?;
             ended.clone()
         };
-        let ended = match tokio::time::timeout(PATIENCE, waited).await {
+        let ended = match tokio::time::timeout(package.patience, waited).await {
             Ok(ended) => ended.unwrap_or(Err(FetchError::Stopping)),
             Err(_) => Err(self.elsewhere(answer, package, "it does not come in time", &[])),
         };
@@ -164,7 +164,7 @@ async fn fetch(
     package: &Arc<PackageOf>,
     stop: &CancellationToken,
 ) -> Result<Cid, FetchError> {
-    let until = Instant::now() + PATIENCE - AFTER;
+    let until = Instant::now() + package.patience - AFTER;
     let (store, len) = (node.inner.store.clone(), answer.len);
     // What is larger than the cap is not kept, so it is not fetched.
     let room = node.disk(move || Ok(store.reserve(len)?)).await;

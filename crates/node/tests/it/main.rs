@@ -10,6 +10,7 @@ mod full;
 mod heads;
 mod liars;
 mod lookup;
+mod machine;
 mod nodes;
 mod private;
 mod ranking;

@@ -59,6 +59,7 @@ impl Plan {
             imports: Vec::new(),
             upload: None,
             open: false,
+            machine: pacstore_node::config::MachineConfig::default(),
         };
         let clock = Clock::system();
         Self { home, config, clock }

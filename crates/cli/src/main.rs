@@ -11,6 +11,7 @@ mod home;
 mod machine;
 mod printer;
 mod serving;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use pacstore_http::{Admin, Allow, Gateway, Limits, Network, listen_everywhere, serve_admin, serve_with};
+use pacstore_http::{
+    Admin, Allow, Gateway, Limits, Network, listen_everywhere, serve_admin, serve_metrics, serve_with,
+};
 use pacstore_node::{Node, Online, STOP_GRACE};
 use pacstore_runtime::{Clock, Tasks};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -99,6 +101,13 @@ impl Serving {
         let port = first.local_addr().context("the gateway's address")?.port();
         let gateway = SocketAddr::new(listen.ip(), port);
         let limits = limits(loaded.gateway.lan);
+        let numbers = match loaded.metrics {
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.with_context(|| format!("metrics.listen: cannot listen on {address}"))?)
+            }
+            None => None,
+        };
         let node = Node::start(loaded.node, Online::Yes, tasks, Clock::system()).await;
         let node = node.map_err(|error| {
             let hint = error.hint();
@@ -113,6 +122,10 @@ impl Serving {
         )?;
         let web = Gateway::new(node.clone(), loaded.gateway.hosts);
         tasks.spawn_critical("http/gateway", serve_with(listeners, web, tasks.clone(), limits));
+        if let Some(listener) = numbers {
+            tasks.spawn("http/metrics", serve_metrics(listener, node.clone()));
+        }
+        crate::watchdog::start(&node, gateway, tasks);
         Ok(Self {
             node,
             tasks: tasks.clone(),
@@ -138,6 +151,7 @@ impl Serving {
 
     /// Stops everything and writes what is left to write.
     pub(crate) async fn stop(self) {
+        crate::watchdog::stopping();
         if let Some(net) = self.node.net() {
             net.shutdown().await;
         }

@@ -142,6 +142,9 @@ pub fn serve_admin(path: &Path, admin: Admin) -> Result<(), AdminError> {
         .route("/v1/gc", post(gc))
         .route("/v1/fsck", post(fsck))
         .route("/v1/prefetch", post(prefetch))
+        .route("/v1/heads", get(heads))
+        .route("/v1/alert/test", post(test_alerts))
+        .route("/metrics", get(metrics))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(admin);
     let path = path.to_owned();
@@ -197,6 +200,33 @@ async fn resolve(State(admin): State<Admin>, Query(asked): Query<NameRequest>) -
         admin.node.refresh(&mirror).await;
     }
     Json(admin.node.summary(&mirror)).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    crate::metrics::answer(&admin.node).await
+}
+
+async fn heads(State(admin): State<Admin>, Query(asked): Query<NameRequest>) -> Response {
+    let Some(mirror) = admin.node.mirror(&asked.name) else {
+        return refuse(
+            StatusCode::NOT_FOUND,
+            format!("no mirror `{}` is configured here", asked.name),
+            None,
+        );
+    };
+    let read = admin.node.tasks().blocking(Pool::Disk, move || mirror.history());
+    match read.await {
+        Ok(Ok(heads)) => Json(heads).into_response(),
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, chain(&error), None),
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping", None),
+    }
+}
+
+async fn test_alerts(State(admin): State<Admin>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    if !peer.may_change() {
+        return forbidden();
+    }
+    Json(admin.node.test_alerts().await).into_response()
 }
 
 async fn import(

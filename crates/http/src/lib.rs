@@ -15,6 +15,7 @@ mod gateway;
 mod host;
 mod listen;
 mod listing;
+mod metrics;
 mod range;
 mod route;
 mod server;
@@ -24,4 +25,5 @@ pub use admin::{Admin, AdminError, ErrorBody, GetRequest, NameRequest, serve_adm
 pub use allow::{Allow, Network, NetworkError};
 pub use gateway::Gateway;
 pub use listen::listen_everywhere;
+pub use metrics::serve_metrics;
 pub use server::{Limits, Listeners, serve, serve_with};

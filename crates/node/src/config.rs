@@ -11,6 +11,8 @@ use pacstore_names::{IpnsName, Layout, MirrorName};
 use pacstore_net::{DhtMode, Multiaddr};
 use url::Url;
 
+pub use crate::alert::AlertConfig;
+
 /// Everything a node needs to start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,6 +36,33 @@ pub struct Config {
     pub open: bool,
     /// The machine that it stands on.
     pub machine: MachineConfig,
+    /// How much importing may take.
+    pub importing: Importing,
+    /// Whom to tell when something is wrong.
+    pub alert: AlertConfig,
+    /// How the store is opened; its crash seam is for tests.
+    pub tuning: pacstore_store::Tuning,
+}
+
+/// How much all imports together may take.
+#[derive(Clone, Debug)]
+pub struct Importing {
+    /// Rounds of different mirrors at once.
+    pub rounds: usize,
+    /// Bytes a second from upstreams; none = no limit.
+    pub rate: Option<u64>,
+    /// Where the kernel says how busy the machine is; none = never slow down for it.
+    pub pressure: Option<PathBuf>,
+}
+
+impl Default for Importing {
+    fn default() -> Self {
+        Self {
+            rounds: 2,
+            rate: None,
+            pressure: Some(PathBuf::from("/proc/pressure")),
+        }
+    }
 }
 
 /// What the node looks at and does for the machine that it stands on. By default nothing.

@@ -2,35 +2,45 @@
 //!
 //! Each import has one worker and does one round at a time. Who asks for a round gets
 //! the report of one that began after asking: a round under way is awaited, then one
-//! more runs.
+//! more runs. Mirrors go side by side, `[limits] rounds` of them at once.
 //!
 //! - Invariant: a failed round is reported and tried again with back-off; the worker
 //!   never ends by itself.
+//! - Invariant: a round in which nothing moves for [`STILL`] is given up, wherever it stands.
 //! - Not here: what a round does (`pacstore-import`), heads (`crate::publish`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pacstore_import::{Importer, Progress, RepoFacts, RepoState, Round, RoundError, Status};
+use pacstore_import::{Importer, Progress, RepoFacts, RepoState, Round, RoundError, Status, Step};
 use pacstore_names::{
     Arch, Counts, MirrorName, RepoState as HeadState, Repository, SigningKey, rfc3339, unix_seconds,
 };
-use pacstore_runtime::{Backoff, Clock, Pool, Tasks};
+use pacstore_runtime::{Backoff, Clock, Pool, Tasks, jittered};
 use pacstore_store::Store;
-use pacstore_upstream::Http;
+use pacstore_upstream::{Http, RsyncOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::interval;
 use tracing::{info, warn};
 
 use crate::config::{Config, Every, ImportConfig};
 use crate::keys::Keys;
 use crate::node::{Node, StartError};
 use crate::publish::{PublishError, Published, publish};
+use crate::rounds::Rounds;
 use crate::status::chain;
 
 /// Asked rounds that may wait.
 const MAX_ASKED: usize = 64;
+
+/// The longest time without any progress in a round. Looking is left out: rsync and HTTP have
+/// limits of their own there and tell less.
+pub(crate) const STILL: Duration = Duration::from_mins(15);
+
+/// The longest time that a round may take beside the limits of its sources.
+const BESIDE: Duration = Duration::from_hours(2);
 
 /// Most detail of one repository kept in a head, in bytes.
 const MAX_DETAIL: usize = 1000;
@@ -43,15 +53,15 @@ pub struct Importing {
     pub(crate) key: SigningKey,
     importer: tokio::sync::Mutex<Importer>,
     progress: Progress,
-    last: Mutex<Option<RoundReport>>,
     /// Whether the next round publishes what is held because of its signatures.
     accept: AtomicBool,
+    pub(crate) rounds: Rounds,
     asks: mpsc::Sender<oneshot::Sender<RoundReport>>,
     asked: tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<RoundReport>>>,
 }
 
 /// What became of a round.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RoundReport {
     /// The mirror.
     pub name: String,
@@ -71,6 +81,9 @@ pub struct RoundReport {
     pub repositories: Vec<RepositoryReport>,
     /// What is odd but stopped nothing.
     pub warnings: Vec<String>,
+    /// What looks wrong with the upstream itself; each also stands in `warnings`.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// Why the round failed.
     pub error: Option<String>,
     /// What to do about it.
@@ -78,7 +91,7 @@ pub struct RoundReport {
 }
 
 /// How a round ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// A new head was published and nothing is torn.
@@ -88,6 +101,7 @@ pub enum Outcome {
     /// Some repository is torn or held; others may have moved.
     Torn,
     /// No tree came of it.
+    #[default]
     Failed,
 }
 
@@ -117,7 +131,7 @@ impl Importing {
         let mut imports = Vec::new();
         for import in &config.imports {
             let work = config.state_dir.join("import").join(import.name.as_str());
-            let importer = Importer::new(
+            let mut importer = Importer::new(
                 import.spec.clone(),
                 store.clone(),
                 http.clone(),
@@ -129,14 +143,20 @@ impl Importing {
                 mirror: import.name.clone(),
                 source,
             })?;
+            // Each child is told its share; HTTP shares one bucket.
+            let share = |rate: u64| rate / config.importing.rounds.min(config.imports.len()).max(1) as u64;
+            importer.set_rsync(RsyncOptions {
+                rate: config.importing.rate.map(|rate| share(rate).max(1)),
+                ..RsyncOptions::default()
+            });
             let (asks, asked) = mpsc::channel(MAX_ASKED);
             imports.push(Arc::new(Self {
                 config: import.clone(),
                 key: keys.load(&import.key)?,
                 importer: tokio::sync::Mutex::new(importer),
                 progress: Progress::default(),
-                last: Mutex::default(),
                 accept: AtomicBool::new(false),
+                rounds: Rounds::load(store, &import.name)?,
                 asks,
                 asked: tokio::sync::Mutex::new(asked),
             }));
@@ -161,7 +181,7 @@ impl Importing {
 
     /// The last round's report.
     pub fn last(&self) -> Option<RoundReport> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rounds.kept().last
     }
 
     /// Lets the next round publish what is held because of its signatures.
@@ -219,9 +239,14 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
     let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(15));
     let mut wait = period.map(|_| Duration::ZERO);
     loop {
+        import.rounds.idle(wait);
         let tick = async {
             match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
+                Some(wait) => {
+                    tokio::time::sleep(wait).await;
+                    import.rounds.waits("the machine to be less busy");
+                    node.inner.pressure.calm().await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -243,7 +268,7 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
                 backoff.next().max(period.min(Duration::from_mins(1)))
             } else {
                 backoff.reset();
-                period
+                jittered(period)
             }
         });
         for reply in replies {
@@ -253,13 +278,82 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
     }
 }
 
-/// One round and what follows from it.
+/// One round in its turn, and what follows from it.
 async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
+    import.rounds.waits("its turn");
+    // Only a node that is stopping has closed them.
+    let _turn = node.inner.turns.acquire().await;
+    import.rounds.begin();
+    let longest = import.config.spec.limits.source
+        * u32::try_from(import.config.spec.from.len()).unwrap_or(u32::MAX)
+        + BESIDE;
+    let report = tokio::select! {
+        report = tokio::time::timeout(longest, one_round(node, import)) => report.unwrap_or_else(|_| {
+            let error = format!("a round did not end within {} h", longest.as_secs() / 3600);
+            failed(node, import, error, None)
+        }),
+        step = stands_still(import) => {
+            let minutes = STILL.as_secs() / 60;
+            let error = format!("nothing moved for {minutes} min while it was at `{step:?}`").to_lowercase();
+            failed(node, import, error, None)
+        }
+    };
+    tell_log(&report);
+    let (node_, import_, report_) = (node.clone(), Arc::clone(import), report.clone());
+    let keep = move || {
+        let now = node_.inner.clock.unix_seconds();
+        import_
+            .rounds
+            .end(&node_.inner.store, import_.name(), &report_, now)
+    };
+    if let Ok(Err(error)) = node.inner.tasks.blocking(Pool::Disk, keep).await {
+        warn!(
+            mirror = report.name,
+            error = &error as &dyn std::error::Error,
+            "cannot keep the report of a round"
+        );
+    }
+    report
+}
+
+/// Ends when nothing has moved in the round for [`STILL`], with the step it stands at.
+async fn stands_still(import: &Importing) -> Step {
+    let watch = import.watch();
+    let mut tick = interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        let status = watch.borrow().clone();
+        import.rounds.observe(&status);
+        if status.step != Step::Looking && STILL <= import.rounds.glance().still {
+            return status.step;
+        }
+    }
+}
+
+fn tell_log(report: &RoundReport) {
+    match report.outcome {
+        Outcome::Published => info!(mirror = report.name, tree = report.tree, "imported"),
+        Outcome::Unchanged => {}
+        Outcome::Torn => {
+            for one in report.repositories.iter().filter(|one| one.state != "whole") {
+                warn!(mirror = report.name, repository = one.name, folder = one.folder, state = one.state, problems = ?one.problems.iter().take(5).collect::<Vec<_>>(), "a repository stays as it was");
+            }
+        }
+        Outcome::Failed => warn!(
+            mirror = report.name,
+            error = report.error,
+            "import failed; will retry"
+        ),
+    }
+}
+
+/// Reads the upstream and publishes what came of it.
+async fn one_round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     let mut importer = import.importer.lock().await;
     if import.accept.swap(false, Ordering::Relaxed) {
         importer.accept();
     }
-    let report = match importer.round(&import.progress).await {
+    match importer.round(&import.progress).await {
         Ok(round) => {
             let round = Arc::new(round);
             let (node_, import_, round_) = (node.clone(), Arc::clone(import), Arc::clone(&round));
@@ -284,24 +378,7 @@ async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
             }
         }
         Err(error) => round_failed(node, import, &error),
-    };
-    drop(importer);
-    match report.outcome {
-        Outcome::Published => info!(mirror = report.name, tree = report.tree, "imported"),
-        Outcome::Unchanged => {}
-        Outcome::Torn => {
-            for one in report.repositories.iter().filter(|one| one.state != "whole") {
-                warn!(mirror = report.name, repository = one.name, folder = one.folder, state = one.state, problems = ?one.problems.iter().take(5).collect::<Vec<_>>(), "a repository stays as it was");
-            }
-        }
-        Outcome::Failed => warn!(
-            mirror = report.name,
-            error = report.error,
-            "import failed; will retry"
-        ),
     }
-    *import.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
-    report
 }
 
 fn blank(node: &Node, import: &Importing, outcome: Outcome) -> RoundReport {
@@ -318,6 +395,7 @@ fn blank(node: &Node, import: &Importing, outcome: Outcome) -> RoundReport {
         bytes: current.as_ref().map_or(0, |head| head.head.counts.bytes),
         repositories: Vec::new(),
         warnings: Vec::new(),
+        alarms: Vec::new(),
         error: None,
         hint: None,
     }
@@ -336,6 +414,7 @@ fn done(node: &Node, import: &Importing, round: &Round, published: Published) ->
     let mut report = blank(node, import, outcome);
     report.repositories = round.repositories.iter().map(repository_report).collect();
     report.warnings.clone_from(&round.warnings);
+    report.alarms = round.alarms.iter().map(ToString::to_string).collect();
     report
         .warnings
         .extend(round.alarms.iter().map(ToString::to_string));

@@ -8,6 +8,7 @@
 //! - Not here: sockets that people talk to, printing, the configuration file.
 //! - Read first: [`Node`], then `serve.rs` and `fetch/mod.rs`.
 
+mod alert;
 mod blocks;
 mod bytes_out;
 pub mod config;
@@ -17,28 +18,37 @@ mod fetch;
 mod follow;
 mod freshness;
 mod gc;
+mod health;
 mod hidden;
+mod history;
 mod importer;
 mod keys;
 mod lookup;
 mod machine;
 mod meet;
+pub mod metrics;
 mod mirror;
 mod node;
 mod open;
+mod pressure;
+mod process;
 mod publish;
 mod ranking;
 mod read;
 mod repository;
+mod rounds;
 mod runs;
 mod serve;
 mod status;
 
+pub use alert::{Alert, AlertConfig, Delivery, Kind as AlertKind, OpenAlert};
 pub use bytes_out::BytesOut;
 pub use config::Config;
 pub use damage::describe_damage;
 pub use error::StoreError;
 pub use fetch::{AskPeers, FetchError, Fetcher, Opened, Reader, Small, Sources, Through, one_leaf};
+pub use health::Unwell;
+pub use history::Past;
 pub use importer::{Importing, Outcome, RepositoryReport, RoundReport};
 pub use keys::{KeyError, Keys};
 pub use lookup::Hint;
@@ -47,8 +57,11 @@ pub use machine::scrub::ScrubStatus;
 pub use mirror::{Accepted, Found, FoundKind, Mirror};
 pub use node::{Node, Online, RepositoryIn, STOP_GRACE, StartError};
 pub use open::Content;
+pub use pressure::Pressure;
+pub use process::Process;
 pub use publish::PublishError;
 pub use repository::{Redirected, RepositoryStatus};
+pub use rounds::Outcomes;
 pub use serve::{Answer, AskError, Client, DirectoryAnswer, FileAnswer};
 pub use status::{
     ImportStatus, MirrorStatus, Status, StoreStatus, TaskStatus, WARN_AFTER, chain, state_name,

@@ -24,6 +24,7 @@ use tracing::warn;
 
 use crate::config::{Keep, MirrorConfig};
 use crate::error::StoreError;
+use crate::history::History;
 
 /// A head that was served stays at least this long.
 const SERVED: Duration = Duration::from_hours(24);
@@ -86,6 +87,7 @@ pub struct Mirror {
     pub config: MirrorConfig,
     /// Set where this node imports it.
     pub(crate) keep: Option<Keep>,
+    pub(crate) past: History,
     store: Store,
     heads: RwLock<Heads>,
     changing: Mutex<()>,
@@ -158,6 +160,7 @@ impl Mirror {
             heads.seen = Seen::from_bytes(&saved.seen).map_err(|_| StoreError::State(key(&config)))?;
         }
         Ok(Self {
+            past: History::load(&store, &config.name)?,
             config,
             keep,
             store,
@@ -168,6 +171,10 @@ impl Mirror {
             used: Mutex::new(saved.used),
             changes: watch::Sender::new(0),
         })
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The mirror's NAME as text.
@@ -244,7 +251,13 @@ impl Mirror {
             accepted: now,
             served: AtomicU64::new(0),
         });
-        self.remember(signed, seen, |heads| {
+        let moves = self.current().is_none_or(|old| old.head.tree != new.head.tree);
+        let line = if moves {
+            self.past.line(new, now)
+        } else {
+            Vec::new()
+        };
+        self.remember(signed, seen, &line, |heads| {
             heads.accepted.retain(|old| old.cid != accepted.cid);
             heads.accepted.insert(0, accepted);
         })
@@ -252,20 +265,21 @@ impl Mirror {
 
     /// Remembers newer records and what was seen; the current head stays.
     pub(crate) fn refresh(&self, signed: Vec<Signed>, seen: Seen) -> Result<(), StoreError> {
-        self.remember(signed, seen, |_| ())
+        self.remember(signed, seen, &[], |_| ())
     }
 
     fn remember(
         &self,
         signed: Vec<Signed>,
         seen: Seen,
+        also: &[(String, Option<Vec<u8>>)],
         more: impl FnOnce(&mut Heads),
     ) -> Result<(), StoreError> {
         for one in &signed {
             self.store.pin(&one.head_cid)?;
         }
         let old = self.signed();
-        self.change(|heads| {
+        self.change_with(also, |heads| {
             more(heads);
             heads.signed = signed;
             heads.seen = seen;
@@ -409,6 +423,15 @@ impl Mirror {
 
     /// Changes the heads: first on disk, then in memory. One change at a time.
     fn change(&self, change: impl FnOnce(&mut Heads)) -> Result<(), StoreError> {
+        self.change_with(&[], change)
+    }
+
+    /// The same, with `also` in the same transaction.
+    fn change_with(
+        &self,
+        also: &[(String, Option<Vec<u8>>)],
+        change: impl FnOnce(&mut Heads),
+    ) -> Result<(), StoreError> {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut heads = self.heads.read().unwrap_or_else(PoisonError::into_inner).clone();
         change(&mut heads);
@@ -434,7 +457,10 @@ impl Mirror {
             used: self.used_databases(),
         };
         let bytes = serde_json::to_vec(&saved).unwrap_or_default();
-        self.store.state_put(&[(&key(&self.config), Some(&bytes))])?;
+        let own = key(&self.config);
+        let mut entries: Vec<(&str, Option<&[u8]>)> = vec![(&own, Some(&bytes))];
+        entries.extend(also.iter().map(|(key, line)| (key.as_str(), line.as_deref())));
+        self.store.state_put(&entries)?;
         *self.heads.write().unwrap_or_else(PoisonError::into_inner) = heads;
         self.changes.send_modify(|n| *n += 1);
         Ok(())

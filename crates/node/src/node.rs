@@ -101,6 +101,10 @@ pub(crate) struct Inner {
     pub(crate) following: crate::follow::Board,
     pub(crate) privacy: Arc<Privacy>,
     pub(crate) machine: crate::machine::Board,
+    pub(crate) alerts: crate::alert::Alerts,
+    pub(crate) pressure: crate::pressure::Gauge,
+    /// One for each round that may be under way.
+    pub(crate) turns: tokio::sync::Semaphore,
 }
 
 impl Node {
@@ -115,15 +119,14 @@ impl Node {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let (dir, max_size, store_clock) = (config.store_dir.clone(), config.max_size, clock.clone());
+        let tuning = config.tuning.clone();
         let opened = tasks
             .blocking(Pool::Disk, move || {
-                Store::open(
-                    &dir,
-                    Options {
-                        max_size,
-                        clock: store_clock,
-                    },
-                )
+                let options = Options {
+                    max_size,
+                    clock: store_clock,
+                };
+                Store::open_with(&dir, options, tuning)
             })
             .await;
         let store = match opened {
@@ -133,7 +136,12 @@ impl Node {
         let keys = Keys::new(&config.state_dir);
         let ranking = Ranking::load(&store, clock.clone())?;
         let http = Http::with_mirrors(http_options(&config), ranking.mirrors().clone());
-        let imports = Importing::load_all(&config, &keys, &store, &http, tasks, &clock)?;
+        let for_imports = HttpOptions {
+            rate: config.importing.rate.map(|rate| RateLimit::new(Some(rate))),
+            ..http_options(&config)
+        };
+        let for_imports = Http::with_mirrors(for_imports, ranking.mirrors().clone());
+        let imports = Importing::load_all(&config, &keys, &store, &for_imports, tasks, &clock)?;
         let mut mirrors = Vec::new();
         for mirror in &config.mirrors {
             let keep = imports
@@ -162,6 +170,9 @@ impl Node {
             times: Times::new(store.clone()),
             counters: Counters::load(&store)?,
             ranking,
+            alerts: crate::alert::Alerts::load(&store)?,
+            pressure: crate::pressure::Gauge::default(),
+            turns: tokio::sync::Semaphore::new(config.importing.rounds.max(1)),
             runs: Runs::default(),
             pieces: Pieces::default(),
             following: crate::follow::Board::default(),
@@ -209,6 +220,12 @@ impl Node {
         }
         if let Some(period) = machine.scrub {
             tasks.spawn("scrub", crate::machine::scrub::run(self.clone(), period));
+        }
+        if self.inner.net.is_some() {
+            tasks.spawn("alert", crate::alert::run(self.clone()));
+            if let Some(folder) = self.inner.config.importing.pressure.clone() {
+                tasks.spawn("pressure", crate::pressure::run(self.clone(), folder));
+            }
         }
     }
 

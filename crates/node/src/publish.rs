@@ -39,6 +39,9 @@ const TTL: Duration = Duration::from_mins(1);
 /// `checked` moves in a new head over the same tree at most this often, in seconds.
 const CHECKED: u64 = 1800;
 
+/// A `checked` that lies further ahead of the clock than this is not true, in seconds.
+const AHEAD: u64 = 300;
+
 /// How often records are looked at.
 const LOOK: Duration = Duration::from_mins(10);
 
@@ -237,7 +240,20 @@ fn same(old: &Head, new: &Head) -> bool {
             head.repositories.iter().map(of_one).collect::<Vec<_>>(),
         )
     };
-    facts(old) == facts(new) && new.checked() < old.checked() + CHECKED
+    facts(old) == facts(new) && !confirmed(old, new)
+}
+
+/// Whether some `checked` has moved by enough. A torn repository's stands still, which must not
+/// hold up the others. One that goes back was written under a clock that ran ahead, and is mended.
+fn confirmed(old: &Head, new: &Head) -> bool {
+    let times = |head: &Head| -> Vec<u64> {
+        if head.repositories.is_empty() {
+            return vec![head.checked()];
+        }
+        head.repositories.iter().map(|one| one.checked).collect()
+    };
+    let mut pairs = times(old).into_iter().zip(times(new));
+    pairs.any(|(old, new)| old + CHECKED <= new || new + AHEAD < old)
 }
 
 fn sequence_key(key: &IpnsName) -> String {

@@ -12,13 +12,17 @@ use std::time::Duration;
 use pacstore_names::{FellBack, ImporterLine, State, Summary};
 use serde::{Deserialize, Serialize};
 
+use crate::alert::OpenAlert;
 use crate::bytes_out::BytesOut;
-use crate::importer::RoundReport;
+use crate::importer::{Importing, RoundReport};
 use crate::machine::prefetch::PrefetchStatus;
 use crate::machine::scrub::ScrubStatus;
 use crate::mirror::Mirror;
 use crate::node::Node;
+use crate::pressure::Pressure;
+use crate::process::Process;
 use crate::repository::RepositoryStatus;
+use crate::rounds::Outcomes;
 
 /// From this age on a repository is old, though still served.
 pub const WARN_AFTER: Duration = Duration::from_hours(6);
@@ -55,6 +59,18 @@ pub struct Status {
     pub scrub: ScrubStatus,
     /// Tasks.
     pub tasks: Vec<TaskStatus>,
+    /// What is wrong, the oldest first.
+    #[serde(default)]
+    pub alerts: Vec<OpenAlert>,
+    /// Alerts delivered, deliveries that failed, and alerts that wait, since the start.
+    #[serde(default)]
+    pub alert_counts: (u64, u64, u64),
+    /// How busy the machine is.
+    #[serde(default)]
+    pub pressure: Pressure,
+    /// What the daemon's process uses.
+    #[serde(default)]
+    pub process: Process,
 }
 
 /// One mirror.
@@ -89,21 +105,76 @@ pub struct StoreStatus {
     pub files: u64,
     /// Bytes of the index.
     pub index_bytes: u64,
+    /// Free bytes of the file system.
+    #[serde(default)]
+    pub free_bytes: u64,
 }
 
 /// One import.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ImportStatus {
     /// The mirror's NAME.
     pub name: String,
     /// What the round does at the moment.
     pub step: String,
+    /// Where it reads.
+    pub source: String,
+    /// Which reading of the source this is, from 1.
+    pub pass: u32,
+    /// One of the files that are worked on.
+    pub current: Option<String>,
     /// Files done and in all of this step.
     pub files: (u64, u64),
     /// Bytes done and in all of this step.
     pub bytes: (u64, u64),
-    /// The last round.
+    /// Bytes a second of this step.
+    pub rate: Option<u64>,
+    /// Seconds that this step needs yet, by its rate.
+    pub left_s: Option<u64>,
+    /// For how many seconds the round has been under way.
+    pub running_s: Option<u64>,
+    /// Seconds until the next round.
+    pub next_s: Option<u64>,
+    /// What a due round waits for.
+    pub waits: Option<String>,
+    /// Rounds that failed since the last that did not.
+    pub failures: u32,
+    /// When a round last ended well, seconds since 1970.
+    pub good_unix_s: Option<u64>,
+    /// How many seconds the last round took.
+    pub took_s: Option<u64>,
+    /// How rounds ended since the start.
+    pub outcomes: Outcomes,
+    /// The last round, also from before a restart.
     pub last: Option<RoundReport>,
+}
+
+impl ImportStatus {
+    fn of(import: &Importing) -> Self {
+        let (now, glance) = (import.watch().borrow().clone(), import.rounds.glance());
+        let kept = import.rounds.kept();
+        let seconds = |span: Option<Duration>| span.map(|span| span.as_secs());
+        Self {
+            name: import.name().to_string(),
+            step: format!("{:?}", now.step).to_lowercase(),
+            source: now.source,
+            pass: now.pass,
+            current: now.current,
+            files: (now.files_done, now.files_total),
+            bytes: (now.bytes_done, now.bytes_total),
+            rate: glance.rate,
+            left_s: seconds(glance.left),
+            running_s: seconds(glance.running),
+            next_s: seconds(glance.next),
+            waits: glance.waits.map(str::to_owned),
+            failures: kept.failures,
+            good_unix_s: kept.good,
+            took_s: seconds(glance.took),
+            outcomes: glance.outcomes,
+            last: kept.last,
+        }
+    }
 }
 
 /// One task.
@@ -142,7 +213,12 @@ impl Node {
                 max_bytes: stats.max_bytes,
                 files: stats.files,
                 index_bytes: stats.index_bytes,
+                free_bytes: crate::alert::free_bytes(&self.inner.config.store_dir).unwrap_or(0),
             },
+            alerts: self.inner.alerts.open(),
+            alert_counts: self.inner.alerts.counts(),
+            pressure: self.inner.pressure.get(),
+            process: crate::process::read(),
             peers: self.inner.net.as_ref().map_or(0, |net| net.peers().len()),
             addresses: self.addresses().await.iter().map(ToString::to_string).collect(),
             fetching: self.inner.fetch.active(),
@@ -150,16 +226,7 @@ impl Node {
                 .inner
                 .imports
                 .iter()
-                .map(|import| {
-                    let now = import.watch().borrow().clone();
-                    ImportStatus {
-                        name: import.name().to_string(),
-                        step: format!("{:?}", now.step).to_lowercase(),
-                        files: (now.files_done, now.files_total),
-                        bytes: (now.bytes_done, now.bytes_total),
-                        last: import.last(),
-                    }
-                })
+                .map(|import| ImportStatus::of(import))
                 .collect(),
             prefetch: self.prefetch_status().await,
             scrub: self.scrub_status(),

@@ -2,6 +2,7 @@
 //!
 //! - Invariant: a delay lies between half of the step and the step; steps double
 //!   from `base` and never exceed `max`.
+//! - Invariant: [`jittered`] stays within a tenth of its period.
 //! - Not here: the sleeping itself, and whether trying again makes sense.
 
 use std::time::Duration;
@@ -24,6 +25,15 @@ pub struct Backoff {
     base: Duration,
     max: Duration,
     failures: u32,
+}
+
+/// `period`, a tenth more or less, so that those who began together do not go on together.
+pub fn jittered(period: Duration) -> Duration {
+    let tenth = period / 10;
+    if tenth.is_zero() {
+        return period;
+    }
+    rand::random_range(period.saturating_sub(tenth)..=period.saturating_add(tenth))
 }
 
 impl Backoff {

@@ -34,7 +34,7 @@ mod pool;
 mod rate;
 mod tasks;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, jittered};
 pub use budget::{ByteBudget, ByteLease};
 pub use clock::{Clock, FakeClock};
 pub use deadline::{DeadlineExceeded, deadline};

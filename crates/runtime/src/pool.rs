@@ -5,7 +5,7 @@
 //! - Not here: [`crate::Tasks::blocking`], which callers use.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 use tokio::sync::Semaphore;
@@ -37,6 +37,15 @@ impl Default for PoolLimits {
     }
 }
 
+impl PoolLimits {
+    fn of(&mut self, pool: Pool) -> &mut usize {
+        match pool {
+            Pool::Disk => &mut self.disk,
+            Pool::Hash => &mut self.hash,
+        }
+    }
+}
+
 /// Why blocking work gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
@@ -53,15 +62,41 @@ pub enum Stopped {
 pub(crate) struct Pools {
     disk: Arc<Semaphore>,
     hash: Arc<Semaphore>,
+    /// How many permits each has in all.
+    room: Mutex<PoolLimits>,
 }
 
 impl Pools {
     /// A limit of 0 counts as 1.
     pub(crate) fn new(limits: PoolLimits) -> Self {
+        let room = PoolLimits {
+            disk: limits.disk.max(1),
+            hash: limits.hash.max(1),
+        };
         Self {
-            disk: Arc::new(Semaphore::new(limits.disk.max(1))),
-            hash: Arc::new(Semaphore::new(limits.hash.max(1))),
+            disk: Arc::new(Semaphore::new(room.disk)),
+            hash: Arc::new(Semaphore::new(room.hash)),
+            room: Mutex::new(room),
         }
+    }
+
+    pub(crate) fn room(&self, pool: Pool) -> usize {
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner).of(pool)
+    }
+
+    /// Gives `pool` room for `wanted` closures, as far as those under way let it; gives what
+    /// it has then.
+    pub(crate) fn set_room(&self, pool: Pool, wanted: usize) -> usize {
+        let mut limits = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let (room, wanted) = (limits.of(pool), wanted.max(1));
+        let permits = self.of(pool);
+        if wanted < *room {
+            *room -= permits.forget_permits(*room - wanted);
+        } else {
+            permits.add_permits(wanted - *room);
+            *room = wanted;
+        }
+        *room
     }
 
     pub(crate) fn of(&self, pool: Pool) -> Arc<Semaphore> {

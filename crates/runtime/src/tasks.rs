@@ -197,6 +197,19 @@ impl Tasks {
         }
     }
 
+    /// How many closures of `pool` may run at once.
+    pub fn room(&self, pool: Pool) -> usize {
+        self.0.pools.room(pool)
+    }
+
+    /// Lets at most `wanted` closures of `pool` run at once from now on; 0 counts as 1.
+    ///
+    /// Those under way are not stopped: as long as more run than that, only the idle part is
+    /// taken, and calling it again takes more. Gives the room that the pool has now.
+    pub fn set_room(&self, pool: Pool, wanted: usize) -> usize {
+        self.0.pools.set_room(pool, wanted)
+    }
+
     /// The token that fires when the node is to stop. Cancelling it asks all tasks
     /// to end; [`Tasks::shutdown`] also waits for them.
     pub fn stop(&self) -> CancellationToken {

@@ -74,6 +74,8 @@ fn package_of(program: &str) -> &str {
         "pacman" | "vercmp" | "repo-add" => "pacman-package-manager",
         "gpg" => "gnupg",
         "tc" | "ip" => "iproute2",
+        "systemd-analyze" => "systemd",
+        "setpriv" => "util-linux",
         other => other,
     }
 }

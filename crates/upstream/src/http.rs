@@ -269,6 +269,50 @@ impl Http {
         Err(HttpError::Redirect { url: shown(get.url) })
     }
 
+    /// Sends one POST of `body` and takes any 2xx for yes; the answer's body is not read.
+    ///
+    /// Redirects are not followed: what is posted is meant for that host alone. Errors name the
+    /// host only, because the paths of web hooks are secrets.
+    ///
+    /// # Errors
+    /// [`HttpError::Status`] for every other answer, else as [`Http::get`].
+    pub async fn post(
+        &self,
+        url: &Url,
+        content_type: &'static str,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<(), HttpError> {
+        let until = Instant::now() + within;
+        let mut host = url.clone();
+        host.set_path("");
+        host.set_query(None);
+        let allowed = self.0.options.allow_private.first(url);
+        let reach = allowed.map_err(|why| HttpError::Forbidden {
+            url: shown(&host),
+            why,
+        })?;
+        let _permit = self.permit(url, Some(until)).await?;
+        let request = self.0.clients[reach as usize]
+            .post(url.clone())
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body)
+            .send();
+        match timeout_at(until, request).await {
+            Ok(Ok(answer)) if answer.status().is_success() => Ok(()),
+            Ok(Ok(answer)) => Err(HttpError::Status {
+                url: shown(&host),
+                code: answer.status().as_u16(),
+                retry_after: None,
+            }),
+            Ok(Err(source)) => Err(send_error(&host, source)),
+            Err(_) => Err(HttpError::Deadline {
+                url: shown(&host),
+                after: within,
+            }),
+        }
+    }
+
     async fn send(
         &self,
         url: &Url,

@@ -87,19 +87,7 @@ pub(super) async fn round(node: &Node, import: &Arc<Importing>) -> anyhow::Resul
 
 /// `ticking` never ends, so this is never called; the compiler cannot know.
 fn unreachable_report() -> RoundReport {
-    RoundReport {
-        name: String::new(),
-        at: String::new(),
-        outcome: Outcome::Failed,
-        tree: None,
-        key: String::new(),
-        files: 0,
-        bytes: 0,
-        repositories: Vec::new(),
-        warnings: Vec::new(),
-        error: None,
-        hint: None,
-    }
+    RoundReport::default()
 }
 
 async fn forever(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {

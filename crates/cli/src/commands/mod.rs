@@ -2,6 +2,7 @@
 //!
 //! - Invariant: exit 0 done, 1 failed, 2 usage, 3 nothing to do.
 
+mod alert;
 mod cid;
 mod completions;
 mod config;
@@ -11,6 +12,7 @@ mod doctor;
 mod fsck;
 mod gc;
 mod get;
+mod heads;
 mod id;
 mod import;
 mod init;
@@ -63,6 +65,8 @@ enum Verb {
     Resolve(resolve::Args),
     Get(get::Args),
     Verify(verify::Args),
+    Heads(heads::Args),
+    Alert(alert::Args),
     Id(id::Args),
     Key(key::Args),
     Config(config::Args),
@@ -93,6 +97,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Verb::Resolve(args) => block_on(resolve::run(args, &ctx)),
         Verb::Get(args) => block_on(get::run(args, &ctx)),
         Verb::Verify(args) => block_on(verify::run(args, &ctx)),
+        Verb::Heads(args) => block_on(heads::run(args, &ctx)),
+        Verb::Alert(args) => block_on(alert::run(args, &ctx)),
         Verb::Id(args) => block_on(id::run(args, &ctx)),
         Verb::Key(args) => key::run(args, &ctx),
         Verb::Config(args) => config::run(&args, &ctx),

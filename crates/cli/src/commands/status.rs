@@ -5,7 +5,7 @@ mod watch;
 
 use std::fmt::Write as _;
 
-use pacstore_node::Status;
+use pacstore_node::{ImportStatus, Status};
 
 use crate::context::{Context, Exit, Hinted};
 use crate::printer::{bytes, seconds};
@@ -88,23 +88,53 @@ fn human(status: &Status) -> String {
             let _ = writeln!(text, "         {error}");
         }
     }
-    for import in &status.imports {
-        let last = import.last.as_ref().map_or_else(
-            || "no round yet".to_owned(),
-            |last| format!("last round {:?} at {}", last.outcome, last.at).to_lowercase(),
-        );
-        let _ = writeln!(
-            text,
-            "import   {}  {}  {}/{} files, {}; {last}",
-            import.name,
-            import.step,
-            import.files.0,
-            import.files.1,
-            bytes(import.bytes.0)
-        );
-        if let Some(error) = import.last.as_ref().and_then(|last| last.error.as_ref()) {
-            let _ = writeln!(text, "         {error}");
+    for one in &status.alerts {
+        let _ = writeln!(text, "{:<8} {} since {}", one.kind.as_str(), one.text, one.since);
+        if let Some(hint) = &one.hint {
+            let _ = writeln!(text, "         hint: {hint}");
         }
     }
+    for import in &status.imports {
+        importing(&mut text, import);
+    }
     text
+}
+
+fn importing(text: &mut String, import: &ImportStatus) {
+    let last = import.last.as_ref().map_or_else(
+        || "no round yet".to_owned(),
+        |last| format!("last round {:?} at {}", last.outcome, last.at).to_lowercase(),
+    );
+    let now = match (import.running_s, &import.waits, import.next_s) {
+        (Some(running), _, _) => format!(
+            "{} for {}, {}/{} files, {}{}{}",
+            import.step,
+            seconds(running),
+            import.files.0,
+            import.files.1,
+            bytes(import.bytes.0),
+            import
+                .rate
+                .map(|rate| format!(", {}/s", bytes(rate)))
+                .unwrap_or_default(),
+            import
+                .left_s
+                .map(|left| format!(", {} left", seconds(left)))
+                .unwrap_or_default(),
+        ),
+        (None, Some(what), _) => format!("waits for {what}"),
+        (None, None, Some(next)) => format!("next round in {}", seconds(next)),
+        (None, None, None) => "when asked".to_owned(),
+    };
+    let _ = writeln!(text, "import   {}  {now}; {last}", import.name);
+    if 1 < import.failures {
+        let _ = writeln!(text, "         {} rounds failed", import.failures);
+    }
+    let Some(last) = &import.last else { return };
+    if let Some(error) = &last.error {
+        let _ = writeln!(text, "         {error}");
+    }
+    if let Some(hint) = &last.hint {
+        let _ = writeln!(text, "         hint: {hint}");
+    }
 }

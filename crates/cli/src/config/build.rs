@@ -16,6 +16,7 @@ use pacstore_node::config::{Config, Every, ImportConfig, Keep, MirrorConfig, Swa
 use url::Url;
 
 use super::file::{self, File};
+use super::service::{build_alert, build_importing, build_metrics};
 use super::values::{OneOrMany, rate, size, span};
 use super::{ConfigError, Lines};
 use crate::home::Home;
@@ -33,6 +34,8 @@ pub(crate) struct Gateway {
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     pub(crate) gateway: Gateway,
+    /// Where Prometheus may ask, beside the admin socket.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) node: Config,
 }
 
@@ -93,6 +96,9 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         upload,
         open: file.gateway.open,
         machine,
+        importing: build_importing(&file.limits, lines)?,
+        alert: build_alert(file.alert, lines)?,
+        tuning: pacstore_store::Tuning::default(),
     };
     Ok(Loaded {
         gateway: Gateway {
@@ -100,6 +106,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
             hosts: file.gateway.hosts.into_vec(),
             lan: build_lan(file.lan, lines)?,
         },
+        metrics: build_metrics(&file.metrics, lines)?,
         node,
     })
 }

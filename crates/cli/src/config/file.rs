@@ -19,6 +19,8 @@ pub(crate) struct File {
     pub(crate) prefetch: Prefetch,
     pub(crate) lan: Lan,
     pub(crate) limits: Limits,
+    pub(crate) alert: Alert,
+    pub(crate) metrics: Metrics,
     pub(crate) share: Share,
     pub(crate) names: BTreeMap<String, String>,
     pub(crate) mirror: Vec<Mirror>,
@@ -144,10 +146,58 @@ impl Default for Lan {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     pub(crate) upload: Option<String>,
+    pub(crate) import: String,
+    pub(crate) rounds: usize,
+    pub(crate) pressure: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            upload: None,
+            import: "0".into(),
+            rounds: 2,
+            pressure: true,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Alert {
+    pub(crate) webhook: String,
+    pub(crate) command: OneOrMany,
+    pub(crate) mail: String,
+    pub(crate) sendmail: String,
+    pub(crate) after: String,
+    pub(crate) torn: String,
+    pub(crate) disk_free: String,
+    pub(crate) repeat: String,
+}
+
+impl Default for Alert {
+    fn default() -> Self {
+        Self {
+            webhook: String::new(),
+            command: OneOrMany::default(),
+            mail: String::new(),
+            sendmail: "/usr/sbin/sendmail".into(),
+            after: "10m".into(),
+            torn: "2h".into(),
+            disk_free: "2GB".into(),
+            repeat: "24h".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    pub(crate) listen: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

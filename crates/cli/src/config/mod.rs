@@ -14,6 +14,7 @@ mod file;
 mod machine;
 mod repository;
 mod schema;
+mod service;
 mod values;
 
 use std::path::{Path, PathBuf};

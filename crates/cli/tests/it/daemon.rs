@@ -41,6 +41,11 @@ impl Daemon {
 
     /// Starts it and waits for nothing.
     pub(crate) fn spawn(home: &Home) -> Self {
+        Self::spawn_with(home, &[])
+    }
+
+    /// The same with this in its environment.
+    pub(crate) fn spawn_with(home: &Home, environment: &[(&str, &str)]) -> Self {
         let log = home.path().join("daemon.log");
         let file = File::options()
             .create(true)
@@ -48,6 +53,7 @@ impl Daemon {
             .open(&log)
             .expect("a log");
         let mut command = home.command(["daemon"]);
+        command.envs(environment.iter().copied());
         if let Ok(filter) = std::env::var("PACSTORE_TEST_LOG") {
             command.env("PACSTORE_LOG", filter);
         }

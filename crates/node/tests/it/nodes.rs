@@ -10,7 +10,7 @@ use std::time::Duration;
 use pacstore_import::{Files, ImportSpec, Source};
 use pacstore_names::{IpnsName, Layout};
 use pacstore_net::{DhtMode, Multiaddr};
-use pacstore_node::config::{Config, Every, ImportConfig, Keep, MirrorConfig, Swarm};
+use pacstore_node::config::{AlertConfig, Config, Every, ImportConfig, Importing, Keep, MirrorConfig, Swarm};
 use pacstore_node::{Answer, Client, Content, FileAnswer, Keys, Node, Online, Outcome, RoundReport};
 use pacstore_runtime::{Clock, Tasks};
 use pacstore_testkit::{ThrottledRelay, Upstream};
@@ -60,6 +60,13 @@ impl Plan {
             upload: None,
             open: false,
             machine: pacstore_node::config::MachineConfig::default(),
+            // What else this machine does must not decide over a test.
+            importing: Importing {
+                pressure: None,
+                ..Importing::default()
+            },
+            alert: AlertConfig::default(),
+            tuning: pacstore_store::Tuning::default(),
         };
         let clock = Clock::system();
         Self { home, config, clock }

@@ -52,6 +52,8 @@ pub struct RsyncOptions {
     pub silence: Duration,
     /// How long a child that was told to end may take to put its partial file away.
     pub grace: Duration,
+    /// Bytes a second of a transfer that names no rate of its own; none = no limit.
+    pub rate: Option<u64>,
 }
 
 impl Default for RsyncOptions {
@@ -62,6 +64,7 @@ impl Default for RsyncOptions {
             io_timeout: Duration::from_mins(2),
             silence: Duration::from_mins(5),
             grace: Duration::from_secs(5),
+            rate: None,
         }
     }
 }
@@ -352,7 +355,7 @@ impl Rsync {
         if spec.compare_contents {
             a.push("--checksum".into());
         }
-        if let Some(rate) = spec.rate {
+        if let Some(rate) = spec.rate.or(self.options.rate) {
             a.push(format!("--bwlimit={}", rate.div_ceil(1024).max(1)).into());
         }
         if let Some(deletion) = spec.delete {

@@ -1,0 +1,272 @@
+//! How a message travels: by POST, to a command's standard input, or as a mail.
+//!
+//! - Invariant: every delivery ends within [`DEADLINE`]; a child that does not is killed with
+//!   its whole process group.
+//! - Invariant: only the configured host is dialled, and redirects are not followed.
+//! - Invariant: nothing in a message becomes an argument or a mail header that it should not be.
+//! - Not here: what is told and when (`super::board`).
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use pacstore_runtime::{DeadlineExceeded, deadline};
+use pacstore_upstream::{Http, HttpError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+
+use super::{Alert, AlertConfig};
+
+/// The longest time that one delivery takes.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is kept of what a child says, in bytes.
+const MAX_SAID: u64 = 4096;
+
+/// Why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    /// The web hook.
+    #[error("the web hook did not take it")]
+    Web(#[source] HttpError),
+    /// The program cannot be started.
+    #[error("cannot run `{0}`")]
+    Start(String, #[source] std::io::Error),
+    /// The program failed.
+    #[error("`{program}` ended with {status}{}", said(.text))]
+    Ended {
+        program: String,
+        status: std::process::ExitStatus,
+        text: String,
+    },
+    /// It took too long.
+    #[error(transparent)]
+    Late(#[from] DeadlineExceeded),
+}
+
+fn said(text: &str) -> String {
+    match text.lines().next_back().map(str::trim) {
+        Some(line) if !line.is_empty() => format!(", saying: {line}"),
+        _ => String::new(),
+    }
+}
+
+/// The channels that `config` names.
+pub(crate) fn channels(config: &AlertConfig) -> std::collections::BTreeSet<String> {
+    let named = [
+        ("webhook", config.webhook.is_some()),
+        ("command", !config.command.is_empty()),
+        ("mail", config.mail.is_some()),
+    ];
+    let named = named.into_iter().filter(|(_, on)| *on);
+    named.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Carries `alert` to one channel; one that is not configured takes it at once.
+pub(crate) async fn deliver(
+    channel: &str,
+    alert: &Alert,
+    config: &AlertConfig,
+    http: &Http,
+) -> Result<(), SendError> {
+    let json = serde_json::to_vec(alert).unwrap_or_default();
+    match channel {
+        "webhook" => {
+            let Some(url) = &config.webhook else { return Ok(()) };
+            http.post(url, "application/json", json, DEADLINE)
+                .await
+                .map_err(SendError::Web)
+        }
+        "command" => {
+            let Some((program, arguments)) = config.command.split_first() else {
+                return Ok(());
+            };
+            child(Path::new(program), arguments, json).await
+        }
+        _ => {
+            let Some(to) = &config.mail else { return Ok(()) };
+            let arguments = ["-i", "-t"].map(str::to_owned);
+            child(&config.sendmail, &arguments, mail(to, alert)).await
+        }
+    }
+}
+
+async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(), SendError> {
+    let shown = program.display().to_string();
+    let failed = |error| SendError::Start(shown.clone(), error);
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // A program that does not read its input ends all the same.
+            let _ = stdin.write_all(&input).await;
+        }
+    };
+    let read = async {
+        let mut text = Vec::new();
+        if let Some(stderr) = stderr {
+            let _ = stderr.take(MAX_SAID).read_to_end(&mut text).await;
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let all = async { tokio::join!(write, read, child.wait()) };
+    let ended = deadline("the alert's program", DEADLINE, all).await;
+    let ((), text, status) = match ended {
+        Ok(ended) => ended,
+        Err(late) => {
+            if let Some(group) = group.and_then(rustix::process::Pid::from_raw) {
+                // Gone already is just as good.
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            return Err(late.into());
+        }
+    };
+    let status = status.map_err(failed)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(SendError::Ended {
+        program: shown,
+        status,
+        text,
+    })
+}
+
+/// The mail as `sendmail -t` reads it.
+fn mail(to: &str, alert: &Alert) -> Vec<u8> {
+    let subject = format!("pacstore {}: {}", alert.kind.as_str(), header(&alert.key));
+    let line = |name: &str, value: Option<&String>| {
+        value.map_or_else(String::new, |value| format!("{name}: {value}\n"))
+    };
+    let body = [
+        format!("{}\n\n", alert.text),
+        line("What to do", alert.hint.as_ref()),
+        line("Mirror", alert.mirror.as_ref()),
+        line("Node", alert.node.as_ref()),
+        line("Since", Some(&alert.since)),
+        line("Written", Some(&alert.at)),
+    ]
+    .concat();
+    format!(
+        "To: {}\nSubject: {subject}\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\
+         Content-Transfer-Encoding: 8bit\nAuto-Submitted: auto-generated\n\n{body}",
+        header(to)
+    )
+    .into_bytes()
+}
+
+/// What may stand in a header: printable ASCII, one line.
+fn header(text: &str) -> String {
+    text.chars()
+        .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
+        .take(200)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+
+    fn sample() -> Alert {
+        Alert {
+            kind: Kind::Error,
+            key: "round/a\nBcc: else@example".to_owned(),
+            mirror: Some("a".to_owned()),
+            text: "no answer".to_owned(),
+            hint: Some("look".to_owned()),
+            since: "2026-01-01T00:00:00Z".to_owned(),
+            at: "2026-01-01T00:10:00Z".to_owned(),
+            node: None,
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_message_becomes_a_header() {
+        let text = String::from_utf8(mail("root@localhost", &sample())).expect("text");
+        let (headers, body) = text.split_once("\n\n").expect("headers and a body");
+        assert!(
+            headers.starts_with("To: root@localhost\nSubject: pacstore error: round/a?Bcc: else@example\n")
+        );
+        assert_eq!(headers.lines().count(), 6, "{headers}");
+        assert!(body.starts_with("no answer\n"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_command_gets_the_json_and_its_failure_is_told_with_its_last_words() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("got");
+        let command = |script: String| AlertConfig {
+            command: vec!["/bin/sh".to_owned(), "-c".to_owned(), script],
+            ..AlertConfig::default()
+        };
+        let http = Http::new(pacstore_upstream::HttpOptions::default());
+        let config = command(format!("cat > {}", file.display()));
+        deliver("command", &sample(), &config, &http)
+            .await
+            .expect("it arrives");
+        let got: Alert = serde_json::from_slice(&fs_err::read(&file).expect("a file")).expect("JSON");
+        assert_eq!(got, sample());
+        let config = command("echo nobody is there >&2; exit 3".to_owned());
+        let error = deliver("command", &sample(), &config, &http)
+            .await
+            .expect_err("it fails");
+        let text = error.to_string();
+        assert!(
+            text.contains("exit status: 3") && text.contains("nobody is there"),
+            "{text}"
+        );
+        let config = AlertConfig {
+            command: vec!["/nonexistent/program".to_owned()],
+            ..AlertConfig::default()
+        };
+        let error = deliver("command", &sample(), &config, &http)
+            .await
+            .expect_err("it fails");
+        assert!(error.to_string().contains("/nonexistent/program"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_never_ends_is_killed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ready = dir.path().join("pid");
+        let script = format!("echo $$ > {}; exec sleep 1000", ready.display());
+        let arguments = ["-c".to_owned(), script];
+        // The clock stands until the child is there, then jumps over the deadline.
+        let delivery = child(Path::new("/bin/sh"), &arguments, Vec::new());
+        tokio::pin!(delivery);
+        let until = std::time::Instant::now() + Duration::from_mins(1);
+        let pid = loop {
+            let text = fs_err::read_to_string(&ready).unwrap_or_default();
+            if let Ok(pid) = text.trim().parse::<i32>() {
+                break pid;
+            }
+            assert!(std::time::Instant::now() < until, "the child starts");
+            let step = tokio::time::timeout(Duration::from_millis(20), &mut delivery).await;
+            assert!(step.is_err(), "it does not end by itself");
+        };
+        tokio::time::pause();
+        let ended = delivery.await;
+        assert!(matches!(ended, Err(SendError::Late(_))), "{ended:?}");
+        tokio::time::resume();
+        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        let gone = || {
+            let state =
+                fs_err::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+            state.is_empty() || state.contains(") Z ")
+        };
+        while !gone() {
+            assert!(std::time::Instant::now() < until, "it was killed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

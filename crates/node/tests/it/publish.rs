@@ -1,0 +1,142 @@
+//! Publishing that is stopped at every step: the last head stays good, the next round converges.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pacstore_import::Files;
+use pacstore_node::{Node, Online, Outcome};
+use pacstore_runtime::{Clock, Tasks};
+use pacstore_store::{Steps, Tuning};
+use pacstore_testkit::TestResult;
+
+use crate::nodes::{NAME, Plan};
+
+/// Fails every step from the given one on, as a process that is gone or a disk that is full.
+#[derive(Debug)]
+struct StopAt {
+    left: AtomicUsize,
+    kind: io::ErrorKind,
+}
+
+impl Steps for StopAt {
+    fn before(&self, _: &'static str) -> io::Result<()> {
+        let before = self.left.load(Ordering::SeqCst);
+        if before == 0 {
+            return Err(self.kind.into());
+        }
+        self.left.store(before - 1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// A node without network, for as long as one round.
+struct Short {
+    node: Node,
+    tasks: Tasks,
+}
+
+impl Short {
+    async fn start(plan: &Plan) -> Self {
+        let tasks = Tasks::new();
+        let started = Node::start(plan.config.clone(), Online::No, &tasks, Clock::system());
+        Self {
+            node: started.await.unwrap(),
+            tasks,
+        }
+    }
+
+    async fn round(&self) -> Outcome {
+        let import = self.node.import(NAME).unwrap();
+        self.node.import_now(&import).await.outcome
+    }
+
+    fn head(&self) -> (String, u64) {
+        let head = self.node.mirror(NAME).unwrap().current().unwrap();
+        (head.head.tree.to_string(), head.head.sequence)
+    }
+
+    /// Every block of the current tree is here, also after gc.
+    async fn is_whole(&self) -> bool {
+        self.node.gc(Some(0)).await.unwrap();
+        let store = self.node.store().clone();
+        let damages = store.fsck(false, &mut |_| ()).unwrap().damages;
+        let head = self.node.mirror(NAME).unwrap().current().unwrap();
+        damages.is_empty() && pacstore_dag::list(&head.head.tree, &store).is_ok_and(|tree| !tree.is_empty())
+    }
+
+    async fn stop(self) {
+        let late = self.tasks.shutdown(Duration::from_secs(30)).await;
+        assert!(late.is_empty(), "{late:?}");
+    }
+}
+
+async fn stopped_everywhere(kind: io::ErrorKind) -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let show = |state: &str| fs_err::write(dir.path().join("file"), state);
+    let mut stops = 0;
+    for step in 0.. {
+        assert!(step < 300, "a round has no more steps than that");
+        show("old")?;
+        let gate = Arc::new(StopAt {
+            left: AtomicUsize::new(usize::MAX),
+            kind,
+        });
+        let mut plan = Plan::importer(dir.path(), Files::All);
+        plan.config.tuning = Tuning {
+            steps: Some(Arc::<StopAt>::clone(&gate)),
+            ..Tuning::default()
+        };
+        let node = Short::start(&plan).await;
+        assert_eq!(node.round().await, Outcome::Published);
+        let old = node.head();
+        show("newer")?;
+        gate.left.store(step, Ordering::SeqCst);
+        let stopped = node.round().await;
+        let all_done = gate.left.load(Ordering::SeqCst) > 0;
+        node.stop().await;
+
+        plan.config.tuning = Tuning::default();
+        let node = Short::start(&plan).await;
+        let (tree, sequence) = node.head();
+        assert!(node.is_whole().await, "step {step}: the published tree is whole");
+        if stopped == Outcome::Failed {
+            stops += 1;
+            assert!(
+                tree == old.0 || sequence > old.1,
+                "step {step}: an old head or a newer one"
+            );
+        }
+        let again = node.round().await;
+        assert!(
+            matches!(again, Outcome::Published | Outcome::Unchanged),
+            "step {step}: {again:?}"
+        );
+        let new = node.head();
+        assert!(
+            new.0 != old.0 && new.1 > old.1,
+            "step {step}: it converges upwards"
+        );
+        assert!(node.is_whole().await, "step {step}");
+        let past = node.node.mirror(NAME).unwrap().history()?;
+        let trees: Vec<_> = past.iter().map(|one| one.tree.clone()).collect();
+        assert_eq!(trees, [new.0, old.0], "step {step}: each tree once");
+        node.stop().await;
+        if all_done {
+            assert!(stops > 10, "{stops} stops in {step} steps");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_leaves_the_last_head_and_the_next_round_converges() -> TestResult {
+    stopped_everywhere(io::ErrorKind::Interrupted).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_at_any_step_leaves_the_last_head_and_the_next_round_converges() -> TestResult {
+    stopped_everywhere(io::ErrorKind::StorageFull).await
+}

@@ -13,6 +13,7 @@ mod blocks;
 mod bytes_out;
 pub mod config;
 mod damage;
+mod digests;
 mod error;
 mod fetch;
 mod follow;

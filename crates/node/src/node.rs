@@ -163,8 +163,15 @@ impl Node {
             Online::Yes => Some(start_net(&config, &keys, &store, &privacy, tasks, &clock)?),
             Online::No => None,
         };
+        let pieces = Pieces::default();
         let inner = Arc::new(Inner {
-            fetch: Fetcher::new(store.clone(), net.clone(), http.clone(), tasks.clone()),
+            fetch: Fetcher::new(
+                store.clone(),
+                net.clone(),
+                http.clone(),
+                tasks.clone(),
+                pieces.clone(),
+            ),
             http,
             repositories: Repositories::load(&config.repositories, &store, ranking.mirrors())?,
             times: Times::new(store.clone()),
@@ -174,7 +181,7 @@ impl Node {
             pressure: crate::pressure::Gauge::default(),
             turns: tokio::sync::Semaphore::new(config.importing.rounds.max(1)),
             runs: Runs::default(),
-            pieces: Pieces::default(),
+            pieces,
             following: crate::follow::Board::default(),
             privacy,
             machine: crate::machine::Board::default(),
@@ -227,6 +234,7 @@ impl Node {
                 tasks.spawn("pressure", crate::pressure::run(self.clone(), folder));
             }
         }
+        tasks.spawn("digests", crate::digests::run(self.clone()));
     }
 
     /// What is left to write once the tasks have ended.
@@ -371,7 +379,8 @@ impl Node {
         start: u64,
         end: u64,
     ) -> Result<bytes::Bytes, FetchError> {
-        crate::read::stored(&self.inner.tasks, &self.inner.pieces, file, start, end).await
+        let root = file.info.root;
+        crate::read::stored(&self.inner.tasks, &self.inner.pieces, file, root, start, end).await
     }
 }
 

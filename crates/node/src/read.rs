@@ -7,10 +7,12 @@
 //! - Invariant: an answer has at least one byte.
 //! - Invariant: at most [`MAX_SPARE`] pieces are kept for later.
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use cid::Cid;
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::OpenFile;
 use rustix::io::ReadWriteFlags;
@@ -82,24 +84,42 @@ impl Drop for Piece {
     }
 }
 
-/// Bytes `start..end` of `file` or the first part of them.
+/// An open file, however it is held.
+pub(crate) trait Holds: Send + Sync + 'static {
+    /// The file.
+    fn file(&self) -> &File;
+}
+
+impl Holds for File {
+    fn file(&self) -> &File {
+        self
+    }
+}
+
+impl Holds for OpenFile {
+    fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Bytes `start..end` of `file`, which is that of `root`, or the first part of them.
 pub(crate) async fn stored(
     tasks: &Tasks,
     pieces: &Pieces,
-    file: &Arc<OpenFile>,
+    file: &Arc<impl Holds>,
+    root: Cid,
     start: u64,
     end: u64,
 ) -> Result<Bytes, FetchError> {
     let wanted = end.saturating_sub(start).min(PIECE as u64) as usize;
     let mut piece = pieces.take(wanted);
-    if let Some(read) = cached(file, piece.room(), start) {
+    if let Some(read) = cached(file.file(), piece.room(), start) {
         return Ok(piece.filled(read));
     }
     let file = Arc::clone(file);
-    let root = file.info.root;
     let read = tasks.blocking(Pool::Disk, move || {
         use std::os::unix::fs::FileExt as _;
-        let read = file.file.read_at(piece.room(), start)?;
+        let read = file.file().read_at(piece.room(), start)?;
         if read == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
@@ -116,9 +136,9 @@ pub(crate) async fn stored(
 }
 
 /// What the page cache has of it, if anything.
-fn cached(file: &OpenFile, room: &mut [u8], start: u64) -> Option<usize> {
+fn cached(file: &File, room: &mut [u8], start: u64) -> Option<usize> {
     let mut slices = [io::IoSliceMut::new(room)];
-    match rustix::io::preadv2(&file.file, &mut slices, start, ReadWriteFlags::NOWAIT) {
+    match rustix::io::preadv2(file, &mut slices, start, ReadWriteFlags::NOWAIT) {
         Ok(0) | Err(_) => None,
         Ok(read) => Some(read),
     }

@@ -59,6 +59,8 @@ pub(crate) struct Body {
     claimed: Mutex<Vec<usize>>,
     pub(crate) unsynced: AtomicU64,
     hashed: Mutex<Hashed>,
+    /// The SHA-256 of the whole is not kept up while leaves arrive.
+    unhashed: AtomicBool,
     pub(crate) gone: AtomicBool,
     pub(crate) finished: Mutex<Option<FileInfo>>,
 }
@@ -155,9 +157,15 @@ impl Body {
                 context: Context::new(&SHA256),
                 leaves: 0,
             }),
+            unhashed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             finished: Mutex::default(),
         }
+    }
+
+    /// Leaves the SHA-256 of the whole for later.
+    pub(crate) fn leave_unhashed(&self) {
+        self.unhashed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn set_nodes(&self, nodes: Vec<(BlockKey, Bytes)>) {
@@ -278,7 +286,7 @@ impl Body {
 
     /// Hashes a leaf that was just written, if it is the next one, and a few that wait behind it.
     pub(crate) fn hash_along(&self, index: usize, data: &[u8]) {
-        if self.sha256_of_root().is_some() {
+        if self.unhashed.load(Ordering::Relaxed) || self.sha256_of_root().is_some() {
             return;
         }
         let Ok(mut hashed) = self.hashed.try_lock() else {

@@ -43,6 +43,7 @@ mod bitmap;
 mod body;
 mod class;
 mod derived;
+mod digests;
 mod disk;
 mod error;
 mod files;

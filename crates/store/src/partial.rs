@@ -40,7 +40,7 @@ pub enum Sha256 {
     Expect([u8; 32]),
     /// It is this: whoever vouches for the root vouches for it too.
     Known([u8; 32]),
-    /// Do without: the leaves were checked, and nobody will look for the file by it.
+    /// Do without: the leaves were checked. [`Store::learn_sha256`] may add it later.
     Skip,
 }
 
@@ -76,6 +76,12 @@ impl Partial {
     /// True if leaf `index` is here.
     pub fn has(&self, index: usize) -> bool {
         self.body.has(index)
+    }
+
+    /// Says that the file will be finished with [`Sha256::Skip`] or [`Sha256::Known`]: nothing is hashed beside
+    /// the leaves, by any handle. [`Sha256::Compute`] is still right, and reads the file again.
+    pub fn leave_unhashed(&self) {
+        self.body.leave_unhashed();
     }
 
     /// The leaves that are not here, in file order.

@@ -8,6 +8,7 @@
 //! - Invariant: a leaf is marked done only after its bytes were verified and written.
 //! - Not here: how a source gets its bytes (`super::peers`, `super::upstreams`).
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use pacstore_store::{Origin, Partial, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
+
+use crate::error::StoreError;
 
 use super::plan::{Plan, SourceId};
 use super::through::Through;
@@ -56,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) inner: Arc<Inner>,
     pub(crate) file: Arc<FileDag>,
     pub(crate) partial: Partial,
+    /// Its bytes, for readers.
+    body: Arc<File>,
     pub(crate) stop: CancellationToken,
     plan: Mutex<Plan>,
     /// Where each leaf came from; those of an earlier job count as from peers.
@@ -98,7 +103,14 @@ impl Job {
         let root = file.root;
         let store = inner.store.clone();
         let layout = file.clone();
-        let partial = inner.blocking(root, move || store.begin_partial(&layout)).await?;
+        let begin = move || -> Result<_, StoreError> {
+            let partial = store.begin_partial(&layout)?;
+            // Its leaves are verified; the digest of the whole is learned when nobody waits.
+            partial.leave_unhashed();
+            let body = Arc::new(partial.file()?);
+            Ok((partial, body))
+        };
+        let (partial, body) = inner.blocking(root, begin).await?;
         let have: Vec<bool> = (0..file.leaves.len()).map(|leaf| partial.has(leaf)).collect();
         let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
         let count = usize::from(ask_peers) + sources.upstreams.len().min(upstreams::AT_ONCE);
@@ -112,6 +124,7 @@ impl Job {
             origins: Mutex::new(vec![earlier(&partial); have.len()]),
             file: Arc::new(file),
             partial,
+            body,
             stop: stop.clone(),
             changed: watch::Sender::new(Progress::default()),
             given_back: watch::Sender::new(0),
@@ -392,10 +405,12 @@ impl Shared {
 
     async fn finish(&self) -> Result<(), FetchError> {
         let partial = self.partial.clone();
-        self.inner
-            .blocking(self.file.root, move || partial.finish(Sha256::Compute))
-            .await
-            .map(drop)
+        let finished = self
+            .inner
+            .blocking(self.file.root, move || partial.finish(Sha256::Skip))
+            .await;
+        self.inner.came.notify_one();
+        finished.map(drop)
     }
 }
 
@@ -490,19 +505,23 @@ impl Reader {
             }
         }
         let stop = self.paced(index, offset, end).await;
-        let partial = shared.partial.clone();
-        let read = move || {
-            let mut data = vec![0; (stop - offset) as usize];
-            partial.read_at(offset, &mut data).map(|()| data)
-        };
-        let data = shared.inner.blocking(shared.file.root, read).await?;
+        let inner = &shared.inner;
+        let read = crate::read::stored(
+            &inner.tasks,
+            &inner.pieces,
+            &shared.body,
+            shared.file.root,
+            offset,
+            stop,
+        );
+        let data = read.await?;
         let origin = shared
             .origins
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(index)
             .copied();
-        Ok(Some((Bytes::from(data), origin.unwrap_or(Origin::Peer))))
+        Ok(Some((data, origin.unwrap_or(Origin::Peer))))
     }
 
     /// Where a piece that begins at `offset` in the leaf `index`, which is here, ends. The end

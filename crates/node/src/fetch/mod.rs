@@ -33,11 +33,12 @@ use pacstore_net::Net;
 use pacstore_runtime::{ByteBudget, Tasks};
 use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 use url::Url;
 
 use crate::error::StoreError;
+use crate::read::Pieces;
 
 use job::Job;
 pub use job::Reader;
@@ -203,6 +204,9 @@ pub(crate) struct Inner {
     net: Option<Net>,
     http: Http,
     tasks: Tasks,
+    pieces: Pieces,
+    /// A file of several leaves became whole.
+    came: Notify,
     budget: ByteBudget,
     line: Line,
     /// Leaves of files that cannot be kept.
@@ -261,12 +265,14 @@ impl Opened {
 
 impl Fetcher {
     /// A fetcher over `store`; without `net` only upstreams are asked.
-    pub fn new(store: Store, net: Option<Net>, http: Http, tasks: Tasks) -> Self {
+    pub(crate) fn new(store: Store, net: Option<Net>, http: Http, tasks: Tasks, pieces: Pieces) -> Self {
         let inner = Inner {
             store,
             net,
             http,
             tasks,
+            pieces,
+            came: Notify::new(),
             budget: ByteBudget::new(IN_FLIGHT),
             line: Line::default(),
             passing: ByteBudget::new(through::PASSING),
@@ -436,6 +442,11 @@ impl Fetcher {
     /// [`FetchError::NoSource`] names the first that no peer gives.
     pub async fn nodes(&self, cids: &[Cid], ask: AskPeers) -> Result<Vec<dag::Block>, FetchError> {
         peers::nodes(&self.inner, cids, ask).await
+    }
+
+    /// Waits until a file of several leaves has come in whole; its SHA-256 is not known yet.
+    pub(crate) async fn whole_file_came(&self) {
+        self.inner.came.notified().await;
     }
 
     /// Jobs under way.

@@ -244,3 +244,27 @@ async fn readers_in_different_places_of_one_file_both_get_on() -> TestResult {
     assert!(given(&mirror) < 14 * MIB, "{} bytes for 6 MiB", given(&mirror));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_came_by_its_cid_is_found_by_its_sha256_soon_after() -> TestResult {
+    let (dir, bytes) = folder(3);
+    let importer = importer(dir.path()).await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
+    client.follows(&importer).await;
+    assert!(client.get("big").await? == bytes);
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    let digest: [u8; 32] = digest.as_ref().try_into()?;
+    let root = client.file("big").await.root;
+    let found = tokio::time::timeout(Duration::from_mins(1), async {
+        loop {
+            if let Some(info) = client.node.store().file_by_sha256(&digest)? {
+                return Ok::<_, pacstore_store::IndexError>(info);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(found.await??.root, root);
+    Ok(())
+}

@@ -326,3 +326,52 @@ fn without_a_sha256_the_file_is_whole_all_the_same() -> TestResult {
     assert_sound(&store, &home);
     Ok(())
 }
+
+#[test]
+fn a_sha256_that_is_learned_later_finds_the_file_also_after_a_restart() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let (data, other) = (bytes(8, 3000), bytes(9, 2500));
+    let mut infos = Vec::new();
+    for data in [&data, &other] {
+        let partial = store.begin_partial(&dag(&TINY, data))?;
+        partial.leave_unhashed();
+        for index in 0..3 {
+            write(&partial, data, index)?;
+        }
+        infos.push(partial.finish(Sha256::Skip)?);
+    }
+    let wanted: Vec<_> = infos.iter().map(|info| (info.id, info.root)).collect();
+    let left = |from, limit| {
+        let files = store.files_without_sha256(from, limit)?;
+        let files = files.into_iter().map(|info| (info.id, info.root));
+        Ok::<Vec<_>, pacstore_store::IndexError>(files.collect())
+    };
+    assert_eq!(left(0, 10)?, wanted);
+    assert_eq!(left(0, 1)?, wanted[..1]);
+    assert_eq!(left(wanted[0].0 + 1, 10)?, wanted[1..]);
+
+    let (id, root) = wanted[0];
+    assert!(
+        !store.learn_sha256(wanted[1].0, &root, sha256(&data))?,
+        "another file's id"
+    );
+    assert!(store.learn_sha256(id, &root, sha256(&data))?);
+    assert!(!store.learn_sha256(id, &root, sha256(&other))?, "it is known");
+    assert!(
+        !store.learn_sha256(wanted[1].0, &wanted[1].1, sha256(&data))?,
+        "taken"
+    );
+    assert_eq!(left(0, 10)?, wanted[1..]);
+    assert_sound(&store, &home);
+    drop(store);
+
+    let store = home.open();
+    let found = store.file_by_sha256(&sha256(&data))?.ok_or("found")?;
+    assert_eq!(
+        (found.id, found.root, found.sha256),
+        (id, root, Some(sha256(&data)))
+    );
+    assert_sound(&store, &home);
+    Ok(())
+}

@@ -90,8 +90,12 @@ async fn digest(node: &Node, info: &FileInfo) -> Result<[u8; 32], StoreError> {
     if let Some(sha256) = info.sha256 {
         return Ok(sha256);
     }
-    let (store, root) = (node.inner.store.clone(), info.root);
-    let hashed = node.inner.tasks.blocking(Pool::Hash, move || hash(&store, &root));
+    let (store, root, id) = (node.inner.store.clone(), info.root, info.id);
+    let hashed = node.inner.tasks.blocking(Pool::Hash, move || {
+        let sha256 = hash(&store, &root)?;
+        store.learn_sha256(id, &root, sha256)?;
+        Ok(sha256)
+    });
     hashed.await.unwrap_or(Err(StoreError::Stopping))
 }
 

@@ -53,6 +53,7 @@ async fn a_peer_tells_under_which_roots_it_has_files() -> TestResult {
         has.get(name).await?;
     }
     has.idle().await;
+    has.learns(&sha256(&large)).await?;
     let mut plan = Plan::new();
     plan.config.swarm.peers.push(has.address().await);
     let client = plan.start().await;

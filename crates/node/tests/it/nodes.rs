@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use cid::Cid;
 use pacstore_import::{Files, ImportSpec, Source};
 use pacstore_names::{IpnsName, Layout};
 use pacstore_net::{DhtMode, Multiaddr};
@@ -298,6 +299,19 @@ impl TestNode {
     pub(crate) async fn part(&self, file: &FileAnswer, start: u64, end: u64) -> Result<Vec<u8>, Failure> {
         let mut content = self.node.open(file).await?;
         read(&self.node, &mut content, start, end).await
+    }
+
+    /// Waits until it finds a file by `sha256`, and gives its root.
+    pub(crate) async fn learns(&self, sha256: &[u8; 32]) -> Result<Cid, Failure> {
+        let found = tokio::time::timeout(Duration::from_mins(1), async {
+            loop {
+                if let Some(info) = self.node.store().file_by_sha256(sha256)? {
+                    return Ok(info.root);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        found.await?
     }
 
     /// Stops it and waits until its store is closed.

@@ -26,6 +26,8 @@ async fn a_mirror_that_failed_is_asked_last_also_after_a_restart_until_its_pause
     let ports = [bad.address().port(), good.address().port()];
     good.limit(Some(4_000_000));
     bad.fault("big", Fault::Status(503));
+    // Slow enough for its rate to be told.
+    good.limit(Some(6_000_000));
     let (clock, hand) = Clock::fake(SystemTime::now());
     let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
         .upstream(&bad)

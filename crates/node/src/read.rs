@@ -147,7 +147,7 @@ fn cached(file: &File, room: &mut [u8], start: u64) -> Option<usize> {
 /// Opens a whole file. One that somebody else wrote to is no longer in the store: as if it had never been here.
 pub(crate) fn open_shared(
     store: &pacstore_store::Store,
-    root: &cid::Cid,
+    root: &Cid,
 ) -> Result<Option<Arc<OpenFile>>, pacstore_store::ReadError> {
     match store.open_shared(root) {
         // Perhaps another copy of it is.

@@ -274,10 +274,10 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused_unless_it_is_the_default() {
         assert_eq!(
-            message("[lan]\nserve = true\n"),
-            "pacstore.toml:2: `lan.serve` is not available yet"
+            message("[share]\nannounce = true\n"),
+            "pacstore.toml:2: `share.announce` is not available yet"
         );
-        assert!(loaded("[lan]\nserve = false\n").is_ok());
+        assert!(loaded("[share]\nannounce = false\n").is_ok());
     }
 
     #[test]

@@ -117,10 +117,6 @@ fn what_comes_later_is_refused_by_name_and_line() {
             format!("{import}replicas = 2\n"),
             "pacstore.toml:5: `import.0.replicas`",
         ),
-        (
-            format!("{import}hold = \"3h\"\n"),
-            "pacstore.toml:5: `import.0.hold`",
-        ),
     ] {
         let home = Home::with(&text);
         home.run(["config", "check"])

@@ -27,7 +27,7 @@ pub struct GlobError {
 }
 
 /// A compiled list of globs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Globs {
     any: GlobSet,
     folders: GlobSet,

@@ -236,7 +236,7 @@ impl Intakes {
             }
             Place::Here => &job.path,
             Place::At(real) => real,
-            Place::Known(_) => return Ok(None),
+            Place::Known(_) | Place::Later => return Ok(None),
         };
         let Some(root) = &self.root else { return Ok(None) };
         let (mut file, before) = root.open_file(real).map_err(Failed::Read)?;
@@ -406,7 +406,7 @@ fn seen(stamp: &Stamp) -> Option<Facts> {
             mtime_ns: i128::from(*seconds) * 1_000_000_000 + i128::from(*nanos),
             inode: *ino,
         }),
-        Stamp::Web { .. } => None,
+        Stamp::Web { .. } | Stamp::Listed { .. } => None,
     }
 }
 
@@ -457,7 +457,7 @@ fn slice(queue: &mut VecDeque<Job>) -> Vec<Job> {
 fn unite(mut jobs: Vec<Job>) -> (Vec<Job>, Twins) {
     let inode = |job: &Job| match &job.stamp {
         Stamp::Disk { dev, ino, .. } => (0, *dev, *ino, 0),
-        Stamp::Web { .. } => (1, 0, 0, job.at),
+        Stamp::Web { .. } | Stamp::Listed { .. } => (1, 0, 0, job.at),
     };
     jobs.sort_by_key(inode);
     let mut twins = Twins::new();

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod crawl;
 mod doubt;
 mod error;
 mod facts;
@@ -22,8 +23,10 @@ mod intake;
 mod judge;
 mod keyring;
 mod layout;
+mod listing;
 mod look;
 mod manifest;
+mod module;
 mod names;
 mod progress;
 mod report;

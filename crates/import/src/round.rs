@@ -27,13 +27,14 @@ use crate::intake::{Intakes, Taking, sweep};
 use crate::keyring::{ReadKeyring, read_keyring};
 use crate::look::Look;
 use crate::manifest::Manifest;
+use crate::module::Module;
 use crate::progress::{Progress, Step};
 use crate::report::{Round, made, unchanged};
 use crate::repos::Repo;
 use crate::scan::Filter;
 use crate::settle::{Settled, profile_key};
-use crate::source::{Directory, Module, Transport};
-use crate::spec::{Files, ImportSpec, Plan, Source, SpecError};
+use crate::source::{Directory, Transport};
+use crate::spec::{Files, ImportSpec, Plan, Source, SpecError, StampSource};
 use crate::stamp::{self, ChangeStamp};
 use crate::state::{RepoFacts, State};
 use crate::view::View;
@@ -235,6 +236,13 @@ impl Importer {
                 source: url.to_string(),
                 staged: self.work_dir.join("rsync").join("tree"),
                 scratch: self.work_dir.join("rsync").join("scratch"),
+                files: self.plan.spec.files,
+                wanted: self.plan.compiled.listed.clone(),
+                also: self.plan.compiled.also.clone(),
+                stamp: match &self.plan.spec.stamp {
+                    Some(StampSource::Path(path)) => Some(path.trim_start_matches('/').as_bytes().to_vec()),
+                    _ => None,
+                },
                 exclude: self.plan.spec.exclude.clone(),
                 filter,
                 deadline: self.plan.spec.limits.source,

@@ -27,9 +27,9 @@ use crate::names;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 
 /// Links in a row that are followed; Linux's own limit.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 /// Folders in folders.
-const MAX_DEPTH: usize = 128;
+pub(crate) const MAX_DEPTH: usize = 128;
 
 const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)

@@ -1,22 +1,20 @@
 //! How one source is read: looked at, and asked for files.
 //!
-//! A directory is read in place. An rsync module is copied into a tree of our own, which then is read in place: the
-//! child replaces files by rename, so they may be hard-linked into the store. A web mirror is `crate::web`.
+//! A directory is read in place. An rsync module is listed, and what is asked of it copied into a tree of our own
+//! (`crate::module`), which then is read in place. A web mirror is `crate::web`.
 //!
 //! - Invariant: looking twice without a change in the source gives equal views.
 //! - Not here: what is done with a view (`crate::round`).
 //! - Read first: [`Transport`].
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Origin;
-use pacstore_upstream::{Deletion, Rsync, Rule, TransferSpec};
-use tokio_util::sync::CancellationToken;
 
 use crate::error::SourceError;
 use crate::intake::Taking;
+use crate::module::Module;
 use crate::progress::{Progress, Step};
 use crate::scan::{Filter, Root};
 use crate::view::View;
@@ -55,7 +53,8 @@ impl Transport {
     /// Adds `wants` to the view, where they are not in it from the start.
     pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
         match self {
-            Self::Directory(_) | Self::Rsync(_) => Ok(()),
+            Self::Directory(_) => Ok(()),
+            Self::Rsync(module) => module.fetch(view, wants).await,
             Self::Web(web) => web.fetch(view, wants).await,
         }
     }
@@ -133,78 +132,10 @@ impl Directory {
 }
 
 /// Walks in the disk pool; ends when the caller does.
-async fn scan(tasks: &Tasks, root: Root, filter: Filter) -> Result<View, SourceError> {
+pub(crate) async fn scan(tasks: &Tasks, root: Root, filter: Filter) -> Result<View, SourceError> {
     let stop = tasks.stop().child_token();
     let _guard = stop.clone().drop_guard();
     Ok(tasks
         .blocking(Pool::Disk, move || root.scan(&filter, &stop))
         .await??)
-}
-
-/// An rsync module and the tree that it is copied to.
-#[derive(Debug)]
-pub(crate) struct Module {
-    pub(crate) rsync: Rsync,
-    pub(crate) source: String,
-    /// The tree.
-    pub(crate) staged: PathBuf,
-    /// For the child's own files.
-    pub(crate) scratch: PathBuf,
-    pub(crate) exclude: Vec<String>,
-    pub(crate) filter: Filter,
-    pub(crate) deadline: Duration,
-    pub(crate) tasks: Tasks,
-    pub(crate) progress: Progress,
-    pub(crate) root: Option<Root>,
-    /// How often it was looked at in this round.
-    pub(crate) looks: u32,
-}
-
-impl Module {
-    async fn look(&mut self) -> Result<View, SourceError> {
-        self.progress.begin(Step::Looking, 0, 0);
-        let first = !self.staged.exists();
-        // Packages first and databases last, where the transfer is long, or the last look was overtaken.
-        if first || 1 < self.looks {
-            self.transfer(true).await?;
-        }
-        self.transfer(false).await?;
-        self.looks += 1;
-        let staged = self.staged.clone();
-        let root = self
-            .tasks
-            .blocking(Pool::Disk, move || Root::open(&staged))
-            .await??;
-        self.root = Some(root.clone());
-        scan(&self.tasks, root, self.filter.clone()).await
-    }
-
-    async fn transfer(&self, packages_only: bool) -> Result<(), SourceError> {
-        let mut spec = TransferSpec::new(&self.source, &self.staged, &self.scratch);
-        if packages_only {
-            let databases = ["*.db", "*.db.*", "*.files", "*.files.*"];
-            spec.rules.extend(databases.map(Rule::exclude));
-        } else {
-            spec.delete = Some(Deletion {
-                excluded: true,
-                despite_errors: true,
-                at_most: None,
-            });
-        }
-        if !self.filter.hidden {
-            spec.rules.extend([".*", "~*"].map(Rule::exclude));
-        }
-        // What rsync would read in another way is left to the scan.
-        let same = self
-            .exclude
-            .iter()
-            .filter(|pattern| !pattern.contains(['{', '}']));
-        spec.rules
-            .extend(same.map(|pattern| Rule::exclude(pattern.as_bytes())));
-        spec.deadline = self.deadline;
-        let stop: CancellationToken = self.tasks.stop().child_token();
-        spec.stop = stop;
-        self.rsync.transfer(&spec).await?;
-        Ok(())
-    }
 }

@@ -35,6 +35,12 @@ pub(crate) enum Stamp {
         modified: Option<i64>,
         etag: Option<Box<str>>,
     },
+    /// A file that an rsync daemon listed and did not send yet.
+    Listed {
+        size: u64,
+        /// Since 1970.
+        seconds: i64,
+    },
 }
 
 /// How old a file must be, so that a change within the clock's grain cannot hide.
@@ -44,14 +50,14 @@ impl Stamp {
     /// The size that the source says, in bytes.
     pub(crate) fn size(&self) -> u64 {
         match self {
-            Self::Disk { size, .. } | Self::Web { size, .. } => *size,
+            Self::Disk { size, .. } | Self::Web { size, .. } | Self::Listed { size, .. } => *size,
         }
     }
 
     /// When the upstream last changed it, whole seconds since 1970.
     pub(crate) fn seconds(&self) -> Option<i64> {
         match self {
-            Self::Disk { seconds, .. } => Some(*seconds),
+            Self::Disk { seconds, .. } | Self::Listed { seconds, .. } => Some(*seconds),
             Self::Web { modified, .. } => *modified,
         }
     }
@@ -64,7 +70,8 @@ impl Stamp {
         let (seconds, nanos) = match self {
             Self::Disk { seconds, nanos, .. } => (*seconds, *nanos),
             Self::Web { etag: Some(_), .. } => return true,
-            // HTTP's own times have whole seconds.
+            // HTTP's own times have whole seconds, and so have those of a listing.
+            Self::Listed { seconds, .. } => (*seconds, 999_999_999),
             Self::Web { modified, .. } => (modified.unwrap_or_default(), 999_999_999),
         };
         let Ok(seconds) = u64::try_from(seconds) else {
@@ -108,6 +115,12 @@ impl Stamp {
                 out.extend_from_slice(&(etag.len() as u16).to_be_bytes());
                 out.extend_from_slice(etag);
             }
+            Self::Listed { size, seconds } => {
+                out.push(4);
+                for number in [size.to_be_bytes(), seconds.to_be_bytes(), [0; 8]] {
+                    out.extend_from_slice(&number);
+                }
+            }
         }
     }
 
@@ -143,6 +156,10 @@ impl Stamp {
                 };
                 Some((stamp, bytes))
             }
+            4 => {
+                let (size, seconds) = (u64::from_be_bytes(*a), i64::from_be_bytes(*b));
+                Some((Self::Listed { size, seconds }, bytes))
+            }
             _ => None,
         }
     }
@@ -159,6 +176,8 @@ pub(crate) enum Place {
     Fetched(PathBuf),
     /// In the store already.
     Known(Box<FileFacts>),
+    /// With the source: it is named, and comes when it is asked for.
+    Later,
 }
 
 /// Why a name has no bytes.
@@ -305,7 +324,8 @@ mod tests {
             modified: None,
             etag: Some("\"x\"".into()),
         };
-        for stamp in [disk, web] {
+        let listed = Stamp::Listed { size: 5, seconds: -6 };
+        for stamp in [disk, web, listed] {
             let mut bytes = Vec::new();
             stamp.encode(&mut bytes);
             bytes.push(77);

@@ -5,10 +5,10 @@
 //!
 //! - Invariant: at most `requests` requests are under way, each with a deadline and a bound on its length.
 //! - Invariant: a file that cannot be had is a missing file, not a failed mirror, unless the mirror as a whole is away.
-//! - Not here: whether the bytes are right (`crate::repos`), the requests themselves (crate `upstream`).
+//! - Not here: its listings (`crate::crawl`), whether the bytes are right (`crate::repos`), the requests themselves (crate `upstream`).
 //! - Read first: design.md, "Tree".
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,13 +18,13 @@ use pacstore_dag::{self as dag, Profile};
 use pacstore_pacman as pacman;
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Store;
-use pacstore_upstream::{Fetch, FetchError, Get, Http, HttpError, Url, parse_listing, url_of};
+use pacstore_upstream::{Fetch, FetchError, Http, HttpError, Url, url_of};
 use ring::digest::{SHA256, digest};
 
 use crate::error::SourceError;
 use crate::facts::FileFacts;
 use crate::globs::Globs;
-use crate::layout::{ARCHLINUX, Layout};
+use crate::layout::Layout;
 use crate::manifest::Manifest;
 use crate::names;
 use crate::progress::{Progress, Step};
@@ -37,11 +37,6 @@ use crate::view::{Item, NoFile, Place, Stamp, View};
 const MAX_FILE: u64 = 4 << 30;
 /// The longest signature.
 const MAX_SIGNATURE: u64 = 1 << 20;
-/// The longest listing.
-const MAX_LISTING: u64 = 64 << 20;
-/// Listings that are read while looking for repositories.
-const MAX_LISTINGS: usize = 2000;
-const MAX_DEPTH: usize = 8;
 /// Tries for one file.
 const TRIES: u32 = 3;
 /// Files of one pass that may fail before the mirror is given up.
@@ -91,10 +86,14 @@ impl Web {
             repos
                 .iter()
                 .map(|repo| want(main(repo)))
-                .chain(also.into_iter().map(want))
+                .chain(also.iter().cloned().map(want))
                 .collect(),
         )
         .await?;
+        // A listing named them: what is not there then is a name without bytes, such as a link that dangles.
+        let absent = also.into_iter().filter(|path| view.get(path).is_none());
+        let absent: Vec<Vec<u8>> = absent.filter(|path| self.is_ours(path)).collect();
+        without_bytes(&mut view, absent);
         let mut more = Vec::new();
         for repo in &repos {
             let Some(Item::File { stamp, place }) = view.get(&main(repo)) else {
@@ -148,6 +147,7 @@ impl Web {
 
     /// Adds what the databases name.
     pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+        let asked: Vec<Vec<u8>> = wants.iter().map(|want| want.path.clone()).collect();
         let known: BTreeSet<Vec<u8>> = view.files.iter().map(|(path, _)| path.to_vec()).collect();
         let wants: Vec<Want> = wants
             .into_iter()
@@ -158,7 +158,10 @@ impl Web {
             .filter_map(|want| want.expected.and_then(|(len, _)| len))
             .sum();
         self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
-        self.get_all(view, wants).await
+        self.get_all(view, wants).await?;
+        let named = self.named_in_vain(view, asked).await;
+        without_bytes(view, named);
+        Ok(())
     }
 
     async fn get_all(&self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
@@ -221,11 +224,11 @@ impl Web {
             .is_some())
     }
 
-    fn is_ours(&self, path: &[u8]) -> bool {
+    pub(crate) fn is_ours(&self, path: &[u8]) -> bool {
         (self.hidden || !names::has_hidden_part(path)) && !self.exclude.covers_file(path)
     }
 
-    fn url(&self, path: &[u8]) -> Option<Url> {
+    pub(crate) fn url(&self, path: &[u8]) -> Option<Url> {
         url_of(&self.root, path).ok()
     }
 
@@ -440,143 +443,15 @@ impl Web {
             move || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == len);
         Ok(self.tasks.blocking(Pool::Disk, work).await?)
     }
+}
 
-    /// The repositories, and the paths that `also` takes.
-    async fn repositories(&mut self) -> Result<(Vec<Repo>, Vec<Vec<u8>>), SourceError> {
-        if let Some(found) = &self.found {
-            return Ok(found.clone());
-        }
-        let mut repos: Vec<Repo> = match &self.wanted {
-            Some(wanted) => wanted
-                .iter()
-                .map(|w| Repo {
-                    folder: w.folder.clone(),
-                    name: w.name.clone(),
-                })
-                .collect(),
-            None => self.find_repositories().await?,
-        };
-        repos.sort();
-        repos.dedup();
-        let also = self.find_also().await?;
-        self.found = Some((repos.clone(), also.clone()));
-        Ok((repos, also))
-    }
-
-    async fn find_repositories(&self) -> Result<Vec<Repo>, SourceError> {
-        if self.layout == Layout::Archlinux {
-            let top = self
-                .listing(b"")
-                .await?
-                .ok_or_else(|| SourceError::NoListing(self.root.to_string()))?;
-            let folders = top
-                .into_iter()
-                .filter(|(_, is_folder)| *is_folder)
-                .map(|(name, _)| name);
-            let repos = folders.filter_map(|name| {
-                let folder = [&*name, ARCHLINUX].concat();
-                String::from_utf8(name).ok().map(|name| Repo { folder, name })
-            });
-            return Ok(repos.collect());
-        }
-        let mut repos = Vec::new();
-        let files = self.crawl(Vec::new(), |path| {
-            let (folder, name) = names::split(path);
-            if let Some(name) = names::repository_of(name) {
-                repos.push(Repo {
-                    folder: folder.to_vec(),
-                    name: name.to_owned(),
-                });
-            }
-            false
-        });
-        if files.await?.is_none() {
-            return Err(SourceError::NoListing(self.root.to_string()));
-        }
-        Ok(repos)
-    }
-
-    async fn find_also(&self) -> Result<Vec<Vec<u8>>, SourceError> {
-        let mut all = Vec::new();
-        if self.also.is_empty() {
-            return Ok(all);
-        }
-        for start in self.also.starts() {
-            all.extend(
-                self.crawl(start.clone(), |path| self.also.covers_file(path))
-                    .await?
-                    .unwrap_or_default(),
-            );
-        }
-        Ok(all)
-    }
-
-    /// Walks the listings below a folder and gives the files that `take` takes; nothing if there is no listing.
-    async fn crawl(
-        &self,
-        start: Vec<u8>,
-        mut take: impl FnMut(&[u8]) -> bool,
-    ) -> Result<Option<Vec<Vec<u8>>>, SourceError> {
-        let mut todo = VecDeque::from([(start, 0)]);
-        let mut files = Vec::new();
-        let mut listings = 0;
-        while let Some((folder, depth)) = todo.pop_front() {
-            listings += 1;
-            if MAX_LISTINGS < listings {
-                break;
-            }
-            let Some(entries) = self.listing(&folder).await? else {
-                if depth == 0 {
-                    return Ok(None);
-                }
-                continue;
-            };
-            for (name, is_folder) in entries {
-                let path = names::join(&folder, &name);
-                if is_folder {
-                    if depth < MAX_DEPTH && !self.exclude.takes_folder(&path) {
-                        todo.push_back((path, depth + 1));
-                    }
-                } else if self.is_ours(&path) && take(&path) {
-                    files.push(path);
-                }
-            }
-        }
-        Ok(Some(files))
-    }
-
-    /// The visible names of a folder, and whether each is a folder; nothing if the server does not say.
-    async fn listing(&self, folder: &[u8]) -> Result<Option<Vec<(Vec<u8>, bool)>>, SourceError> {
-        let url = if folder.is_empty() {
-            self.root.clone()
-        } else {
-            let Some(url) = self.url(&[folder, b"/"].concat()) else {
-                return Ok(None);
-            };
-            url
-        };
-        let mut get = Get::new(&url);
-        get.max_len = Some(MAX_LISTING);
-        get.deadline = Some(self.limits.small);
-        let mut answer = match self.http.get(&get).await {
-            Ok(answer) => answer,
-            Err(HttpError::Status {
-                code: 401 | 403 | 404 | 410,
-                ..
-            }) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let html = answer.bytes().await?;
-        let base = answer.url.clone();
-        let entries = self
-            .tasks
-            .blocking(Pool::Hash, move || parse_listing(&html, &base))
-            .await?;
-        let visible = entries
-            .into_iter()
-            .filter(|e| self.hidden || !names::is_hidden(&e.name));
-        Ok(Some(visible.map(|e| (e.name, e.is_dir)).collect()))
-    }
+/// Adds names that are there without bytes.
+fn without_bytes(view: &mut View, paths: Vec<Vec<u8>>) {
+    let items = paths
+        .into_iter()
+        .map(|path| (path.into(), Item::None(NoFile::Absent)));
+    view.files.extend(items);
+    view.sort();
 }
 
 fn seconds(time: SystemTime) -> i64 {

@@ -261,7 +261,7 @@ impl Work {
             let Some((path, Item::File { stamp, place })) = view.files.get(*at) else {
                 continue;
             };
-            if taken.contains_key(path) {
+            if taken.contains_key(path) || *place == Place::Later {
                 continue;
             }
             if let Place::Known(facts) = place {

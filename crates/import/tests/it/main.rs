@@ -10,6 +10,7 @@ mod crash;
 mod incremental;
 mod keyring;
 mod layouts;
+mod links;
 mod sources;
 mod torn;
 mod trees;

@@ -20,6 +20,9 @@ pub struct ListSpec<'a> {
     pub source: &'a str,
     /// All below, or the folder alone.
     pub recursive: bool,
+    /// Links as links with their targets, and devices; else links as what they point at, which never
+    /// ends where a link leads back to a folder above itself.
+    pub keep_links: bool,
     /// Which names.
     pub rules: Vec<Rule>,
     /// More is an error.
@@ -36,6 +39,7 @@ impl<'a> ListSpec<'a> {
         Self {
             source,
             recursive: false,
+            keep_links: false,
             rules: Vec::new(),
             max_entries: 500_000,
             deadline: Duration::from_mins(10),
@@ -50,19 +54,26 @@ impl<'a> ListSpec<'a> {
         } else {
             "--dirs".into()
         });
+        if self.keep_links {
+            a.extend(["--links", "--devices", "--specials"].map(OsString::from));
+        } else {
+            a.push("--copy-links".into());
+        }
         a.extend(self.rules.iter().map(Rule::argument));
         a.extend(["--".into(), self.source.into()]);
         a
     }
 }
 
-/// What an entry is, links resolved.
+/// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListedKind {
     /// A regular file.
     File,
     /// A folder.
     Dir,
+    /// A link; only where links are kept.
+    Link,
     /// A device, socket or pipe.
     Other,
 }
@@ -78,6 +89,8 @@ pub struct Listed {
     pub len: u64,
     /// Modification time, whole seconds.
     pub mtime: SystemTime,
+    /// What a link points at; empty of everything else.
+    pub target: Vec<u8>,
 }
 
 /// One line of `rsync --list-only`, `-rw-r--r--  1,234 2026/11/21 10:00:00 name`; `None` for rsync's own remarks.
@@ -106,14 +119,39 @@ pub fn parse_line(line: &[u8]) -> Result<Option<Listed>, RsyncError> {
     let kind = match mode[0] {
         b'-' => ListedKind::File,
         b'd' => ListedKind::Dir,
+        b'l' => ListedKind::Link,
         _ => ListedKind::Other,
     };
+    let len = digits.parse().map_err(|_| unreadable())?;
+    let (path, target) = match kind {
+        ListedKind::Link => at_arrow(&unescape(name), len).ok_or_else(unreadable)?,
+        _ => (unescape(name), Vec::new()),
+    };
     Ok(Some(Listed {
-        path: unescape(name),
+        path,
         kind,
-        len: digits.parse().map_err(|_| unreadable())?,
+        len,
         mtime: moment(day, time).ok_or_else(unreadable)?,
+        target,
     }))
+}
+
+/// The name and the target of `name -> target`.
+///
+/// Either may hold an arrow; then the length of the link, which is that of its target, says which one it is.
+fn at_arrow(text: &[u8], len: u64) -> Option<(Vec<u8>, Vec<u8>)> {
+    const ARROW: &[u8] = b" -> ";
+    let arrows = |at: &usize| text.get(*at..*at + ARROW.len()) == Some(ARROW);
+    let mut places = (1..text.len()).filter(arrows);
+    let (first, second) = (places.next()?, places.next());
+    let by_len = || {
+        let target = usize::try_from(len).ok()?;
+        let at = text.len().checked_sub(target.checked_add(ARROW.len())?)?;
+        arrows(&at).then_some(at)
+    };
+    let at = if second.is_none() { first } else { by_len()? };
+    let (name, target) = (text.get(..at)?, text.get(at + ARROW.len()..)?);
+    (!name.is_empty()).then(|| (name.to_vec(), target.to_vec()))
 }
 
 /// The first word after blanks, and what follows it.
@@ -200,8 +238,22 @@ mod tests {
             parse_line(b"sent 20 bytes  received 99 bytes  238.00 bytes/sec").expect("ok"),
             None
         );
+        for (line, name, target) in [
+            (
+                &b"lrwxrwxrwx 5 2026/11/21 10:00:01 a -> ../b\\#012"[..],
+                &b"a"[..],
+                &b"../b\n"[..],
+            ),
+            (b"lrwxrwxrwx 6 2026/11/21 10:00:01 a -> b -> c", b"a", b"b -> c"),
+            (b"lrwxrwxrwx 1 2026/11/21 10:00:01 a -> b -> c", b"a -> b", b"c"),
+        ] {
+            let e = parse_line(line).expect("readable").expect("an entry");
+            assert_eq!((e.kind, &*e.path, &*e.target), (ListedKind::Link, name, target));
+        }
         for bad in [
-            &b"-rw-r--r-- x 2026/11/21 10:00:01 a"[..],
+            &b"lrwxrwxrwx 3 2026/11/21 10:00:01 a -> b -> c"[..],
+            b"lrwxrwxrwx 3 2026/11/21 10:00:01 a",
+            b"-rw-r--r-- x 2026/11/21 10:00:01 a",
             b"-rw-r--r-- 1 2026/13/21 10:00:01 a",
             b"-rw-r--r-- 1",
         ] {

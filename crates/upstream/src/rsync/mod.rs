@@ -94,7 +94,8 @@ pub struct TransferSpec<'a> {
     pub scratch: &'a Path,
     /// Which names, first match decides, no match means yes.
     pub rules: Vec<Rule>,
-    /// Only these paths (raw bytes, below the source), not the whole tree. Excludes `delete`.
+    /// Only these paths (raw bytes, below the source), not the whole tree; a folder among them comes
+    /// without what is in it. Excludes `delete`.
     pub only: Option<Vec<Vec<u8>>>,
     /// Whether to remove what is gone, after all else was transferred.
     pub delete: Option<Deletion>,
@@ -336,7 +337,6 @@ impl Rsync {
         vec![
             "--no-motd".into(),
             "--no-human-readable".into(),
-            "--copy-links".into(),
             format!("--contimeout={}", seconds(self.options.connect_timeout)).into(),
             format!("--timeout={}", seconds(self.options.io_timeout)).into(),
         ]
@@ -344,13 +344,15 @@ impl Rsync {
 
     fn transfer_arguments(&self, spec: &TransferSpec<'_>, dest: &Path, scratch: &Scratch) -> Vec<OsString> {
         let mut a = self.common_arguments();
-        a.extend(["--recursive", "--times", "--perms", "--chmod=D0755,F0644"].map(OsString::from));
+        a.extend(["--copy-links", "--times", "--perms", "--chmod=D0755,F0644"].map(OsString::from));
         a.extend(["--partial", "--info=progress2,stats2,flist2", "--outbuf=Line"].map(OsString::from));
         a.push(option("--partial-dir=", scratch.partial.as_os_str().as_bytes()));
         a.push(option("--temp-dir=", scratch.temporary.as_os_str().as_bytes()));
         if spec.only.is_some() {
             a.push("--from0".into());
             a.push(option("--files-from=", scratch.names.as_os_str().as_bytes()));
+        } else {
+            a.push("--recursive".into());
         }
         if spec.compare_contents {
             a.push("--checksum".into());

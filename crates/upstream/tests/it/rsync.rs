@@ -270,7 +270,69 @@ async fn names_of_any_bytes_are_copied_and_listed() -> TestResult {
 }
 
 #[tokio::test]
+async fn links_are_listed_with_their_targets_and_what_leads_back_ends() -> TestResult {
+    let place = Place::new()?;
+    let (source, dest, scratch) = (place.source(), place.dest(), place.scratch());
+    put_file(&source.join("a/f"), b"one", long_ago())?;
+    for (name, target) in [
+        ("a/up", ".."),
+        ("a/again", "../a"),
+        ("a/to -> f", "f"),
+        ("a/dangling", "no -> where"),
+    ] {
+        std::os::unix::fs::symlink(target, source.join(name))?;
+    }
+    let Some(daemon) = RsyncDaemon::serve(&source)? else {
+        return Ok(());
+    };
+    let url = daemon.url("");
+    let mut list = ListSpec::new(&url);
+    (list.recursive, list.keep_links, list.max_entries) = (true, true, 100);
+    let listed = rsync().list(&list).await?;
+    let mut links: Vec<_> = listed
+        .iter()
+        .filter(|e| e.kind == ListedKind::Link)
+        .map(|e| {
+            (
+                String::from_utf8_lossy(&e.path),
+                String::from_utf8_lossy(&e.target),
+            )
+        })
+        .collect();
+    links.sort();
+    let want = [
+        ("a/again", "../a"),
+        ("a/dangling", "no -> where"),
+        ("a/to -> f", "f"),
+        ("a/up", ".."),
+    ];
+    assert_eq!(links, want.map(|(a, b)| (a.into(), b.into())));
+    list.keep_links = false;
+    let error = rsync().list(&list).await.expect_err("it descends without end");
+    assert!(matches!(error, RsyncError::TooMany(100)), "{error:?}");
+
+    // By name nothing is descended into, and a folder that is a link on the way is one of ours.
+    let mut spec = TransferSpec::new(&url, &dest, &scratch);
+    spec.only = Some(
+        ["a/up", "a/again/f", "a/to -> f"]
+            .map(|path| path.as_bytes().to_vec())
+            .to_vec(),
+    );
+    let report = rsync().transfer(&spec).await?;
+    assert_eq!((report.outcome, report.transferred), (Outcome::Whole, 2));
+    assert_eq!(fs::read(dest.join("a/again/f"))?, b"one");
+    assert!(fs::symlink_metadata(dest.join("a/again"))?.is_dir());
+    assert_eq!(fs::read_dir(dest.join("a/up"))?.count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cut_transfer_keeps_what_came_outside_of_the_tree_and_goes_on() -> TestResult {
+    cut_transfer(None).await?;
+    cut_transfer(Some(vec![b"big.pkg".to_vec()])).await
+}
+
+async fn cut_transfer(only: Option<Vec<Vec<u8>>>) -> TestResult {
     let place = Place::new()?;
     let (source, dest, scratch) = (place.source(), place.dest(), place.scratch());
     put_file(&source.join("big.pkg"), &random(1, 4_000_000), long_ago())?;
@@ -279,7 +341,8 @@ async fn a_cut_transfer_keeps_what_came_outside_of_the_tree_and_goes_on() -> Tes
     };
     let relay = ThrottledRelay::start(daemon.address(), None)?;
     let url = daemon.url_at(relay.address(), "");
-    let spec = TransferSpec::new(&url, &dest, &scratch);
+    let mut spec = TransferSpec::new(&url, &dest, &scratch);
+    spec.only = only;
     relay.cut_after(3_000_000);
     let error = rsync().transfer(&spec).await.expect_err("cut");
     let RsyncError::Exit { kind, .. } = &error else {

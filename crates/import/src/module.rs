@@ -1,0 +1,334 @@
+//! An rsync module as a source: listed first, then only what is asked for is copied into a tree of our own.
+//!
+//! A look lists the module with its links as links and works out all names (`crate::listing`). Of `files = "all"` every
+//! file that differs is then copied; of `files = "listed"` only databases, their signatures and what `also` takes: the
+//! files that the databases name follow in [`Module::fetch`]. Each copy is asked for by name and without descending,
+//! so no link can make the sender go on without end.
+//!
+//! - Invariant: a name that is listed and does not come is in the view, without bytes.
+//! - Invariant: the child replaces files by rename, so the store may hold links to them.
+//! - Not here: the child (crate `upstream`), whether the files are right (`crate::repos`).
+//! - Read first: `crate::source`, `crate::listing`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pacstore_pacman::DbFileName;
+use pacstore_runtime::{Pool, Tasks};
+use pacstore_upstream::{ListSpec, Rsync, RsyncError, Rule, TransferSpec};
+
+use crate::error::SourceError;
+use crate::globs::Globs;
+use crate::listing::{Named, Names, TooMany, names_of};
+use crate::names;
+use crate::progress::{Progress, Step};
+use crate::scan::{Filter, Root};
+use crate::source::{Want, scan};
+use crate::spec::{Files, Wanted};
+use crate::view::{Item, NoFile, Place, Stamp, View};
+
+/// An rsync module and the tree that it is copied to.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) rsync: Rsync,
+    /// With a slash at its end.
+    pub(crate) source: String,
+    /// The tree.
+    pub(crate) staged: PathBuf,
+    /// For the child's own files.
+    pub(crate) scratch: PathBuf,
+    pub(crate) files: Files,
+    pub(crate) wanted: Option<Vec<Wanted>>,
+    pub(crate) also: Globs,
+    /// The change stamp, where it is a path.
+    pub(crate) stamp: Option<Vec<u8>>,
+    pub(crate) exclude: Vec<String>,
+    pub(crate) filter: Filter,
+    pub(crate) deadline: Duration,
+    pub(crate) tasks: Tasks,
+    pub(crate) progress: Progress,
+    pub(crate) root: Option<Root>,
+    /// How often it was looked at in this round.
+    pub(crate) looks: u32,
+}
+
+impl Module {
+    /// What the module has now; of `files = "listed"` packages are named only.
+    pub(crate) async fn look(&mut self) -> Result<View, SourceError> {
+        self.progress.begin(Step::Looking, 0, 0);
+        let first = self.root().await?;
+        // Packages first and databases last, where the transfer is long, or the last look was overtaken.
+        if self.files == Files::All && (first || 1 < self.looks) {
+            let names = self.list().await?;
+            self.bring(&names, |path| !is_database(path)).await?;
+        }
+        let names = self.list().await?;
+        let staged = self.bring(&names, |path| self.comes_first(path)).await?;
+        self.looks += 1;
+        let items = names
+            .files
+            .into_iter()
+            .map(|(path, named)| match (named, staged.get(&path)) {
+                (Named::None(why), _) => (path, Item::None(why)),
+                (Named::File { size, seconds }, _) if !self.comes_first(&path) => {
+                    let stamp = Stamp::Listed { size, seconds };
+                    (
+                        path,
+                        Item::File {
+                            stamp,
+                            place: Place::Later,
+                        },
+                    )
+                }
+                (Named::Outside, _) if !self.comes_first(&path) => {
+                    let stamp = Stamp::Listed { size: 0, seconds: 0 };
+                    (
+                        path,
+                        Item::File {
+                            stamp,
+                            place: Place::Later,
+                        },
+                    )
+                }
+                (named, staged) => {
+                    let item = come(&named, staged);
+                    (path, item)
+                }
+            });
+        let mut view = View {
+            files: items.collect(),
+            folders: names.folders,
+        };
+        view.sort();
+        Ok(view)
+    }
+
+    /// Brings what the databases name, as far as the last look listed it.
+    pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+        let mut places: BTreeSet<usize> = BTreeSet::new();
+        places.extend(wants.iter().filter_map(|want| view.position(&want.path)));
+        let later = |at: &usize| match view.files.get(*at) {
+            Some((
+                path,
+                Item::File {
+                    stamp: Stamp::Listed { size, seconds },
+                    place: Place::Later,
+                },
+            )) => {
+                let named = Named::File {
+                    size: *size,
+                    seconds: *seconds,
+                };
+                Some((*at, path.clone(), named))
+            }
+            _ => None,
+        };
+        let asked: Vec<(usize, Box<[u8]>, Named)> = places.iter().filter_map(later).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let bytes = asked.iter().map(|(_, _, named)| size(named)).sum();
+        self.progress.begin(Step::Fetching, asked.len() as u64, bytes);
+        let before = self.staged().await?;
+        let differ: Vec<Vec<u8>> = asked
+            .iter()
+            .filter(|(_, path, named)| !is_here(named, before.get(path)))
+            .map(|(_, path, _)| path.to_vec())
+            .collect();
+        let after = if differ.is_empty() {
+            before
+        } else {
+            self.transfer(differ).await?;
+            self.staged().await?
+        };
+        for (at, path, named) in asked {
+            if let Some((_, item)) = view.files.get_mut(at) {
+                *item = come(&named, after.get(&path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens our own tree, and makes it first if it is not there; says whether it was not.
+    async fn root(&mut self) -> Result<bool, SourceError> {
+        let staged = self.staged.clone();
+        let opened = self.tasks.blocking(Pool::Disk, move || {
+            let first = !staged.exists();
+            fs_err::create_dir_all(&staged).map_err(|e| SourceError::WorkDir(staged.clone(), e))?;
+            Ok::<_, SourceError>((first, Root::open(&staged)?))
+        });
+        let (first, root) = opened.await??;
+        self.root = Some(root);
+        Ok(first)
+    }
+
+    /// Whether a look brings the file; else it is only named by it.
+    fn comes_first(&self, path: &[u8]) -> bool {
+        if self.files == Files::All || self.stamp.as_deref() == Some(path) {
+            return true;
+        }
+        let (folder, name) = names::split(path);
+        let of = std::str::from_utf8(name).ok().and_then(DbFileName::parse);
+        let is_wanted = of.is_some_and(|of| {
+            let all = self.wanted.iter().flatten();
+            let mut same = all.filter(|wanted| wanted.folder == folder && wanted.name == of.repo);
+            self.wanted.is_none() || same.next().is_some()
+        });
+        is_wanted || self.also.covers_file(path)
+    }
+
+    /// The names of the module. Where a link leads into what is excluded or hidden, all of the module is listed.
+    async fn list(&self) -> Result<Names, SourceError> {
+        let mut rules = Vec::new();
+        if !self.filter.hidden {
+            rules.extend([".*", "~*"].map(Rule::exclude));
+        }
+        // What rsync would read in another way is left to the walk.
+        let same = self
+            .exclude
+            .iter()
+            .filter(|pattern| !pattern.contains(['{', '}']));
+        rules.extend(same.map(|pattern| Rule::exclude(pattern.as_bytes())));
+        let names = self.list_by(rules.clone()).await?;
+        if names.unlisted && !rules.is_empty() {
+            return self.list_by(Vec::new()).await;
+        }
+        Ok(names)
+    }
+
+    async fn list_by(&self, rules: Vec<Rule>) -> Result<Names, SourceError> {
+        let mut spec = ListSpec::new(&self.source);
+        (spec.recursive, spec.keep_links, spec.rules) = (true, true, rules);
+        (spec.max_entries, spec.deadline) = (self.filter.limit, self.deadline);
+        spec.stop = self.tasks.stop().child_token();
+        let listed = self.rsync.list(&spec).await?;
+        let (filter, above) = (self.filter.clone(), above_root(&self.source));
+        let named = self
+            .tasks
+            .blocking(Pool::Hash, move || names_of(listed, &filter, above));
+        let names = named
+            .await?
+            .map_err(|TooMany(limit)| RsyncError::TooMany(limit))?;
+        Ok(names)
+    }
+
+    /// Removes what is not named any more, copies what `takes` takes and differs, and gives what lies there then.
+    async fn bring(&self, names: &Names, takes: impl Fn(&[u8]) -> bool) -> Result<View, SourceError> {
+        let before = self.staged().await?;
+        self.prune(names, &before).await?;
+        let differ = names.files.iter().filter(|(path, named)| {
+            let is_file = !matches!(named, Named::None(_));
+            is_file && takes(path) && !is_here(named, before.get(path))
+        });
+        let differ: Vec<Vec<u8>> = differ.map(|(path, _)| path.to_vec()).collect();
+        if !differ.is_empty() {
+            self.transfer(differ).await?;
+        }
+        self.staged().await
+    }
+
+    /// All files that lie in our own tree.
+    async fn staged(&self) -> Result<View, SourceError> {
+        let Some(root) = self.root.clone() else {
+            return Ok(View::default());
+        };
+        let all = Filter {
+            exclude: Globs::default(),
+            hidden: true,
+            limit: usize::MAX,
+        };
+        scan(&self.tasks, root, all).await
+    }
+
+    /// A file that became a folder, or the other way round, would stand in the child's way.
+    async fn prune(&self, names: &Names, staged: &View) -> Result<(), SourceError> {
+        let Some(root) = self.root.clone() else {
+            return Ok(());
+        };
+        let files: HashMap<&[u8], &Named> =
+            names.files.iter().map(|(path, named)| (&**path, named)).collect();
+        let is_named = |path: &[u8]| {
+            files
+                .get(path)
+                .is_some_and(|named| !matches!(named, Named::None(_)))
+        };
+        let gone = staged.files.iter().filter(|(path, _)| !is_named(path));
+        let gone: Vec<PathBuf> = gone.map(|(path, _)| root.absolute(path)).collect();
+        let empty = staged.folders.iter().rev();
+        let empty = empty.filter(|path| names.folders.binary_search(path).is_err());
+        let empty: Vec<PathBuf> = empty.map(|path| root.absolute(path)).collect();
+        if gone.is_empty() && empty.is_empty() {
+            return Ok(());
+        }
+        let removed = self.tasks.blocking(Pool::Disk, move || {
+            for path in gone {
+                fs_err::remove_file(&path).map_err(|e| SourceError::WorkDir(path, e))?;
+            }
+            for path in empty {
+                fs_err::remove_dir(&path).map_err(|e| SourceError::WorkDir(path, e))?;
+            }
+            Ok(())
+        });
+        removed.await?
+    }
+
+    async fn transfer(&self, only: Vec<Vec<u8>>) -> Result<(), SourceError> {
+        let mut spec = TransferSpec::new(&self.source, &self.staged, &self.scratch);
+        spec.only = Some(only);
+        spec.deadline = self.deadline;
+        spec.stop = self.tasks.stop().child_token();
+        self.rsync.transfer(&spec).await?;
+        Ok(())
+    }
+}
+
+fn is_database(path: &[u8]) -> bool {
+    let name = std::str::from_utf8(names::split(path).1);
+    name.is_ok_and(|name| DbFileName::parse(name).is_some())
+}
+
+/// How many folders of the module lie above the folder that the URL names.
+fn above_root(url: &str) -> usize {
+    let path = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let parts = path.split('/').skip(1).filter(|part| !part.is_empty());
+    parts.count().saturating_sub(1)
+}
+
+fn size(named: &Named) -> u64 {
+    match named {
+        Named::File { size, .. } => *size,
+        Named::Outside | Named::None(_) => 0,
+    }
+}
+
+/// Whether the file that lies there is the one that is named, by rsync's own rule: size and time.
+fn is_here(named: &Named, staged: Option<&Item>) -> bool {
+    match (named, staged) {
+        (Named::File { size, seconds }, Some(Item::File { stamp, .. })) => {
+            stamp.size() == *size && stamp.seconds() == Some(*seconds)
+        }
+        _ => false,
+    }
+}
+
+/// What became of a name that was asked for.
+fn come(named: &Named, staged: Option<&Item>) -> Item {
+    match (named, staged) {
+        (Named::None(why), _) => Item::None(*why),
+        (_, Some(item)) => item.clone(),
+        (Named::Outside, None) => Item::None(NoFile::Leaves),
+        (Named::File { .. }, None) => Item::None(NoFile::Absent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_is_the_first_part_of_the_path() {
+        assert_eq!(above_root("rsync://h/m/"), 0);
+        assert_eq!(above_root("rsync://u@[::1]:873/m/a/b/"), 2);
+    }
+}

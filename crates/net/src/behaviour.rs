@@ -34,6 +34,8 @@ use crate::lookups;
 use crate::peers::PeerView;
 use crate::records::Records;
 use crate::scoped::ScopedKad;
+use crate::share;
+use crate::shares;
 
 /// Kubo does not look at it; go-libp2p's own default.
 const IDENTIFY_VERSION: &str = "ipfs/0.1.0";
@@ -61,6 +63,7 @@ pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
     pub(crate) lookup: request_response::Behaviour<lookup::Codec>,
+    pub(crate) share: request_response::Behaviour<share::Codec>,
     pub(crate) lan_dht: Toggle<ScopedKad>,
     pub(crate) public_dht: Toggle<ScopedKad>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -153,6 +156,7 @@ fn behaviour(parts: &Parts<'_>, bitswap: pacstore_bitswap::Behaviour) -> Behavio
         ping: ping::Behaviour::default(),
         fetch: request_response::Behaviour::new([(fetch::PROTOCOL, ProtocolSupport::Full)], fetch),
         lookup: lookups::behaviour(config.lookups.is_some()),
+        share: shares::behaviour(config.shares.is_some()),
         lan_dht: dht(config.dht, Scope::Lan, key, records).into(),
         public_dht: dht(config.dht, Scope::Public, key, records).into(),
         mdns: mdns(config, key).into(),

@@ -12,6 +12,7 @@ use crate::error::{DialError, FetchError, FindError, ProvideError};
 use crate::fetch::Answer;
 use crate::lookup::Digest;
 use crate::lookups;
+use crate::share::{self, ShareState};
 
 /// A value that a DHT peer holds under a key. Not validated.
 #[derive(Clone, Debug)]
@@ -54,6 +55,11 @@ pub(crate) enum Command {
         peer: PeerId,
         digests: Vec<Digest>,
         reply: lookups::Reply,
+    },
+    Share {
+        peer: PeerId,
+        request: share::Request,
+        reply: oneshot::Sender<Vec<ShareState>>,
     },
     /// Puts the record of this key from the table; each DHT sends how many peers took it.
     Publish {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use pacstore_runtime::RateLimit;
+use tokio::sync::mpsc;
 
 use crate::lookup::Lookups;
+use crate::share::ShareRequest;
 
 /// How this node takes part in the two DHTs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct NetConfig {
     pub upload: Option<RateLimit>,
     /// What others may look up here by SHA-256; `None`: nobody is answered.
     pub lookups: Option<Arc<dyn Lookups>>,
+    /// Where requests of LAN peers go that want to share downloads; `None`: nobody is answered.
+    pub shares: Option<mpsc::Sender<ShareRequest>>,
     /// What we call ourselves to other peers, such as `pacstore/0.1.0`.
     pub agent: String,
 }
@@ -60,6 +64,7 @@ impl NetConfig {
             dht: DhtMode::Auto,
             upload: None,
             lookups: None,
+            shares: None,
             agent: concat!("pacstore/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -135,6 +140,14 @@ pub(crate) const LOOKUP_STREAMS: usize = 8;
 pub(crate) const LOOKUPS_WAITING: usize = 64;
 /// Digests that one peer may look up within one minute: all packages of a large update many times.
 pub(crate) const LOOKUPS_PER_MINUTE: usize = 16_384;
+/// One request and answer of `/pacstore/share/1`: as long as a neighbour is waited for.
+pub(crate) const SHARE_DEADLINE: Duration = Duration::from_secs(8);
+/// Such requests of one connection at the same time, both ways.
+pub(crate) const SHARE_STREAMS: usize = 128;
+/// Such requests of all neighbours that wait for an answer.
+pub(crate) const SHARES_WAITING: usize = 1024;
+/// Blocks that one neighbour may ask about within one minute: 60 GiB of leaves.
+pub(crate) const SHARES_PER_MINUTE: usize = 60_000;
 /// Connected peers that one [`crate::Net::find_record`] asks.
 pub(crate) const FETCH_PEERS: usize = 32;
 /// One walk through a DHT.

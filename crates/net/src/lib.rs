@@ -50,6 +50,8 @@ mod peers;
 mod reach;
 mod records;
 mod scoped;
+mod share;
+mod shares;
 mod task;
 
 pub use address::{is_lan, is_lan_ip, peer_of};
@@ -64,3 +66,4 @@ pub use libp2p::{Multiaddr, PeerId, identity};
 pub use lookup::{Digest, LookedUp, Lookups, MAX_LOOKUP};
 pub use net::{FoundRecord, Net, Published};
 pub use peers::PeerInfo;
+pub use share::{MAX_SHARE, ShareAsk, ShareRequest, ShareState};

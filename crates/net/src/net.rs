@@ -38,6 +38,8 @@ use crate::lookups::LookupDesk;
 use crate::peers::{PeerInfo, PeerView, Peers};
 use crate::reach::Reachability;
 use crate::records::{Audience, Keep, Records};
+use crate::share::{self, ShareAsk, ShareState};
+use crate::shares::ShareDesk;
 use crate::task::Task;
 
 /// How long new listeners may take to tell their addresses.
@@ -143,6 +145,7 @@ impl Net {
             reach: Reachability::default(),
             fetches: HashMap::new(),
             lookups: LookupDesk::new(config.lookups, tasks),
+            shares: ShareDesk::new(config.shares),
             bans: VecDeque::new(),
             refreshed: Instant::now(),
             trimmed: Instant::now(),
@@ -338,6 +341,26 @@ impl Net {
             Ok(Err(Ended::Closed)) => Err(Closed.into()),
             Ok(Err(Ended::Dropped)) | Err(_) => Err(LookupError::Deadline(peer)),
         }
+    }
+
+    /// Asks one connected LAN peer how it stands to blocks, 1 to [`MAX_SHARE`](crate::MAX_SHARE) of them;
+    /// a state for each, in their order. `None` if it does not answer within `deadline`, at most 8 s.
+    pub async fn share(
+        &self,
+        peer: PeerId,
+        ask: ShareAsk,
+        digests: &[Digest],
+        deadline: Duration,
+    ) -> Option<Vec<ShareState>> {
+        let (reply, answer) = oneshot::channel();
+        let digests = digests.to_vec();
+        let request = share::Request { ask, digests };
+        let asked = async {
+            let command = Command::Share { peer, request, reply };
+            self.send(command).await.ok()?;
+            answer.await.ok()
+        };
+        timeout(deadline, asked).await.ok().flatten()
     }
 
     /// Looks for records of `name`: asks connected peers and both DHTs at the same time, until all

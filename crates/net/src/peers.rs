@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::address::{is_lan, without_peer};
 use crate::config::{GRACE, HIGH_WATER, LOW_WATER};
-use crate::{fetch, lookup};
+use crate::{fetch, lookup, share};
 
 /// Longest agent text that is kept of a peer, in characters.
 const MAX_AGENT: usize = 64;
@@ -41,6 +41,8 @@ pub struct PeerInfo {
     pub fetch: Option<bool>,
     /// Whether it answers `/pacstore/lookup/1`; `None` until it told.
     pub lookup: Option<bool>,
+    /// Whether it answers `/pacstore/share/1`; `None` until it told.
+    pub share: Option<bool>,
 }
 
 /// The table that handles read. Cheap to clone.
@@ -126,6 +128,7 @@ impl Peers {
                 bitswap: None,
                 fetch: None,
                 lookup: None,
+                share: None,
             },
             protected: false,
         });
@@ -180,6 +183,7 @@ impl Peers {
         );
         info.fetch = Some(protocols.contains(&fetch::PROTOCOL));
         info.lookup = Some(protocols.contains(&lookup::PROTOCOL));
+        info.share = Some(protocols.contains(&share::PROTOCOL));
         self.publish(peer).filter(|now| *now != before)
     }
 
@@ -208,6 +212,10 @@ impl Peers {
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
         self.table.contains_key(peer)
+    }
+
+    pub(crate) fn is_lan(&self, peer: &PeerId) -> bool {
+        self.table.get(peer).is_some_and(|peer| peer.info.lan)
     }
 
     pub(crate) fn is_configured(&self, peer: &PeerId) -> bool {

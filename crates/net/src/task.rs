@@ -33,6 +33,7 @@ use crate::lookups::{self, LookupDesk};
 use crate::peers::Peers;
 use crate::reach::Reachability;
 use crate::records::{Audience, Records};
+use crate::shares::{self, ShareDesk};
 
 /// Fewer connections than this are lonely: bootstrap peers are dialled. Kubo's number.
 const LONELY: usize = 4;
@@ -53,6 +54,7 @@ pub(crate) struct Task {
     pub(crate) reach: Reachability,
     pub(crate) fetches: HashMap<OutboundRequestId, FetchReply>,
     pub(crate) lookups: LookupDesk,
+    pub(crate) shares: ShareDesk,
     pub(crate) bans: VecDeque<(PeerId, Instant)>,
     pub(crate) refreshed: Instant,
     pub(crate) trimmed: Instant,
@@ -74,6 +76,7 @@ impl Task {
                 },
                 event = self.swarm.select_next_some() => self.on_event(event),
                 done = self.lookups.next_done() => lookups::send(&mut self.swarm, done),
+                done = self.shares.next_done() => shares::send(&mut self.swarm, done),
                 _ = tick.tick() => self.on_tick(),
             }
         };
@@ -140,6 +143,9 @@ impl Task {
             Command::Fetch { peer, key, reply } => self.fetch(peer, key, reply),
             Command::Lookup { peer, digests, reply } => {
                 self.lookups.ask(&mut self.swarm, peer, digests, reply);
+            }
+            Command::Share { peer, request, reply } => {
+                self.shares.ask(&mut self.swarm, peer, request, reply);
             }
             Command::Publish { key, reply } => self.dht.publish(&mut self.swarm, &key, &reply),
             Command::Unpublish { key } | Command::StopProviding { key } => {
@@ -300,6 +306,10 @@ impl Task {
             }
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Lookup(event) => self.lookups.on_event(event),
+            BehaviourEvent::Share(event) => {
+                let lan = self.peers.is_lan(shares::peer_of(&event));
+                self.shares.on_event(event, lan);
+            }
             BehaviourEvent::LanDht(event) => self.dht.on_event(&mut self.swarm, Scope::Lan, event),
             BehaviourEvent::PublicDht(event) => self.dht.on_event(&mut self.swarm, Scope::Public, event),
             BehaviourEvent::Bitswap(pacstore_bitswap::Event::Banned { peer, reason }) => {

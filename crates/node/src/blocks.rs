@@ -45,7 +45,12 @@ impl Privacy {
 
     /// `peer` may have the block `cid`, and may learn that it is here.
     pub(crate) fn may_have(&self, cid: &Cid, peer: &PeerId) -> bool {
-        !self.hidden.hides(cid) && (!self.is_closed() || self.friends.contains(peer))
+        !self.hidden.hides(cid) && self.is_open_to(peer)
+    }
+
+    /// `peer` is a friend, or there is nothing here that only friends may know.
+    fn is_open_to(&self, peer: &PeerId) -> bool {
+        !self.is_closed() || self.friends.contains(peer)
     }
 
     /// There is private content here.
@@ -64,6 +69,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(store: Store, privacy: Arc<Privacy>) -> Self {
         Self { store, privacy }
+    }
+
+    /// `peer` is answered at all.
+    pub(crate) fn is_open_to(&self, peer: &PeerId) -> bool {
+        self.privacy.is_open_to(peer)
     }
 }
 

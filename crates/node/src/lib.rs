@@ -29,6 +29,7 @@ mod machine;
 mod meet;
 pub mod metrics;
 mod mirror;
+mod neighbours;
 mod node;
 mod open;
 mod pressure;

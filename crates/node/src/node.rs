@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use pacstore_import::{Source, StampSource};
 use pacstore_names::{IpnsName, MirrorName};
-use pacstore_net::{Multiaddr, Net, NetConfig, PeerId};
+use pacstore_net::{Multiaddr, Net, NetConfig, PeerId, ShareRequest};
 use pacstore_runtime::{Clock, Pool, RateLimit, Tasks};
 use pacstore_store::{Options, Store};
 use pacstore_upstream::{AddressRules, Http, HttpOptions, Url};
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::blocks::{Privacy, Shared};
@@ -159,8 +160,10 @@ impl Node {
         if private_heads || config.imports.iter().any(|import| !import.public) {
             privacy.close();
         }
+        let blocks = Shared::new(store.clone(), Arc::clone(&privacy));
+        let (shares, of_neighbours) = mpsc::channel(crate::neighbours::REQUESTS);
         let net = match online {
-            Online::Yes => Some(start_net(&config, &keys, &store, &privacy, tasks, &clock)?),
+            Online::Yes => Some(start_net(&config, &keys, &blocks, shares, tasks, &clock)?),
             Online::No => None,
         };
         let pieces = Pieces::default();
@@ -195,6 +198,11 @@ impl Node {
         });
         let node = Self { inner };
         node.start_workers();
+        let neighbours = node.inner.fetch.neighbours().clone();
+        tasks.spawn(
+            "neighbours",
+            neighbours.answer(of_neighbours, blocks, tasks.clone()),
+        );
         Ok(node)
     }
 
@@ -422,12 +430,12 @@ fn http_options(config: &Config) -> HttpOptions {
 fn start_net(
     config: &Config,
     keys: &Keys,
-    store: &Store,
-    privacy: &Arc<Privacy>,
+    blocks: &Shared,
+    shares: mpsc::Sender<ShareRequest>,
     tasks: &Tasks,
     clock: &Clock,
 ) -> Result<Net, StartError> {
-    let blocks = Arc::new(Shared::new(store.clone(), Arc::clone(privacy)));
+    let blocks = Arc::new(blocks.clone());
     let mut net = NetConfig::new(keys.node()?.seed());
     net.listen.clone_from(&config.swarm.listen);
     net.bootstrap.clone_from(&config.swarm.bootstrap);
@@ -435,6 +443,7 @@ fn start_net(
     net.mdns = config.swarm.mdns;
     net.dht = config.swarm.dht;
     net.lookups = Some(Arc::clone(&blocks) as Arc<dyn pacstore_net::Lookups>);
+    net.shares = Some(shares);
     net.upload = config.upload.map(|rate| RateLimit::new(Some(rate)));
     Net::start(net, blocks, tasks, clock.clone()).map_err(StartError::Net)
 }

@@ -5,7 +5,7 @@
 //!
 //! - Invariant: no byte of a shared file whose facts differ leaves before its SHA-256 was found right again.
 //! - Invariant: an open file stays readable whatever gc does.
-//! - Not here: partial files (`crate::partial`), which are asked last.
+//! - Not here: partial files (`crate::partial`), which are asked first.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -57,15 +57,21 @@ impl Store {
         let Some(key) = keys::block_key(cid) else {
             return Ok(None);
         };
-        let len = self.0.index.read(|txn| {
-            if let Some(at) = txn.block(&key)? {
-                return Ok(Some(u64::from(at.len)));
-            }
-            let row = txn.open_table(NODES)?.get(&key)?;
-            row.map(|row| Ok(Node::decode(row.value())?.data.len() as u64))
-                .transpose()
-        })?;
-        Ok(len.or_else(|| self.0.partials.block_len(&key)))
+        // Partial files first: one that is being finished is in the index before it goes from there.
+        if let Some(len) = self.0.partials.block_len(&key) {
+            return Ok(Some(len));
+        }
+        self.0
+            .index
+            .read(|txn| {
+                if let Some(at) = txn.block(&key)? {
+                    return Ok(Some(u64::from(at.len)));
+                }
+                let row = txn.open_table(NODES)?.get(&key)?;
+                row.map(|row| Ok(Node::decode(row.value())?.data.len() as u64))
+                    .transpose()
+            })
+            .map_err(ReadError::from)
     }
 
     /// A block, whatever holds it: a node, a range of a file, a finished leaf of a partial file.
@@ -292,6 +298,10 @@ impl Inner {
     }
 
     fn block_into(&self, key: &BlockKey, out: &mut Vec<u8>) -> Result<bool, ReadError> {
+        // First, as in `block_len`.
+        if self.partials.block_into(key, out) {
+            return Ok(true);
+        }
         // Twice: the file may turn out to be gone, and its twin take its place.
         for _ in 0..2 {
             match self.find_block(key, Prefer::Range)? {
@@ -312,7 +322,7 @@ impl Inner {
                 out.extend_from_slice(&data);
                 Ok(true)
             }
-            Found::Range(..) | Found::No => Ok(self.partials.block_into(key, out)),
+            Found::Range(..) | Found::No => Ok(false),
         }
     }
 

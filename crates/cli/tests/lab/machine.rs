@@ -7,7 +7,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::wire::inside;
 
@@ -53,6 +55,12 @@ impl Machine {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.success(), "{arguments:?}: {said}");
         String::from_utf8(done.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// The same, as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.run(arguments)).unwrap()
     }
 
     /// Starts the daemon and waits until it serves; its ready line.
@@ -141,6 +149,19 @@ pub(crate) fn output(mut command: Command) -> Output {
         panic!("{command:?} did not end");
     };
     output.unwrap()
+}
+
+/// Asks again and again until `wanted` holds; for what no event announces (another process).
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
 }
 
 /// GETs `url` from within a namespace by curl: the HTTP status (0 without an answer), and the body.

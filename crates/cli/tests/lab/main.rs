@@ -14,4 +14,5 @@
 
 mod machine;
 mod mirror_box;
+mod sharing;
 mod wire;

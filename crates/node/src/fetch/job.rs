@@ -25,6 +25,7 @@ use crate::error::StoreError;
 
 use super::plan::{Plan, SourceId};
 use super::through::Through;
+use super::turns::Tickets;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Sources, peers, upstreams};
 
 /// Bytes that a reader hands out at once: 256 KiB.
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     /// A mirror gave other bytes than the tree says.
     wrong: AtomicBool,
     readers: AtomicU64,
+    /// Our turns to bring leaves, by leaf.
+    pub(crate) tickets: Tickets,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -136,6 +139,7 @@ impl Job {
             said: Mutex::new("neither peers nor upstreams to ask".to_owned()),
             wrong: AtomicBool::new(false),
             readers: AtomicU64::new(1),
+            tickets: Tickets::default(),
         });
         let mut source = 0;
         if ask_peers {
@@ -230,6 +234,7 @@ impl Shared {
 
     /// `source` does not bring `leaf` after all.
     pub(crate) fn give_back(&self, leaf: usize, source: SourceId) {
+        self.tickets.give_up(leaf);
         self.plan().give_back(leaf, source);
         self.given_back.send_modify(|n| *n += 1);
     }
@@ -377,6 +382,7 @@ impl Shared {
                 {
                     *known = origin;
                 }
+                self.tickets.done(leaf);
                 if self.plan().finish(leaf) {
                     self.changed.send_modify(|p| p.leaves += 1);
                 }

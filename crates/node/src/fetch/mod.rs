@@ -10,6 +10,7 @@
 //! - Read first: `docs/design/fetch.md`.
 
 mod bad;
+mod error;
 mod job;
 mod line;
 mod peers;
@@ -17,11 +18,11 @@ mod plan;
 mod queue;
 mod small;
 mod through;
+mod turns;
 mod upstreams;
 mod whole;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -38,8 +39,10 @@ use tracing::warn;
 use url::Url;
 
 use crate::error::StoreError;
+use crate::neighbours::Neighbours;
 use crate::read::Pieces;
 
+pub use error::FetchError;
 use job::Job;
 pub use job::Reader;
 use line::{FirstByte, Line};
@@ -101,88 +104,6 @@ pub struct Sources {
     pub upstreams: Vec<Url>,
 }
 
-/// Why a file could not be fetched.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum FetchError {
-    /// No source had it, or none went on giving.
-    #[error("no source gives {cid}: {why}")]
-    NoSource {
-        /// The file's root.
-        cid: Cid,
-        /// What the last source said.
-        why: String,
-    },
-    /// A mirror has other bytes than the tree says, and nobody else gives it.
-    #[error("a mirror has other bytes for {cid} and no other source gives it: {why}")]
-    Wrong {
-        /// The file's root.
-        cid: Cid,
-        /// What the last source said.
-        why: String,
-    },
-    /// It does not come from here in time; this mirror may give it.
-    #[error("{cid} does not come in time: {why}")]
-    Elsewhere {
-        /// The file's root, or what stands for it.
-        cid: Cid,
-        /// Where it may be.
-        url: Box<Url>,
-        /// What kept it from coming.
-        why: Box<str>,
-    },
-    /// The blocks that say how the file is made up are no file's.
-    #[error("the DAG of {cid} is not that of a file")]
-    Dag {
-        /// The file's root.
-        cid: Cid,
-        /// What is wrong with it.
-        #[source]
-        source: Arc<dag::ReadError>,
-    },
-    /// The disk failed.
-    #[error("cannot keep {cid}")]
-    Store {
-        /// The file's root.
-        cid: Cid,
-        /// What the store said.
-        #[source]
-        source: Arc<StoreError>,
-    },
-    /// Reading back failed.
-    #[error("cannot read {cid} back")]
-    Read {
-        /// The file's root.
-        cid: Cid,
-        /// What the disk said.
-        #[source]
-        source: Arc<io::Error>,
-    },
-    /// A mirror may give it, but not through us in time.
-    #[error("the first bytes of {cid} would come too late")]
-    Late {
-        /// The file's root.
-        cid: Cid,
-    },
-    /// The node is stopping.
-    #[error("stopping")]
-    Stopping,
-}
-
-impl FetchError {
-    /// The cap leaves no room now, but could.
-    fn is_for_room(&self) -> bool {
-        let Self::Store { source, .. } = self else {
-            return false;
-        };
-        source.full().is_some_and(|(needed, max)| needed <= max)
-    }
-
-    /// It cannot be kept, but perhaps it can be given.
-    pub(crate) fn is_about_keeping(&self) -> bool {
-        matches!(self, Self::Store { source, .. } if source.is_about_writing())
-    }
-}
-
 /// Whether a file must be kept to be of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keep {
@@ -202,6 +123,7 @@ pub struct Fetcher {
 pub(crate) struct Inner {
     store: Store,
     net: Option<Net>,
+    neighbours: Neighbours,
     http: Http,
     tasks: Tasks,
     pieces: Pieces,
@@ -268,6 +190,7 @@ impl Fetcher {
     pub(crate) fn new(store: Store, net: Option<Net>, http: Http, tasks: Tasks, pieces: Pieces) -> Self {
         let inner = Inner {
             store,
+            neighbours: Neighbours::new(net.clone()),
             net,
             http,
             tasks,
@@ -447,6 +370,11 @@ impl Fetcher {
     /// Waits until a file of several leaves has come in whole; its SHA-256 is not known yet.
     pub(crate) async fn whole_file_came(&self) {
         self.inner.came.notified().await;
+    }
+
+    /// Those who share downloads with us.
+    pub(crate) fn neighbours(&self) -> &Neighbours {
+        &self.inner.neighbours
     }
 
     /// Jobs under way.

@@ -24,7 +24,8 @@ use tracing::debug;
 use super::job::Shared;
 use super::line::{Host, Turn};
 use super::plan::SourceId;
-use super::{AskPeers, FetchError, Inner};
+use super::{AskPeers, FetchError, Inner, turns};
+use crate::neighbours::Whose;
 
 /// Leaves that a job asks of all peers together, at most.
 const WINDOW: usize = 16;
@@ -62,6 +63,13 @@ fn may_be_asked(inner: &Inner, ask: AskPeers) -> Vec<PeerId> {
         AskPeers::Everyone => true,
     });
     peers.map(|peer| peer.id).collect()
+}
+
+/// A peer may be asked that is not of the LAN.
+fn outside(inner: &Inner, ask: AskPeers) -> bool {
+    let Some(net) = &inner.net else { return false };
+    let far = |peer: &PeerId| net.peer(peer).is_some_and(|peer| !peer.lan);
+    may_be_asked(inner, ask).iter().any(far)
 }
 
 /// No peer is connected that could be asked.
@@ -182,6 +190,16 @@ async fn bring(
 ) -> Option<(u64, Instant)> {
     let wanted = shared.file.leaves[leaf];
     let asked = Instant::now();
+    if outside(&shared.inner, shared.ask) {
+        match shared.inner.neighbours.turn(&wanted.cid, shared.ask).await {
+            Whose::Ours(ticket) => shared.tickets.hold(leaf, ticket),
+            Whose::Theirs(theirs) => {
+                drop(place);
+                turns::take(shared, source, leaf, theirs).await;
+                return Some((0, asked));
+            }
+        }
+    }
     let got = tokio::select! {
         () = shared.stop.cancelled() => None,
         () = shared.arrived(leaf) => None,
@@ -215,7 +233,7 @@ async fn bring(
 }
 
 /// The bytes of the file in a block: all of a raw leaf, what a dag-pb leaf (CIDv0) holds inside.
-fn file_bytes(leaf: &Leaf, block: &Bytes) -> Option<Bytes> {
+pub(crate) fn file_bytes(leaf: &Leaf, block: &Bytes) -> Option<Bytes> {
     let data = dag::leaf_data(&leaf.cid, block).ok()?;
     (data.len() as u64 == leaf.len).then_some(data)
 }

@@ -32,7 +32,7 @@ use crate::error::StoreError;
 
 use super::line::{Go, Host, Turn};
 use super::plan::LATE;
-use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers, upstreams};
+use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers, turns, upstreams};
 
 /// How long peers are asked alone.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -188,7 +188,9 @@ async fn bring(
     let files = Arc::clone(&inner.room.files);
     let place = files.acquire_owned().await.map_err(|_| FetchError::Stopping)?;
     let lease = inner.budget.acquire(len).await;
-    let found = found(inner, &Wanted::file(root, len), sources).await;
+    let wanted = Wanted::file(root, len);
+    let outside = async || found(inner, &wanted, sources).await;
+    let (found, ticket) = turns::small(inner, root, len, sources.peers, outside).await;
     let got = found.map_err(|why| {
         if why.ends_with(OTHER_BYTES) {
             FetchError::Wrong { cid: *root, why }
@@ -210,6 +212,11 @@ async fn bring(
         drop(turn);
         if let Err(error) = &result {
             warn!(cid = %root, error = error as &dyn Error, "a small file is given but not kept");
+        }
+        if result.is_ok()
+            && let Some(ticket) = ticket
+        {
+            ticket.done();
         }
         let _ = ended.send(Some(result));
         // Until now whoever asked found it in the cell.

@@ -21,6 +21,7 @@ use url::Url;
 use super::job::Shared;
 use super::line::{Go, Host, Turn};
 use super::plan::SourceId;
+use super::turns;
 
 /// Upstreams that are read side by side for one file.
 pub(crate) const AT_ONCE: usize = 2;
@@ -57,6 +58,11 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         }
         let leaf_bytes = shared.file.leaves.first().map_or(1, |leaf| leaf.len).max(1);
         let run = shared.pick(source, run_length(shared.rate(source), leaf_bytes));
+        let picked = !run.is_empty();
+        let run = turns::ours(&shared, source, run).await;
+        if picked && run.is_empty() {
+            continue;
+        }
         if run.is_empty() {
             drop(turn);
             tokio::select! {

@@ -17,6 +17,7 @@ mod publish;
 mod ranking;
 mod service;
 mod serving;
+mod share;
 mod solo;
 mod solo_packages;
 mod solo_private;

@@ -1,0 +1,181 @@
+//! Both ends of `/pacstore/share/1` in the swarm task.
+//!
+//! - Invariant: only LAN peers are answered; requests that wait for an answer and digests of one peer
+//!   within a minute are bounded, what is above is answered by a closed stream.
+//! - Not here: the wire (`crate::share`), what is answered (`node`).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel};
+use libp2p::{PeerId, Swarm};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::behaviour::Behaviour;
+use crate::config::{SHARE_DEADLINE, SHARE_STREAMS, SHARES_PER_MINUTE, SHARES_WAITING};
+use crate::share::{Codec, PROTOCOL, Request, ShareRequest, ShareState};
+
+/// Peers whose requests are counted within one minute; more are not answered.
+const MAX_ASKERS: usize = 256;
+
+type States = Vec<ShareState>;
+
+/// An answer that is to be sent.
+pub(crate) struct Done {
+    channel: ResponseChannel<States>,
+    states: States,
+}
+
+/// The state of the protocol.
+pub(crate) struct ShareDesk {
+    /// `None`: we answer nobody.
+    requests: Option<mpsc::Sender<ShareRequest>>,
+    /// Answers that the node still thinks about.
+    pending: FuturesUnordered<BoxFuture<'static, Option<Done>>>,
+    waiting: HashMap<OutboundRequestId, (usize, oneshot::Sender<States>)>,
+    asked: HashMap<PeerId, usize>,
+    minute: Instant,
+}
+
+/// The behaviour; a node that answers nobody does not offer the protocol.
+pub(crate) fn behaviour(answers: bool) -> request_response::Behaviour<Codec> {
+    let support = if answers {
+        ProtocolSupport::Full
+    } else {
+        ProtocolSupport::Outbound
+    };
+    let config = request_response::Config::default()
+        .with_request_timeout(SHARE_DEADLINE)
+        .with_max_concurrent_streams(SHARE_STREAMS);
+    request_response::Behaviour::new([(PROTOCOL, support)], config)
+}
+
+impl ShareDesk {
+    pub(crate) fn new(requests: Option<mpsc::Sender<ShareRequest>>) -> Self {
+        Self {
+            requests,
+            pending: FuturesUnordered::new(),
+            waiting: HashMap::new(),
+            asked: HashMap::new(),
+            minute: Instant::now(),
+        }
+    }
+
+    /// The next answer that is to be sent.
+    pub(crate) async fn next_done(&mut self) -> Done {
+        loop {
+            match self.pending.next().await {
+                Some(Some(done)) => return done,
+                // Refused: its channel is dropped, and so its stream closed.
+                Some(None) => {}
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Asks a peer; `reply` is dropped if it does not answer.
+    pub(crate) fn ask(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        peer: PeerId,
+        request: Request,
+        reply: oneshot::Sender<States>,
+    ) {
+        if !swarm.is_connected(&peer) {
+            return;
+        }
+        self.waiting.retain(|_, (_, reply)| !reply.is_closed());
+        let count = request.digests.len();
+        let id = swarm.behaviour_mut().share.send_request(&peer, request);
+        self.waiting.insert(id, (count, reply));
+    }
+
+    /// `lan` says whether the peer of the event is one of the LAN.
+    pub(crate) fn on_event(&mut self, event: request_response::Event<Request, States>, lan: bool) {
+        match event {
+            request_response::Event::Message { peer, message, .. } => match message {
+                request_response::Message::Request { request, channel, .. } => {
+                    if lan {
+                        self.asked_by(peer, request, channel);
+                    }
+                }
+                request_response::Message::Response { request_id, response } => {
+                    if let Some((count, reply)) = self.waiting.remove(&request_id)
+                        && response.len() == count
+                    {
+                        let _ = reply.send(response);
+                    }
+                }
+            },
+            request_response::Event::OutboundFailure { request_id, .. } => {
+                self.waiting.remove(&request_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn asked_by(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<States>) {
+        let Some(requests) = self.requests.clone() else {
+            return;
+        };
+        if self.pending.len() >= SHARES_WAITING || !self.may_ask(peer, request.digests.len()) {
+            debug!(%peer, "asks more than we answer");
+            return;
+        }
+        let Request { ask, digests } = request;
+        let (reply, states) = oneshot::channel();
+        let asked = ShareRequest {
+            peer,
+            ask,
+            digests,
+            reply,
+        };
+        if requests.try_send(asked).is_err() {
+            debug!(%peer, "too many requests of neighbours wait already");
+            return;
+        }
+        self.pending.push(Box::pin(async move {
+            // Its stream has ended by then.
+            let states = tokio::time::timeout(SHARE_DEADLINE, states).await.ok()?.ok()?;
+            Some(Done { channel, states })
+        }));
+    }
+
+    fn may_ask(&mut self, peer: PeerId, digests: usize) -> bool {
+        if self.minute.elapsed() >= Duration::from_mins(1) {
+            self.minute = Instant::now();
+            self.asked.clear();
+        }
+        if self.asked.len() >= MAX_ASKERS && !self.asked.contains_key(&peer) {
+            return false;
+        }
+        let asked = self.asked.entry(peer).or_default();
+        *asked = asked.saturating_add(digests);
+        *asked <= SHARES_PER_MINUTE
+    }
+}
+
+/// Sends an answer. It fails only if the peer has gone.
+pub(crate) fn send(swarm: &mut Swarm<Behaviour>, done: Done) {
+    drop(
+        swarm
+            .behaviour_mut()
+            .share
+            .send_response(done.channel, done.states),
+    );
+}
+
+/// The peer of an event.
+pub(crate) fn peer_of(event: &request_response::Event<Request, States>) -> &PeerId {
+    match event {
+        request_response::Event::Message { peer, .. }
+        | request_response::Event::OutboundFailure { peer, .. }
+        | request_response::Event::InboundFailure { peer, .. }
+        | request_response::Event::ResponseSent { peer, .. } => peer,
+    }
+}

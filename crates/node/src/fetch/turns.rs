@@ -1,0 +1,133 @@
+//! What a fetch agrees with the machines of the same LAN before it asks outside.
+//!
+//! - Invariant: what a neighbour brings is never waited for longer than [`PATIENT`]; then we bring it.
+//! - Not here: how they agree (`crate::neighbours`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cid::Cid;
+use pacstore_store::Origin;
+use tokio::time::Instant;
+
+use super::job::Shared;
+use super::plan::{LATE, SourceId};
+use super::small::Got;
+use super::{AskPeers, Inner};
+use crate::neighbours::{Theirs, Ticket, Whose};
+
+/// How long neighbours are waited for in all. pacman waits ten seconds for a byte.
+const PATIENT: Duration = Duration::from_secs(6);
+
+/// A job's turns to bring leaves, by leaf.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets(Mutex<HashMap<usize, Ticket>>);
+
+impl Tickets {
+    /// It is our turn to bring `leaf`; neighbours are told so until it is here or given back.
+    pub(crate) fn hold(&self, leaf: usize, ticket: Ticket) {
+        // An older one is given up without the lock.
+        let older = self.lock().insert(leaf, ticket);
+        drop(older);
+    }
+
+    /// `leaf` is on disk.
+    pub(crate) fn done(&self, leaf: usize) {
+        let ticket = self.lock().remove(&leaf);
+        if let Some(ticket) = ticket {
+            ticket.done();
+        }
+    }
+
+    /// `leaf` is not brought after all.
+    pub(crate) fn give_up(&self, leaf: usize) {
+        let ticket = self.lock().remove(&leaf);
+        drop(ticket);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Ticket>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file of one leaf: from a neighbour that has or brings it, else from `outside`, with our ticket.
+pub(crate) async fn small(
+    inner: &Inner,
+    root: &Cid,
+    len: u64,
+    ask: AskPeers,
+    outside: impl AsyncFnOnce() -> Result<Got, String>,
+) -> (Result<Got, String>, Option<Ticket>) {
+    let until = Instant::now() + PATIENT;
+    while Instant::now() < until {
+        match inner.neighbours.turn(root, ask).await {
+            Whose::Ours(ticket) => return (outside().await, Some(ticket)),
+            Whose::Theirs(theirs) => {
+                let data = inner.neighbours.take(root, theirs, until).await;
+                if let Some(data) = data.filter(|data| data.len() as u64 == len) {
+                    let origin = Origin::Lan;
+                    return (Ok(Got { data, origin }), None);
+                }
+            }
+        }
+    }
+    (outside().await, None)
+}
+
+/// Of the leaves `run` that `source` picked, the touching ones that it is to bring from outside. The
+/// others come from neighbours, or are given back.
+pub(crate) async fn ours(shared: &Arc<Shared>, source: SourceId, run: Vec<usize>) -> Vec<usize> {
+    let neighbours = &shared.inner.neighbours;
+    if run.is_empty() || !neighbours.any(shared.ask) {
+        return run;
+    }
+    let cids: Vec<Cid> = run.iter().map(|leaf| shared.file.leaves[*leaf].cid).collect();
+    let turns = neighbours.turns(&cids, shared.ask).await;
+    let mut ours: Vec<usize> = Vec::new();
+    for (leaf, turn) in run.into_iter().zip(turns) {
+        let touches = ours.last().is_none_or(|last| last + 1 == leaf);
+        match turn {
+            Whose::Ours(ticket) if touches => {
+                shared.tickets.hold(leaf, ticket);
+                ours.push(leaf);
+            }
+            Whose::Ours(_) => shared.give_back(leaf, source),
+            Whose::Theirs(theirs) => {
+                // Where many are waited for, this source waits too.
+                let Some(place) = neighbours.place().await else {
+                    shared.give_back(leaf, source);
+                    continue;
+                };
+                let of_task = Arc::clone(shared);
+                shared.inner.tasks.spawn("fetch/neighbour", async move {
+                    take(&of_task, source, leaf, theirs).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+    ours
+}
+
+/// A leaf from a neighbour; given back if it does not come.
+pub(crate) async fn take(shared: &Arc<Shared>, source: SourceId, leaf: usize, theirs: Theirs) {
+    let wanted = shared.file.leaves[leaf];
+    let until = Instant::now() + PATIENT;
+    let taking = shared.inner.neighbours.take(&wanted.cid, theirs, until);
+    tokio::pin!(taking);
+    let got = loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => break None,
+            () = shared.arrived(leaf) => break None,
+            got = &mut taking => break got,
+            // A neighbour that brings it is no late source: nobody else should.
+            () = tokio::time::sleep(LATE / 4) => shared.progressed(leaf),
+        }
+    };
+    let data = got.and_then(|block| super::peers::file_bytes(&wanted, &block));
+    if let Some(data) = data {
+        shared.keep(leaf, data, Origin::Lan).await;
+    }
+    shared.give_back(leaf, source);
+}

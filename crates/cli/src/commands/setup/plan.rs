@@ -12,7 +12,7 @@ use pacstore_pacman::Conf;
 
 use super::change::Change;
 use super::lines::{self, Way};
-use super::region::{self, Ports};
+use super::region::{self, Machine, Ports};
 use super::repositories::{LeftAlone, Repository, sort};
 use crate::client::Daemon;
 use crate::config::{self, Loaded};
@@ -91,7 +91,8 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
         .cloned()
         .collect();
     let ports = ports(place, home, &earlier, &theirs).await?;
-    let after = region::put_in(rest.text.as_deref(), &region::part(&ports, &mine));
+    let machine = machine(place, &pacman, &theirs);
+    let after = region::put_in(rest.text.as_deref(), &region::part(&ports, &machine, &mine));
     let loaded = config::parse(&home.config_file(), &after, home)?;
     let port = gateway_port(&loaded)?;
     let mut changes = vec![Change {
@@ -171,6 +172,8 @@ struct Said {
     swarm: Option<u16>,
     has_gateway: bool,
     has_swarm: bool,
+    has_pacman: bool,
+    has_prefetch: bool,
     /// Name and architecture.
     repositories: Vec<(String, String)>,
     private: Vec<(String, String)>,
@@ -183,6 +186,8 @@ impl Said {
         let mut said = Self {
             has_gateway: get("gateway").is_some(),
             has_swarm: get("swarm").is_some(),
+            has_pacman: table.contains_key("pacman"),
+            has_prefetch: table.contains_key("prefetch"),
             ..Self::default()
         };
         said.gateway = get("gateway").and_then(|one| one.as_str()?.rsplit_once(':')?.1.parse().ok());
@@ -198,6 +203,21 @@ impl Said {
             said.repositories.push(id);
         }
         said
+    }
+}
+
+/// What the daemon is to know of pacman. Paths are as they are when the system runs, not as it is mounted here.
+fn machine(place: &Place, pacman: &PacmanConf, theirs: &Said) -> Machine {
+    let usual = place.root.join("etc/pacman.conf");
+    let mut cache = pacman.settings.options.cache_dirs.clone();
+    cache.retain(|dir| dir.starts_with('/'));
+    if cache.is_empty() {
+        cache.push("/var/cache/pacman/pkg/".to_owned());
+    }
+    Machine {
+        conf: (place.conf != usual).then(|| place.conf.clone()),
+        cache: (!theirs.has_pacman).then_some(cache),
+        prefetch: !theirs.has_prefetch,
     }
 }
 

@@ -4,6 +4,7 @@
 //! - Not here: what the part says (`super::plan`).
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::bail;
 
@@ -92,8 +93,20 @@ pub(crate) struct Ports {
     pub(crate) swarm: Option<u16>,
 }
 
+/// What the daemon is told of this machine's pacman.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// Its configuration, where it is not in its usual place.
+    pub(crate) conf: Option<PathBuf>,
+    /// Its cache directories; none where the user's own part of the file says `[pacman]`.
+    pub(crate) cache: Option<Vec<String>>,
+    /// Updates are fetched ahead; not where the user's own part says `[prefetch]`.
+    pub(crate) prefetch: bool,
+}
+
 /// The text of our part.
-pub(crate) fn part(ports: &Ports, repositories: &[Repository]) -> String {
+pub(crate) fn part(ports: &Ports, machine: &Machine, repositories: &[Repository]) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
     let mut text = String::new();
     if let Some(port) = ports.gateway {
         let _ = writeln!(text, "[gateway]\nlisten = \"127.0.0.1:{port}\"\n");
@@ -108,11 +121,21 @@ pub(crate) fn part(ports: &Ports, repositories: &[Repository]) -> String {
         }
         text.push_str("]\n\n");
     }
+    if let Some(cache) = &machine.cache {
+        text.push_str("[pacman]\n");
+        if let Some(conf) = &machine.conf {
+            let _ = writeln!(text, "config = {}", quoted(&conf.to_string_lossy()));
+        }
+        let cache: Vec<String> = cache.iter().map(|dir| quoted(dir)).collect();
+        let _ = writeln!(text, "cache = [{}]\n", cache.join(", "));
+    }
+    if machine.prefetch {
+        text.push_str("[prefetch]\nenable = true\n\n");
+    }
     for (index, one) in repositories.iter().enumerate() {
         if index > 0 {
             text.push('\n');
         }
-        let quoted = |text: &str| toml::Value::from(text).to_string();
         let _ = writeln!(text, "[[repository]]\nname = {}", quoted(&one.name));
         let _ = writeln!(text, "arch = {}\nupstreams = [", quoted(&one.arch));
         for url in &one.upstreams {

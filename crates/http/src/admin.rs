@@ -1,6 +1,6 @@
 //! The admin socket: what goes on, and orders, over HTTP on a unix socket.
 //!
-//! Any user may look (`status`, `resolve`, `id`) and fetch public files (`get`); what
+//! Any user may look (`status`, `resolve`, `why`, `id`) and fetch public files (`get`); what
 //! changes something needs the daemon's user or root, by the kernel's word on who is
 //! at the other end.
 //!
@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use http::{StatusCode, header};
-use pacstore_node::{Answer, Client, Node, Status, chain};
+use pacstore_node::{Answer, Client, Node, Receipt, Status, chain};
 use pacstore_runtime::Pool;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -137,6 +137,7 @@ pub fn serve_admin(path: &Path, admin: Admin) -> Result<(), AdminError> {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/resolve", get(resolve))
+        .route("/v1/why", get(why))
         .route("/v1/get", post(fetch))
         .route("/v1/import", post(import))
         .route("/v1/gc", post(gc))
@@ -229,6 +230,11 @@ async fn test_alerts(State(admin): State<Admin>, ConnectInfo(peer): ConnectInfo<
     Json(admin.node.test_alerts().await).into_response()
 }
 
+/// The receipts of a file or package; none is no error.
+async fn why(State(admin): State<Admin>, Query(asked): Query<NameRequest>) -> Json<Vec<Receipt>> {
+    Json(admin.node.why(&asked.name))
+}
+
 async fn import(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -316,8 +322,8 @@ async fn fetch(State(admin): State<Admin>, Json(asked): Json<GetRequest>) -> Res
     let file = match answer {
         Answer::File(file) => file,
         Answer::Directory(_) => return refuse(StatusCode::BAD_REQUEST, "this is a directory", None),
-        Answer::Redirect(url) => {
-            let hint = Some(format!("an ordinary mirror has it: {url}"));
+        Answer::Redirect(redirect) => {
+            let hint = Some(format!("an ordinary mirror has it: {}", redirect.url));
             return refuse(StatusCode::NOT_FOUND, "no head has it", hint);
         }
         Answer::NotFound(why) => return refuse(StatusCode::NOT_FOUND, why, None),

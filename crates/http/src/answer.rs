@@ -47,6 +47,11 @@ impl Asked {
         }
     }
 
+    /// Only the header is wanted.
+    pub(crate) fn is_head(&self) -> bool {
+        self.head
+    }
+
     /// The client has it already (RFC 9110, 13.2.2: If-None-Match wins over the date).
     fn has(&self, etag: &str, modified: Option<SystemTime>) -> bool {
         match (&self.if_none_match, self.if_modified_since, modified) {
@@ -234,11 +239,14 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
 /// wait in vain, or take them and fail.
 fn cannot_give(node: &Node, answer: &FileAnswer, error: &FetchError) -> Response<Body> {
     if let FetchError::Elsewhere { url, .. } = error {
+        node.not_given(answer, error, Some(url));
         let mut response = text(StatusCode::FOUND, "an ordinary mirror has it");
         set(response.headers_mut(), header::LOCATION, url.as_str());
         return response;
     }
-    let Some(url) = node.mirror_instead(answer) else {
+    let instead = node.mirror_instead(answer);
+    node.not_given(answer, error, instead.as_ref());
+    let Some(url) = instead else {
         return text(StatusCode::GATEWAY_TIMEOUT, "no source gives this file now");
     };
     let mut response = text(

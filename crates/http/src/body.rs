@@ -17,7 +17,7 @@ use futures::stream;
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use pacstore_node::{Content, FetchError, FileAnswer, Node};
+use pacstore_node::{FetchError, FileAnswer, Giving, Node};
 
 /// Any body of ours.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -74,8 +74,8 @@ pub(crate) async fn file(node: Node, answer: &FileAnswer, range: Range<u64>) -> 
         node.open(answer).await?;
         return Ok(full(""));
     }
-    let (content, first) = node.begin(answer, range.start, range.end).await?;
-    Ok(begun(node, content, first, range))
+    let (giving, first) = node.give(answer, range.start, range.end).await?;
+    Ok(begun(giving, first, range))
 }
 
 /// The same for somebody who is in no hurry, as pacman is.
@@ -83,33 +83,34 @@ pub(crate) async fn file(node: Node, answer: &FileAnswer, range: Range<u64>) -> 
 /// # Errors
 /// As [`file`].
 pub(crate) async fn patient(node: Node, answer: &FileAnswer, range: Range<u64>) -> Result<Body, FetchError> {
-    let mut content = node.open(answer).await?;
     if range.is_empty() {
+        node.open(answer).await?;
         return Ok(full(""));
     }
-    let first = content.read(&node, range.start, range.end).await?;
-    Ok(begun(node, content, first, range))
+    let mut giving = node.give_slowly(answer, range.start, range.end).await?;
+    let first = giving.read(range.start, range.end).await?;
+    Ok(begun(giving, first, range))
 }
 
-fn begun(node: Node, content: Content, first: Bytes, range: Range<u64>) -> Body {
+fn begun(giving: Giving, first: Bytes, range: Range<u64>) -> Body {
     let rest = range.start + first.len() as u64..range.end;
-    body(node, content, first, rest)
+    body(giving, first, rest)
 }
 
-fn body(node: Node, content: Content, first: Bytes, rest: Range<u64>) -> Body {
-    let state = (node, content, rest, Some(first));
+fn body(giving: Giving, first: Bytes, rest: Range<u64>) -> Body {
+    let state = (giving, rest, Some(first));
     let frames = stream::unfold(Some(state), |state| async {
-        let (node, mut content, range, first) = state?;
+        let (mut giving, range, first) = state?;
         if let Some(first) = first {
-            return Some((Ok(Frame::data(first)), Some((node, content, range, None))));
+            return Some((Ok(Frame::data(first)), Some((giving, range, None))));
         }
         if range.is_empty() {
             return None;
         }
-        match content.read(&node, range.start, range.end).await {
+        match giving.read(range.start, range.end).await {
             Ok(data) => {
                 let rest = range.start + data.len() as u64..range.end;
-                Some((Ok(Frame::data(data)), Some((node, content, rest, None))))
+                Some((Ok(Frame::data(data)), Some((giving, rest, None))))
             }
             Err(error) => {
                 tracing::warn!(

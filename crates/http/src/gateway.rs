@@ -174,9 +174,14 @@ impl Gateway {
             Ok(Answer::File(answer)) => file(&self.node, *answer, asked).await,
             Ok(Answer::Directory(answer)) if slash => directory(&answer, asked),
             Ok(Answer::Directory(_)) => moved(&asked.path),
-            Ok(Answer::Redirect(url)) => {
+            Ok(Answer::Redirect(redirect)) => {
+                if !asked.is_head() {
+                    let path = percent_encoding::percent_decode_str(&asked.path).decode_utf8_lossy();
+                    self.node
+                        .sent_elsewhere(path.rsplit('/').next().unwrap_or_default(), &redirect);
+                }
                 let mut response = text(StatusCode::FOUND, "an ordinary mirror has it");
-                if let Ok(value) = header::HeaderValue::from_str(url.as_str()) {
+                if let Ok(value) = header::HeaderValue::from_str(redirect.as_str()) {
                     response.headers_mut().insert(header::LOCATION, value);
                 }
                 response

@@ -27,6 +27,7 @@ use crate::keys::{KeyError, Keys};
 use crate::mirror::Mirror;
 use crate::ranking::{Ranking, Remember};
 use crate::read::Pieces;
+use crate::receipts::Receipts;
 use crate::repository::Repositories;
 use crate::runs::Runs;
 
@@ -97,6 +98,7 @@ pub(crate) struct Inner {
     pub(crate) runs: Runs,
     pub(crate) times: Times,
     pub(crate) counters: Counters,
+    pub(crate) receipts: Receipts,
     pub(crate) ranking: Ranking,
     pub(crate) pieces: Pieces,
     pub(crate) following: crate::follow::Board,
@@ -179,6 +181,7 @@ impl Node {
             repositories: Repositories::load(&config.repositories, &store, ranking.mirrors())?,
             times: Times::new(store.clone()),
             counters: Counters::load(&store)?,
+            receipts: Receipts::load(&store, clock.clone())?,
             ranking,
             alerts: crate::alert::Alerts::load(&store)?,
             pressure: crate::pressure::Gauge::default(),
@@ -258,6 +261,7 @@ impl Node {
     /// Writes down what is kept in memory between two writes.
     pub(crate) fn save(&self, what: Remember) -> Result<(), crate::error::StoreError> {
         self.inner.counters.save(&self.inner.store)?;
+        self.inner.receipts.save(&self.inner.store, what)?;
         self.inner.ranking.save(&self.inner.store, what)
     }
 

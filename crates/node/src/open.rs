@@ -13,6 +13,7 @@ use pacstore_runtime::Pool;
 use pacstore_store::OpenFile;
 use url::Url;
 
+use crate::bytes_out::Counters;
 use crate::fetch::{AskPeers, FetchError, Opened, Reader, Through};
 use crate::node::Node;
 use crate::serve::{FileAnswer, Known};
@@ -29,6 +30,17 @@ impl Node {
         start: u64,
         end: u64,
     ) -> Result<(Content, Bytes), FetchError> {
+        self.begin_for(answer, start, end, &[&self.inner.counters]).await
+    }
+
+    /// The same, counted in `counters`.
+    pub(crate) async fn begin_for(
+        &self,
+        answer: &FileAnswer,
+        start: u64,
+        end: u64,
+        counters: &[&Counters],
+    ) -> Result<(Content, Bytes), FetchError> {
         // Where it comes from a repository without importer, that part knows how long it may take.
         let waiting = match &answer.known {
             Known::Tree => self.inner.fetch.first_byte(&answer.root, answer.len, start),
@@ -36,7 +48,7 @@ impl Node {
         };
         let begun = async {
             let mut content = self.open_at(answer, start).await?;
-            let first = content.read(self, start, end).await?;
+            let first = content.read_for(self, start, end, counters).await?;
             Ok((content, first))
         };
         let too_late = async {
@@ -123,26 +135,60 @@ impl Content {
     /// # Errors
     /// Why they cannot be had.
     pub async fn read(&mut self, node: &Node, start: u64, end: u64) -> Result<Bytes, FetchError> {
-        match self.piece(node, start, end).await {
+        self.read_for(node, start, end, &[&node.inner.counters]).await
+    }
+
+    /// The same, counted in `counters`.
+    pub(crate) async fn read_for(
+        &mut self,
+        node: &Node,
+        start: u64,
+        end: u64,
+        counters: &[&Counters],
+    ) -> Result<Bytes, FetchError> {
+        match self.piece(node, start, end, counters).await {
             // The disk filled up half-way: on without it.
             Err(error) if error.is_about_keeping() => {
                 let Self::Arriving(reader) = self else {
                     return Err(error);
                 };
                 *self = Self::Through(Box::new(reader.through()?));
-                self.piece(node, start, end).await
+                self.piece(node, start, end, counters).await
             }
             read => read,
         }
     }
 
-    async fn piece(&mut self, node: &Node, start: u64, end: u64) -> Result<Bytes, FetchError> {
+    /// The root under which its bytes are known; `asked` is that of the answer.
+    pub(crate) fn root(&self, asked: &Cid) -> Cid {
+        match self {
+            Self::Stored(file) => file.info.root,
+            Self::Arriving(reader) => reader.root(),
+            Self::Small(_, _, root) => *root,
+            Self::Through(_) => *asked,
+        }
+    }
+
+    async fn piece(
+        &mut self,
+        node: &Node,
+        start: u64,
+        end: u64,
+        counters: &[&Counters],
+    ) -> Result<Bytes, FetchError> {
+        let count = |origin, data: &Bytes| {
+            let bytes = data.len() as u64;
+            for counters in counters {
+                counters.add(origin, bytes);
+            }
+        };
         match self {
             Self::Stored(file) => {
                 let data = node.read_stored(file, start, end).await?;
-                node.inner
-                    .counters
-                    .add_shared(&file.info.by_origin, data.len() as u64);
+                let bytes = data.len() as u64;
+                for counters in counters {
+                    counters.add_shared(&file.info.by_origin, bytes);
+                }
                 Ok(data)
             }
             Self::Arriving(reader) => {
@@ -152,12 +198,12 @@ impl Content {
                     cid: root,
                     why: "past its end".into(),
                 })?;
-                node.inner.counters.add(origin, data.len() as u64);
+                count(origin, &data);
                 Ok(data)
             }
             Self::Through(through) => {
                 let (data, origin) = through.read(start, end).await?;
-                node.inner.counters.add(origin, data.len() as u64);
+                count(origin, &data);
                 Ok(data)
             }
             Self::Small(data, origin, root) => {
@@ -169,7 +215,7 @@ impl Content {
                 }
                 let part =
                     data.slice(start.min(data.len() as u64) as usize..end.min(data.len() as u64) as usize);
-                node.inner.counters.add(*origin, part.len() as u64);
+                count(*origin, &part);
                 Ok(part)
             }
         }

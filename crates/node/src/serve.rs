@@ -8,7 +8,9 @@
 //! - Not here: HTTP (`pacstore-http`), fetching (`crate::fetch`).
 //! - Read first: `docs/semantics.md`, which lists each rule with its test.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +25,7 @@ use url::Url;
 
 use crate::error::StoreError;
 use crate::fetch::{AskPeers, Sources};
+use crate::giving::Against;
 use crate::mirror::{Accepted, Found, FoundKind, Mirror, look_up};
 use crate::node::Node;
 use crate::repository::PackageOf;
@@ -49,9 +52,32 @@ pub enum Answer {
     /// A directory.
     Directory(DirectoryAnswer),
     /// Go there.
-    Redirect(Url),
+    Redirect(Redirect),
     /// No such thing; why, for the log and the body.
     NotFound(String),
+}
+
+/// Where to go, and why. It is used as its URL.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// Where.
+    pub url: Url,
+    /// Why it is not given here.
+    pub why: Cow<'static, str>,
+}
+
+impl Redirect {
+    pub(crate) fn new(url: Url, why: impl Into<Cow<'static, str>>) -> Self {
+        Self { url, why: why.into() }
+    }
+}
+
+impl Deref for Redirect {
+    type Target = Url;
+
+    fn deref(&self) -> &Url {
+        &self.url
+    }
 }
 
 /// A file to give.
@@ -73,6 +99,8 @@ pub struct FileAnswer {
     pub sources: Sources,
     /// What its bytes are known by.
     pub(crate) known: Known,
+    /// What they are checked against, for its receipt.
+    pub(crate) against: Against,
 }
 
 impl FileAnswer {
@@ -181,7 +209,7 @@ impl Node {
             .flatten();
         url.map_or_else(
             || Answer::NotFound(format!("no head of {} is known yet", mirror.config.name)),
-            Answer::Redirect,
+            |url| Answer::Redirect(Redirect::new(url, "no head of this mirror is known yet")),
         )
     }
 
@@ -190,7 +218,7 @@ impl Node {
         if is_package(path)
             && let Some(url) = self.ranked_urls(mirror, mirror.layout(), path).into_iter().next()
         {
-            return Answer::Redirect(url);
+            return Answer::Redirect(Redirect::new(url, "no head of this mirror has this file"));
         }
         warn_once(mirror, path);
         Answer::NotFound("no such path".to_owned())
@@ -228,6 +256,7 @@ impl Node {
                 upstreams: self.ranked_urls(mirror, head.head.layout, path),
             },
             known: Known::Tree,
+            against: Against::Head(Arc::clone(mirror), head.cid),
         };
         mirror.served(head, self.inner.clock.now())?;
         if let Some(database) = Database::of(path) {
@@ -259,7 +288,14 @@ impl Node {
         let age = repository.age(now);
         info!(mirror = %mirror.config.name, repository = repository.name, age_s = age.as_secs(), "too old to be given");
         Some(match answer.sources.upstreams.first() {
-            Some(url) => Answer::Redirect(url.clone()),
+            Some(url) => Answer::Redirect(Redirect::new(
+                url.clone(),
+                format!(
+                    "{} is {} s old here, the limit is {max_age} s",
+                    repository.name,
+                    age.as_secs()
+                ),
+            )),
             None => Answer::NotFound(format!(
                 "{} is {} s old, the limit is {max_age} s",
                 repository.name,
@@ -369,6 +405,7 @@ impl Node {
             roots: found.roots,
             ttl: None,
             known: Known::Tree,
+            against: Against::Cid,
         })))
     }
 

@@ -24,6 +24,7 @@ mod resolve;
 mod setup;
 mod status;
 mod verify;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ enum Verb {
     Gc(gc::Args),
     Fsck(fsck::Args),
     Prefetch(prefetch::Args),
+    Why(why::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -105,6 +107,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Verb::Gc(args) => block_on(gc::run(args, &ctx)),
         Verb::Fsck(args) => block_on(fsck::run(args, &ctx)),
         Verb::Prefetch(args) => block_on(prefetch::run(args, &ctx)),
+        Verb::Why(args) => block_on(why::run(args, &ctx)),
         Verb::Completions(args) => Ok(completions::run(&args, &ctx)),
         Verb::Man(args) => man::run(args, &ctx),
     };

@@ -24,4 +24,5 @@ mod service;
 mod setup;
 mod usage;
 mod web;
+mod why;
 mod xfer;

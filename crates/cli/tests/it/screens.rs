@@ -140,6 +140,7 @@ fn the_screens_in_the_documentation_are_the_programs_own() -> TestResult {
     daemon.file("/pacman/extra/x86_64/extra.db");
     daemon.file(&format!("/pacman/extra/x86_64/{}", repo.file_name("big")?));
     screens.push(("pacstore doctor", shown("doctor")));
+    screens.push(("pacstore why big", ended(&start(&format!("{pacstore} why big")))));
     let modes = folder.path().join("modes");
     let modes = modes.display();
     let watching = format!(
@@ -164,6 +165,7 @@ fn the_screens_in_the_documentation_are_the_programs_own() -> TestResult {
     );
     screens.push(("pacstore status --watch", watched));
     daemon.stop();
+    let host = mirror.trim_start_matches("http://").trim_end_matches('/');
     let usual = |text: &str| {
         let text = text
             .replace(home.path().to_str().unwrap(), "/etc/pacstore")
@@ -171,6 +173,7 @@ fn the_screens_in_the_documentation_are_the_programs_own() -> TestResult {
             .replace(&format!("{dir}/pkg"), "/var/cache/pacman/pkg")
             .replace(dir, "/etc")
             .replace(mirror.trim_end_matches('/'), "https://mirror.example")
+            .replace(host, "mirror.example")
             .replace(&format!(":{port}"), ":8080");
         plain(&text)
     };
@@ -203,6 +206,8 @@ fn plain(text: &str) -> String {
             ("checked ", " ago", "2 min"),
             ("disk           ", " free", "100.00 GB"),
             ("tasks    ", "", "21"),
+            ("  when     ", "", "2026-12-01T12:00:00Z, in 40 ms"),
+            ("SHA-256 ", " in the database", "0123...cdef"),
         ] {
             let Some(at) = line.find(before).map(|at| at + before.len()) else {
                 continue;

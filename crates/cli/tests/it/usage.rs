@@ -7,7 +7,7 @@ use pacstore_testkit::{TestResult, require};
 use crate::home::{Home, run};
 
 /// The verbs of this version; each has help, completions and a manual page.
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 21] = [
     "demo",
     "daemon",
     "init",
@@ -25,6 +25,8 @@ const VERBS: [&str; 19] = [
     "config",
     "gc",
     "fsck",
+    "prefetch",
+    "why",
     "completions",
     "man",
 ];

@@ -11,6 +11,7 @@
 
 mod bad;
 mod error;
+mod givers;
 mod job;
 mod line;
 mod peers;
@@ -134,6 +135,7 @@ pub(crate) struct Inner {
     /// Leaves of files that cannot be kept.
     passing: ByteBudget,
     bad: bad::Bad,
+    givers: givers::Givers,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: InFlight<Small>,
     room: small::Room,
@@ -200,6 +202,7 @@ impl Fetcher {
             line: Line::default(),
             passing: ByteBudget::new(through::PASSING),
             bad: bad::Bad::default(),
+            givers: givers::Givers::default(),
             jobs: Mutex::new(HashMap::new()),
             small: InFlight::default(),
             room: small::Room::default(),
@@ -322,6 +325,16 @@ impl Fetcher {
     /// gave other bytes.
     pub(crate) fn may_lead_to(&self, root: &Cid, url: &Url) -> bool {
         !self.inner.bad.is(root, url)
+    }
+
+    /// Who brought `root` lately.
+    pub(crate) fn givers(&self, root: &Cid) -> Vec<crate::receipts::Giver> {
+        self.inner.givers.of(root)
+    }
+
+    /// A mirror brought `bytes` of `root`, checked.
+    pub(crate) fn came_from(&self, root: &Cid, mirror: &Url, bytes: u64) {
+        self.inner.givers.mirror(root, mirror, bytes);
     }
 
     /// Fetches the whole file and waits until it is on disk.

@@ -209,6 +209,10 @@ async fn bring(
         Some(Ok(Ok(got))) => {
             if let Some(data) = file_bytes(&wanted, &got.data) {
                 let origin = shared.inner.origin(&got.from);
+                let root = shared.file.root;
+                if !shared.is_done(leaf) {
+                    shared.inner.givers.peer(&root, &got.from, origin, wanted.len);
+                }
                 shared.keep(leaf, data, origin).await;
                 Some((wanted.len, asked))
             } else {

@@ -326,10 +326,9 @@ async fn from_peers(
     if data.len() as u64 != len {
         return Err(format!("it has {} bytes, not {len} as its DAG says", data.len()));
     }
-    Ok(Got {
-        data,
-        origin: inner.origin(&got.from),
-    })
+    let origin = inner.origin(&got.from);
+    inner.givers.peer(root, &got.from, origin, len);
+    Ok(Got { data, origin })
 }
 
 /// Returns once no byte came for too long, or it takes for ever.
@@ -352,6 +351,7 @@ async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Re
     for url in urls {
         match from_upstream(inner, wanted, url).await {
             Ok(data) => {
+                inner.givers.mirror(&wanted.root, url, wanted.len);
                 return Ok(Got {
                     data,
                     origin: Origin::Upstream,

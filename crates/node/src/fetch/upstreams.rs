@@ -223,6 +223,9 @@ async fn bring(
         if !check(shared, &wanted.cid, &data).await? {
             return Err(RunError::Wrong { leaf });
         }
+        if !shared.is_done(leaf) {
+            shared.inner.givers.mirror(&shared.file.root, url, wanted.len);
+        }
         shared.keep(leaf, data, Origin::Upstream).await;
         // The rest came from elsewhere meanwhile: nothing is asked twice.
         if run.iter().all(|leaf| shared.is_done(*leaf)) {

@@ -114,6 +114,7 @@ async fn one(inner: &Arc<Inner>, root: &Cid, profile: &'static Profile, url: &Ur
         inner.bad.note(root, url);
         return Err(format!("{url}{OTHER_BYTES}"));
     }
+    inner.givers.mirror(root, url, layout.len);
     let store = inner.store.clone();
     let kept = inner.tasks.blocking(Pool::Disk, move || {
         let mut digest = [0; 32];

@@ -221,21 +221,26 @@ impl Node {
         };
         let patience = Duration::from_secs(60 + file.len / SLOWEST);
         file.be_patient(patience);
+        let begin = (self.inner.clock.now(), tokio::time::Instant::now());
         let fetched = async {
-            match self.open(&file).await? {
+            let content = self.open(&file).await?;
+            let root = content.root(&file.root);
+            match content {
                 Content::Arriving(mut reader) => reader.wait_complete().await,
                 // In memory; wait until it is kept too.
                 Content::Small(..) if !file.is_here() => {
                     let taken = Box::pin(self.inner.fetch.take(&file.root, &file.sources)).await;
                     taken.map(drop)
                 }
-                Content::Stored(_) | Content::Small(..) => Ok::<(), FetchError>(()),
+                Content::Stored(_) | Content::Small(..) => Ok(()),
                 // Given to a reader, but not kept: nothing is gained.
                 Content::Through(_) => Err(FetchError::NoSource {
                     cid: file.root,
                     why: "there is no room to keep it".to_owned(),
                 }),
-            }
+            }?;
+            self.fetched_ahead(&file, &root, begin);
+            Ok::<(), FetchError>(())
         };
         match tokio::time::timeout(patience, Box::pin(fetched)).await {
             Ok(Ok(())) => Ok(()),

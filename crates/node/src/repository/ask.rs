@@ -23,10 +23,11 @@ use super::index::{Index, Package};
 use super::line::{Line, State, Stored};
 use super::{MAX_AGE, PackageOf, Repository, plain};
 use crate::fetch::{AskPeers, Sources};
+use crate::giving::Against;
 use crate::mirror::Mirror;
 use crate::node::{Node, RepositoryIn};
 use crate::runs::Asked;
-use crate::serve::{Answer, AskError, Client, FileAnswer, Known, NAME_TTL};
+use crate::serve::{Answer, AskError, Client, FileAnswer, Known, NAME_TTL, Redirect};
 
 /// How long mirrors may take to answer at all, where something is here that can be given instead.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -130,7 +131,9 @@ impl Node {
             urls?.into_iter().next()
         });
         match url {
-            Some(url) if plausible => Answer::Redirect(url),
+            Some(url) if plausible => {
+                Answer::Redirect(Redirect::new(url, "no head of a mirror is known yet"))
+            }
             _ => Answer::NotFound("no configured mirror has this repository".to_owned()),
         }
     }
@@ -203,7 +206,11 @@ impl Node {
                     file = line.name,
                     "pacman is sent to a mirror for a database"
                 );
-                Ok(lead(url, "no mirror gives this database"))
+                Ok(lead(
+                    url,
+                    "a newer database is not here in time, or no mirror answered",
+                    "no mirror gives this database",
+                ))
             }
         }
     }
@@ -226,6 +233,7 @@ impl Node {
         if chosen == elsewhere() {
             return Ok(lead(
                 repository.urls(&name).into_iter().next(),
+                "its database came from a mirror, too",
                 "no mirror gives this signature",
             ));
         }
@@ -272,6 +280,7 @@ impl Node {
             ttl: Some(NAME_TTL),
             sources: Sources::default(),
             known: Known::Tree,
+            against: Against::Pair(repository.config.name.clone()),
         })))
     }
 
@@ -325,6 +334,7 @@ impl Node {
             self.inner.repositories.redirected.put(file, None);
             return Ok(lead(
                 repository.urls(name).into_iter().next(),
+                "no database here names this package",
                 "no database names this package",
             ));
         };
@@ -357,6 +367,7 @@ impl Node {
                 small,
                 patience: super::whole::PATIENCE,
             })),
+            against: Against::Database(repository.config.name.clone(), package.sha256),
         })))
     }
 
@@ -420,10 +431,10 @@ fn elsewhere() -> Cid {
 }
 
 /// To a mirror, if there is one.
-fn lead(url: Option<Url>, why: &str) -> Answer {
+fn lead(url: Option<Url>, because: &'static str, else_why: &str) -> Answer {
     url.map_or_else(
-        || Answer::NotFound(why.to_owned()),
-        |url| Answer::Redirect(plain(&url)),
+        || Answer::NotFound(else_why.to_owned()),
+        |url| Answer::Redirect(Redirect::new(plain(&url), because)),
     )
 }
 

@@ -286,7 +286,7 @@ fn shown(url: &Url) -> String {
 }
 
 /// The same as a URL.
-fn plain(url: &Url) -> Url {
+pub(crate) fn plain(url: &Url) -> Url {
     let mut plain = url.clone();
     // Both fail only for URLs without a host, which carry no user either.
     let _ = plain.set_username("");

@@ -26,8 +26,9 @@ use super::line::State;
 use super::{Repository, plain, shown};
 use crate::error::StoreError;
 use crate::fetch::Sources;
+use crate::giving::Against;
 use crate::node::Node;
-use crate::serve::{Answer, AskError, FileAnswer, Known, NAME_TTL};
+use crate::serve::{Answer, AskError, FileAnswer, Known, NAME_TTL, Redirect};
 use crate::status::chain;
 
 /// Keys of what the store remembers begin so.
@@ -86,7 +87,10 @@ impl Node {
             (Got::Bytes(bytes), _) | (Got::None | Got::Failed, Some((bytes, _))) => in_memory(name, bytes),
             (Got::None, None) => Answer::NotFound("no mirror has this signature".to_owned()),
             (Got::Failed, None) => match repository.urls(name).first() {
-                Some(url) => Answer::Redirect(plain(url)),
+                Some(url) => Answer::Redirect(Redirect::new(
+                    plain(url),
+                    "no mirror gave this signature to this node",
+                )),
                 None => Answer::NotFound("no mirror gives this signature".to_owned()),
             },
         })
@@ -259,5 +263,6 @@ fn in_memory(name: &str, bytes: Bytes) -> Answer {
         ttl: Some(NAME_TTL),
         sources: Sources::default(),
         known: Known::Bytes(bytes, Origin::Upstream),
+        against: Against::Signature,
     }))
 }

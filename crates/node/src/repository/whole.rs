@@ -263,6 +263,7 @@ async fn receive(
     let disk = |error: io::Error| Failed::Disk(error.to_string());
     let mut incoming = Incoming::new(&node.inner.store, tasks).await.map_err(disk)?;
     let mut why = "no mirror to ask".to_owned();
+    let mut shares = Vec::new();
     // Twice around: a mirror that stalled may go on.
     for mirror in mirrors.iter().chain(mirrors) {
         if hopeless(package, mirror, answer.len - incoming.len(), until) {
@@ -287,6 +288,7 @@ async fn receive(
                 .await
                 .map_err(disk)?;
             let got = incoming.len() - before;
+            shares.push((mirror, got));
             if got > 0 && !from.contains(mirror) {
                 from.push(mirror.clone());
             }
@@ -310,6 +312,9 @@ async fn receive(
     }
     let arrived = incoming.finish(tasks).await.map_err(disk)?;
     if arrived.sha256 == package.sha256 {
+        for (mirror, bytes) in shares.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            node.inner.fetch.came_from(&arrived.dag.root, mirror, bytes);
+        }
         Ok(arrived)
     } else {
         Err(Failed::Wrong("other bytes than the database says".to_owned()))

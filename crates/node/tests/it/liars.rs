@@ -10,7 +10,7 @@ use pacstore_net::{DhtMode, Multiaddr, Net, NetConfig, NetEvent, PeerId};
 use pacstore_runtime::{Clock, Tasks};
 use pacstore_testkit::{TestResult, Upstream, random};
 
-use crate::nodes::{Plan, SOON};
+use crate::nodes::{Failure, Plan, SOON};
 
 const MIB: usize = 1 << 20;
 
@@ -53,7 +53,12 @@ impl Blocks for Bad {
 
 /// A peer that behaves badly, with its address.
 async fn bad(manner: Manner, tasks: &Tasks) -> (Net, Multiaddr) {
-    let mut config = NetConfig::new([manner as u8 + 1; 32]);
+    numbered(manner as u8 + 1, manner, tasks).await
+}
+
+/// Bad peer number `n`.
+async fn numbered(n: u8, manner: Manner, tasks: &Tasks) -> (Net, Multiaddr) {
+    let mut config = NetConfig::new([n; 32]);
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     config.dht = DhtMode::Off;
     let net = Net::start(config, Arc::new(Bad(manner)), tasks, Clock::system()).unwrap();
@@ -146,5 +151,79 @@ async fn a_mirror_gives_the_file_when_all_peers_are_bad() -> TestResult {
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;
     }
+    Ok(())
+}
+
+/// Eight peers: three lie, two hang, one knows nothing, one is dead, one is good.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_good_peer_of_eight_is_enough() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let big = random(1, 6 * MIB + 5);
+    let small = random(2, 200_000);
+    fs_err::write(dir.path().join("big"), &big)?;
+    fs_err::write(dir.path().join("small"), &small)?;
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let tasks = Tasks::new();
+    let manners = [
+        Manner::Lies,
+        Manner::Lies,
+        Manner::Lies,
+        Manner::Hangs,
+        Manner::Hangs,
+        Manner::Knows,
+        Manner::Knows,
+    ];
+    let (mut nets, mut peers) = (Vec::new(), Vec::new());
+    for (n, manner) in (10..).zip(manners) {
+        let (net, address) = numbered(n, manner, &tasks).await;
+        nets.push(net);
+        peers.push(address);
+    }
+    // The last one is dead before anybody asks it.
+    nets.pop().unwrap().shutdown().await;
+    peers.push(importer.address().await);
+    let client = Plan::client(vec![importer.plan.key()], peers).start().await;
+    let mut events = client.node.net().unwrap().subscribe();
+    client.connected_to(7).await;
+    client.follows(&importer).await;
+    let liars: Vec<PeerId> = nets[..3].iter().map(Net::peer_id).collect();
+    let good = importer.node.peer_id().unwrap().to_string();
+    for (path, data) in [("big", &big), ("small", &small)] {
+        let file = client.file(path).await;
+        let given = async {
+            let mut giving = client.node.give_slowly(&file, 0, file.len).await?;
+            let mut given = Vec::new();
+            while (given.len() as u64) < file.len {
+                given.extend_from_slice(&giving.read(given.len() as u64, file.len).await?);
+            }
+            Ok::<_, Failure>(given)
+        };
+        let given = tokio::time::timeout(Duration::from_mins(1), given).await??;
+        assert!(given == *data, "{path}");
+        // Not a byte of it is another one's.
+        let receipt = client.node.why(path).remove(0);
+        let [giver] = &receipt.givers[..] else {
+            panic!("{path}: {:?}", receipt.givers)
+        };
+        assert_eq!((&giver.who, giver.bytes), (&good, data.len() as u64), "{path}");
+    }
+    // At least one liar was asked, and caught.
+    let caught = async {
+        loop {
+            if let NetEvent::Misbehaved(peer) = events.recv().await.unwrap() {
+                return peer;
+            }
+        }
+    };
+    let caught = tokio::time::timeout(SOON, caught)
+        .await
+        .expect("a liar is banned");
+    assert!(liars.contains(&caught));
+    client.stop().await;
+    for net in nets {
+        net.shutdown().await;
+    }
+    tasks.shutdown(Duration::from_secs(1)).await;
     Ok(())
 }

@@ -15,6 +15,7 @@ mod nodes;
 mod private;
 mod publish;
 mod ranking;
+mod receipts;
 mod service;
 mod serving;
 mod share;

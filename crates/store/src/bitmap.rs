@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use fs_err as fs;
 use ring::digest::{SHA256, digest};
 
-use crate::disk::{Disk, sync_dir};
+use crate::disk::Disk;
 use crate::keys::CidVersion;
 use crate::leaves::{Leaves, Shape};
 use crate::record::{Layout, Origin};
@@ -106,9 +106,9 @@ impl Bitmap {
     }
 
     /// Makes the bitmap and its name durable.
-    pub(crate) fn sync(&self, disk: &Disk) -> io::Result<()> {
-        self.file.sync_data()?;
-        sync_dir(disk.dir().join("partial"))
+    pub(crate) fn sync(&self, disk: &Disk, id: u64) -> io::Result<()> {
+        disk.hook.sync_bytes(&self.file, &disk.bitmap(id))?;
+        disk.hook.sync_dir(&disk.dir().join("partial"))
     }
 }
 

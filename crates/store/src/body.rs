@@ -16,7 +16,7 @@ use ring::digest::{Context, SHA256};
 use tracing::warn;
 
 use crate::bitmap::{Bitmap, State};
-use crate::disk::{Disk, sync_dir};
+use crate::disk::Disk;
 use crate::error::{PartialError, WriteError};
 use crate::keys::{self, BlockKey, RAW, TAG_SHA2_256};
 use crate::leaves::{LeafAt, Shape};
@@ -275,13 +275,14 @@ impl Body {
                 self.set_bitmap(index, State::Kept(origin));
             }
         }
-        bitmap.sync(disk)
+        bitmap.sync(disk, self.id)
     }
 
     fn sync_data(&self, disk: &Disk) -> io::Result<()> {
         disk.hook.before("sync partial")?;
-        self.file.sync_data()?;
-        disk.file(self.id).parent().map_or(Ok(()), sync_dir)
+        let path = disk.file(self.id);
+        disk.hook.sync_bytes(&self.file, &path)?;
+        path.parent().map_or(Ok(()), |folder| disk.hook.sync_dir(folder))
     }
 
     /// Hashes a leaf that was just written, if it is the next one, and a few that wait behind it.

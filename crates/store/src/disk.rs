@@ -17,7 +17,6 @@
 use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -45,26 +44,30 @@ pub(crate) struct Disk {
     _lock: File,
     /// Folders below `files/` that are known to be there, with their entry synced.
     folders: Mutex<HashSet<u64>>,
+    /// Folders from which names were removed that a power cut may bring back.
+    removed: Mutex<HashSet<PathBuf>>,
 }
 
 impl Disk {
     /// Locks and checks the folder, making it if it is not there.
     pub(crate) fn open(dir: &Path, hook: Hook) -> Result<Self, OpenError> {
         let failed = |path: &Path, error| OpenError::File(path.to_owned(), error);
-        fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
+        make_durably(dir, &hook).map_err(|error| failed(dir, error))?;
         let dir = fs::canonicalize(dir).map_err(|error| failed(dir, error))?;
         let lock = lock(&dir)?;
-        check_format(&dir)?;
+        check_format(&dir, &hook)?;
         for sub in ["files", "partial"] {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|error| failed(&path, error))?;
         }
-        sync_dir(&dir).map_err(|error| failed(&dir, error))?;
+        // The format is there before the index is: an index without it is refused.
+        hook.sync_dir(&dir).map_err(|error| failed(&dir, error))?;
         Ok(Self {
             dir,
             hook,
             _lock: lock,
             folders: Mutex::default(),
+            removed: Mutex::default(),
         })
     }
 
@@ -101,7 +104,7 @@ impl Disk {
         if !known {
             self.hook.before("make folder")?;
             fs::create_dir_all(self.folder(number))?;
-            sync_dir(self.dir.join("files"))?;
+            self.hook.sync_dir(&self.dir.join("files"))?;
             self.folders
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -117,15 +120,16 @@ impl Disk {
         }
         self.hook.before("sync files")?;
         if paths.len() > SYNC_EACH {
-            let dir = File::open(&self.dir)?;
-            return Ok(rustix::fs::syncfs(dir.as_fd())?);
+            return self.hook.sync_below(&self.dir);
         }
         let mut folders = HashSet::new();
         for path in paths {
-            fs::File::open(path)?.sync_all()?;
+            self.hook.sync_file(path)?;
             folders.extend(path.parent());
         }
-        folders.into_iter().try_for_each(sync_dir)
+        folders
+            .into_iter()
+            .try_for_each(|folder| self.hook.sync_dir(folder))
     }
 
     /// Removes file `id`; it is no error if it is not there.
@@ -141,9 +145,16 @@ impl Disk {
     fn remove(&self, step: &'static str, path: &Path) -> io::Result<()> {
         self.hook.before(step)?;
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => done?,
         }
+        if let Some(folder) = path.parent() {
+            let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+            if !removed.contains(folder) {
+                removed.insert(folder.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Every name below `files/` with its id; `None` for a name that the store did not give.
@@ -213,13 +224,28 @@ impl Disk {
         self.hook.before("use ballast").is_ok() && fs::remove_file(self.dir.join("ballast")).is_ok()
     }
 
-    /// True if the last owner closed the store in order; from now on it counts as open.
+    /// Makes the names in the store's own folder durable: the index is there, and the clean mark is not.
+    pub(crate) fn sync_root(&self) -> io::Result<()> {
+        self.hook.sync_dir(&self.dir)
+    }
+
+    /// True if the last owner closed the store in order; from the next [`Self::sync_root`] on it counts as open.
     pub(crate) fn take_clean_mark(&self) -> bool {
         fs::remove_file(self.dir.join("clean")).is_ok()
     }
 
+    /// Says that nothing lies here that the index does not know; true after a power cut, too.
     pub(crate) fn put_clean_mark(&self) -> io::Result<()> {
         self.hook.before("clean mark")?;
+        let removed = std::mem::take(&mut *self.removed.lock().unwrap_or_else(PoisonError::into_inner));
+        for folder in removed {
+            match self.hook.sync_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.hook.sync_dir(&self.dir.join("files"))?
+                }
+                done => done?,
+            }
+        }
         fs::write(self.dir.join("clean"), b"")
     }
 }
@@ -228,8 +254,24 @@ fn hex(path: &Path) -> Option<u64> {
     u64::from_str_radix(path.file_name()?.to_str()?, 16).ok()
 }
 
-pub(crate) fn sync_dir(dir: impl AsRef<Path>) -> io::Result<()> {
-    fs::File::open(dir.as_ref())?.sync_all()
+/// Makes `dir` and the folders above it that are missing, each with its name.
+fn make_durably(dir: &Path, hook: &Hook) -> io::Result<()> {
+    let mut above = Vec::new();
+    for folder in dir.ancestors() {
+        if folder.as_os_str().is_empty() || folder.exists() {
+            break;
+        }
+        above.extend(folder.parent());
+    }
+    fs::create_dir_all(dir)?;
+    above.into_iter().rev().try_for_each(|folder| {
+        let here = Path::new(".");
+        hook.sync_dir(if folder.as_os_str().is_empty() {
+            here
+        } else {
+            folder
+        })
+    })
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -266,21 +308,20 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn check_format(dir: &Path) -> Result<(), OpenError> {
+fn check_format(dir: &Path, hook: &Hook) -> Result<(), OpenError> {
     let path = dir.join("format");
     let failed = |error| OpenError::File(path.clone(), error);
+    let has_index = dir.join("index.redb").exists();
     let found = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join("index.redb").exists() => {
-            let mut file = File::create(&path).map_err(failed)?;
-            writeln!(file, "{FORMAT_PREFIX}{FORMAT}").map_err(failed)?;
-            return file.sync_all().map_err(failed);
-        }
-        // A crash right after the file was made.
-        Ok(text) if text.is_empty() && !dir.join("index.redb").exists() => {
-            return fs::write(&path, format!("{FORMAT_PREFIX}{FORMAT}\n")).map_err(failed);
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !has_index => String::new(),
         other => other.map_err(failed)?,
     };
+    // Not there, or a crash right after the file was made: its bytes never came.
+    if !has_index && found.trim_matches('\0').is_empty() {
+        let mut file = File::create(&path).map_err(failed)?;
+        writeln!(file, "{FORMAT_PREFIX}{FORMAT}").map_err(failed)?;
+        return hook.sync_bytes(&file, &path).map_err(failed);
+    }
     let number = found.trim().strip_prefix(FORMAT_PREFIX);
     if number.and_then(|number| number.parse().ok()) == Some(FORMAT) {
         return Ok(());

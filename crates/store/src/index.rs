@@ -178,7 +178,7 @@ impl Index {
         refs_at_once: usize,
         hook: &Hook,
     ) -> Result<Self, IndexError> {
-        let index = Self {
+        let over = |path: &Path| Self {
             path: path.to_owned(),
             cache_bytes,
             refs_at_once: refs_at_once.max(1),
@@ -187,6 +187,18 @@ impl Index {
             broken: AtomicBool::new(true),
             counters: Mutex::default(),
         };
+        if !path.exists() {
+            // Under its name only once it is whole: a database of which a power cut took the head opens no more.
+            let new = path.with_extension("new");
+            match fs_err::remove_file(&new) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+            over(&new).write(|_| Ok(()))?;
+            hook.before("rename index")?;
+            fs_err::rename(&new, path)?;
+        }
+        let index = over(path);
         // All tables exist from the first transaction on, so that reading never meets a missing one.
         index.write(|_| Ok(()))?;
         Ok(index)
@@ -287,6 +299,7 @@ impl Index {
 /// The database's file with the crash seam in front of what it writes.
 #[derive(Debug)]
 struct Hooked {
+    path: PathBuf,
     file: FileBackend,
     hook: Hook,
 }
@@ -300,6 +313,7 @@ impl Hooked {
             .truncate(false)
             .open(path)?;
         Ok(Self {
+            path: path.to_owned(),
             file: FileBackend::new(file)?,
             hook,
         })
@@ -322,7 +336,9 @@ impl StorageBackend for Hooked {
 
     fn sync_data(&self) -> Result<(), std::io::Error> {
         self.hook.before("index sync")?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.hook.tell(|steps| steps.synced(&self.path));
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {

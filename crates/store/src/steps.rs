@@ -1,14 +1,20 @@
-//! The crash seam: a hook that is called before each step on the file system or in the index.
+//! The crash seam: a hook that is called before each step on the file system or in the index, and after each sync.
 //!
 //! Tests use it to stop a store after each step of each multi-step write, to fill the disk at each of them,
-//! and to look at the order of steps. A running node has no hook.
+//! to look at the order of steps, and to take away what was not synced. A running node has no hook.
 //!
 //! - Invariant: a step whose hook failed is not done, and its error comes back as if the step had failed.
+//! - Invariant: the store syncs nothing but through here, so that the hook knows what is durable.
 //! - Not here: what the steps do (`crate::disk`, `crate::index`).
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
+
+use fs_err as fs;
 
 /// What is asked before each step.
 pub trait Steps: fmt::Debug + Send + Sync + 'static {
@@ -17,6 +23,16 @@ pub trait Steps: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Whatever the test wants the step to fail with.
     fn before(&self, step: &'static str) -> io::Result<()>;
+
+    /// Called after a sync of `path` was done: of a file's bytes, or of the names in a folder.
+    fn synced(&self, path: &Path) {
+        let _ = path;
+    }
+
+    /// Called after everything below `folder` was synced.
+    fn synced_below(&self, folder: &Path) {
+        let _ = folder;
+    }
 }
 
 /// The hook of one store, if any.
@@ -36,6 +52,38 @@ impl Hook {
         match &self.0 {
             None => Ok(()),
             Some(steps) => steps.before(step),
+        }
+    }
+
+    /// Makes the bytes of `file`, which lies at `path`, durable.
+    pub(crate) fn sync_bytes(&self, file: &File, path: &Path) -> io::Result<()> {
+        file.sync_data()?;
+        self.tell(|steps| steps.synced(path));
+        Ok(())
+    }
+
+    /// Makes the file at `path` durable.
+    pub(crate) fn sync_file(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()?;
+        self.tell(|steps| steps.synced(path));
+        Ok(())
+    }
+
+    /// Makes the names in a folder durable.
+    pub(crate) fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.sync_file(dir)
+    }
+
+    /// Makes the whole file system of `dir` durable.
+    pub(crate) fn sync_below(&self, dir: &Path) -> io::Result<()> {
+        rustix::fs::syncfs(fs::File::open(dir)?.as_fd())?;
+        self.tell(|steps| steps.synced_below(dir));
+        Ok(())
+    }
+
+    pub(crate) fn tell(&self, what: impl FnOnce(&dyn Steps)) {
+        if let Some(steps) = &self.0 {
+            what(&**steps);
         }
     }
 }

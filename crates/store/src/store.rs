@@ -148,6 +148,8 @@ impl Store {
         let disk = Disk::open(dir, hook.clone())?;
         let clean = disk.take_clean_mark();
         let index = Index::open(&disk.index(), tuning.cache_bytes, tuning.refs_at_once, &hook)?;
+        disk.sync_root()
+            .map_err(|error| OpenError::File(disk.dir().to_owned(), error))?;
         let default_nodes = (options.max_size / 64).clamp(64 * MIB, 1024 * MIB);
         let mut inner = Inner {
             next_id: AtomicU64::new(index.counters().next_id),

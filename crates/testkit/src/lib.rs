@@ -26,6 +26,7 @@
 mod data;
 mod fixture;
 mod folder;
+mod power;
 mod relay;
 mod repo;
 mod require;
@@ -36,6 +37,7 @@ mod worker;
 pub use data::{fill, random};
 pub use fixture::{Fixture, Materialize};
 pub use folder::{corrupt, put_file, script, truncate};
+pub use power::{Loss, Power};
 pub use relay::ThrottledRelay;
 pub use repo::{Repo, RepoFailure, RepoSpec};
 pub use require::{TestResult, require, shared};

@@ -14,14 +14,14 @@ use pacstore_store::{Intake, Origin, PartialError, Sha256, Store, WriteError};
 use crate::kit::{Home, Hook, TINY, TestResult, add, assert_sound, bytes, dag, put, read, tree};
 
 /// Three small files, one of several leaves, the tree over them.
-struct World {
-    files: Vec<(Vec<u8>, FileDag)>,
-    root: Cid,
+pub(crate) struct World {
+    pub(crate) files: Vec<(Vec<u8>, FileDag)>,
+    pub(crate) root: Cid,
     nodes: Vec<Block>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files: Vec<_> = [10usize, 900, 5500]
             .iter()
             .map(|len| {
@@ -34,7 +34,7 @@ impl World {
         Self { files, root, nodes }
     }
 
-    fn import(&self, store: &Store, home: &Home) -> Result<(), WriteError> {
+    pub(crate) fn import(&self, store: &Store, home: &Home) -> Result<(), WriteError> {
         let mut batch = store.batch();
         for (data, dag) in &self.files {
             add(&mut batch, home, data, dag, Intake::Copy)?;
@@ -43,7 +43,7 @@ impl World {
         batch.commit()
     }
 
-    fn is_whole(&self, store: &Store) -> bool {
+    pub(crate) fn is_whole(&self, store: &Store) -> bool {
         self.files
             .iter()
             .all(|(data, dag)| read(store, &dag.root).as_ref() == Some(data))
@@ -53,7 +53,7 @@ impl World {
                 .all(|node| store.node(&node.cid).unwrap().is_some())
     }
 
-    fn is_absent(&self, store: &Store) -> bool {
+    pub(crate) fn is_absent(&self, store: &Store) -> bool {
         self.files
             .iter()
             .all(|(_, dag)| store.file(&dag.root).unwrap().is_none())

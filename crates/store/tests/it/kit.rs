@@ -88,6 +88,11 @@ impl Home {
         }
     }
 
+    /// Where the store's folder is made.
+    pub(crate) fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("store")
     }
@@ -107,7 +112,7 @@ impl Home {
         Store::open_with(&self.path(), self.options(), tuning).unwrap()
     }
 
-    pub(crate) fn open_hooked(&self, steps: &Arc<Hook>) -> Result<Store, pacstore_store::OpenError> {
+    pub(crate) fn open_hooked<S: Steps>(&self, steps: &Arc<S>) -> Result<Store, pacstore_store::OpenError> {
         let steps: Arc<dyn Steps> = Arc::clone(steps) as _;
         let tuning = Tuning {
             cache_bytes: 1 << 20,

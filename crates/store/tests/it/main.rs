@@ -16,5 +16,6 @@ mod many;
 mod model;
 mod open;
 mod partial;
+mod power;
 mod retain;
 mod shared;

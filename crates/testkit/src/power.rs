@@ -41,6 +41,8 @@ const PAGE: usize = 4096;
 /// What of the changes that were not synced is gone after the cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
+    /// None: only the process ended.
+    Nothing,
     /// All of them.
     Unsynced,
     /// Each changed name, each changed page of 4 KiB and each changed length by a coin of this seed: the system
@@ -127,6 +129,7 @@ impl Power {
             .as_ref()
             .ok_or_else(|| io::Error::other("the power is on"))?;
         let mut fall = match loss {
+            Loss::Nothing => Fall::Live,
             Loss::Unsynced => Fall::Durable,
             Loss::Some(seed) => Fall::Coin(Random::new(seed)),
         };
@@ -269,6 +272,7 @@ impl State {
 
 /// Which side of an unsynced change the disk has.
 enum Fall {
+    Live,
     Durable,
     Coin(Random),
 }
@@ -276,6 +280,7 @@ enum Fall {
 impl Fall {
     fn is_durable(&mut self) -> bool {
         match self {
+            Self::Live => false,
             Self::Durable => true,
             Self::Coin(random) => {
                 let mut byte = [0];
@@ -381,6 +386,9 @@ mod tests {
         fs::rename(at("both"), at("renamed"))?;
         power.cut();
         sync(&power, dir.path())?;
+        power.restore(Loss::Nothing)?;
+        assert_eq!(fs::read(at("old"))?, b"written over, not synced");
+        assert_eq!(fs::read_dir(dir.path())?.count(), 4);
         power.restore(Loss::Unsynced)?;
         assert_eq!(fs::read(at("both"))?, b"bytes and name");
         assert_eq!(fs::read(at("name"))?, b"");
@@ -401,7 +409,7 @@ mod tests {
         fs::remove_file(at("gone"))?;
         sync(&power, dir.path())?;
         power.cut();
-        for loss in [Loss::Unsynced, Loss::Some(1), Loss::Some(2)] {
+        for loss in [Loss::Nothing, Loss::Unsynced, Loss::Some(1), Loss::Some(2)] {
             power.restore(loss)?;
             assert_eq!(fs::read(at("here"))?, b"bytes", "{loss:?}");
             assert_eq!(fs::read_dir(dir.path())?.count(), 1, "{loss:?}");

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Files of the mirrors of `importer`
     #[arg(long, default_value_t = 100_000)]
     files: usize,
-    /// Only this row of `importer` or `client`
+    /// Only this row of `importer`
     #[arg(long)]
     row: Option<String>,
     /// Where the temporary directory is made: a real disk with room for three times the corpus

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pacstore_import::{Progress, RoundError};
 use pacstore_store::{Steps, Tuning};
-use pacstore_testkit::{Repo, RepoSpec, TestResult};
+use pacstore_testkit::{Loss, Power, Repo, RepoSpec, TestResult};
 
 use crate::common::{Bench, cid_of, of_directory};
 
@@ -140,6 +140,60 @@ fn distinct(bench: &Bench, tree: &cid::Cid) -> u64 {
 #[tokio::test]
 async fn a_process_that_ends_at_any_step_loses_nothing() -> TestResult {
     stopped_everywhere(io::ErrorKind::Other, 1).await
+}
+
+/// Also what the importer itself wrote is as before the round: its manifest is older than the store.
+#[tokio::test]
+async fn power_that_fails_at_any_step_loses_nothing_that_was_told() -> TestResult {
+    let mirror = Mirror::new()?;
+    let spec = of_directory(&mirror.at("mirror"));
+    let (old, new) = (cid_of(&mirror.at("old")), cid_of(&mirror.at("new")));
+    for step in (0..500).step_by(3) {
+        mirror.show("old")?;
+        let bench = Bench::new();
+        assert_eq!(bench.round(&spec).await?.tree, old);
+        let files = bench.files(&old);
+        let power = Power::watch(bench.dir.path())?;
+        let bench = bench.reopen(&Tuning {
+            steps: Some(Arc::<Power>::clone(&power)),
+            ..Tuning::default()
+        });
+        mirror.show("new")?;
+        power.cut_after(step);
+        let done = bench.round(&spec).await;
+        power.cut();
+        let Bench { dir, store, tasks } = bench;
+        drop((tasks, store));
+        power.restore(Loss::Unsynced)?;
+        let bench = Bench::with(dir, 1 << 40, &Tuning::default());
+        let trees: Vec<_> = bench
+            .store
+            .retained()?
+            .into_iter()
+            .map(|(_, tree)| tree)
+            .collect();
+        bench.store.gc(Some(0))?;
+        assert!(
+            done.is_err() || trees.contains(&new),
+            "step {step}: what was told is kept"
+        );
+        if trees.contains(&old) {
+            assert_eq!(bench.files(&old), files, "step {step}: the last tree is whole");
+        } else {
+            assert!(
+                trees.contains(&new) && !bench.files(&new).is_empty(),
+                "step {step}"
+            );
+        }
+        let round = bench.round(&spec).await?;
+        assert_eq!(round.tree, new, "step {step}: the next round converges");
+        assert_eq!(bench.files(&new).len() as u64, round.counts.files, "step {step}");
+        if !power.was_cut_by_step() {
+            assert!(30 < step, "only {step} steps were seen");
+            return Ok(());
+        }
+    }
+    panic!("the round never came to its end");
 }
 
 #[tokio::test]

@@ -460,38 +460,20 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use pacstore_store::{Options, Steps, Tuning};
+    use pacstore_testkit::{Loss, Power};
 
     use super::super::incoming::arrived;
     use super::*;
 
-    /// Fails every step from a certain one on, as a crash does.
-    #[derive(Debug)]
-    struct StopAt(AtomicUsize);
-
-    impl Steps for StopAt {
-        fn before(&self, _: &'static str) -> std::io::Result<()> {
-            let left = self.0.load(Ordering::SeqCst);
-            if left == 0 {
-                return Err(std::io::ErrorKind::Other.into());
-            }
-            self.0.store(left - 1, Ordering::SeqCst);
-            Ok(())
-        }
+    fn line(dir: &Path) -> Line {
+        line_with(dir, Tuning::default())
     }
 
-    fn line(dir: &Path, steps: usize) -> (Line, Arc<StopAt>) {
-        let stop = Arc::new(StopAt(AtomicUsize::new(usize::MAX)));
-        let tuning = Tuning {
-            steps: Some(Arc::clone(&stop) as Arc<dyn Steps>),
-            ..Tuning::default()
-        };
+    fn line_with(dir: &Path, tuning: Tuning) -> Line {
         let store = Store::open_with(&dir.join("store"), Options::new(1 << 30), tuning).expect("a store");
-        let line = Line::load("core", DbKind::Db, "repository/core/x86_64/db".into(), store).expect("a line");
-        stop.0.store(steps, Ordering::SeqCst);
-        (line, stop)
+        Line::load("core", DbKind::Db, "repository/core/x86_64/db".into(), store).expect("a line")
     }
 
     fn candidate(line: &Line, database: &[u8], signature: &[u8], signed: u64) -> std::io::Result<Candidate> {
@@ -520,7 +502,7 @@ mod tests {
         (read(state.database), read(state.signature.expect("signed")))
     }
 
-    /// Wherever it stops, the next start has the old pair or the new one, whole, and holds nothing else.
+    /// Wherever it stops, with or without power, the next start has the old pair or the new one, whole, and holds nothing else.
     #[test]
     fn a_crash_at_any_step_of_a_change_leaves_one_whole_pair() {
         let (old, new) = (
@@ -530,27 +512,37 @@ mod tests {
         let mut outcomes = [0, 0];
         for steps in 0..200 {
             let dir = tempfile::tempdir().expect("a folder");
-            let (first, _) = line(dir.path(), usize::MAX);
+            let first = line(dir.path());
             let state = candidate(&first, &old.0, &old.1, 100).expect("written");
             let held = first.accept(state, None, 100).expect("accepted").id;
             drop(first);
-            let (crashing, stop) = line(dir.path(), steps);
+            let power = Power::watch(dir.path()).expect("watched");
+            let tuning = Tuning {
+                steps: Some(Arc::clone(&power) as Arc<dyn Steps>),
+                ..Tuning::default()
+            };
+            let crashing = line_with(dir.path(), tuning);
+            power.cut_after(steps);
             let state = candidate(&crashing, &new.0, &new.1, 200).expect("written");
             let accepted = crashing.accept(state, None, 200).is_ok();
+            power.cut();
             if !accepted {
                 let current = crashing.current().expect("a state").id;
                 assert_eq!(current, held, "in memory the old one stays");
             }
-            drop((crashing, stop));
-            let (again, _) = line(dir.path(), usize::MAX);
-            let found = pair(&again);
-            assert!(found == old || found == new, "after {steps} steps");
-            assert!(!accepted || found == new, "what was told is kept");
-            let held = again.store.retained().expect("labels").len();
-            assert_eq!(held, 2 * again.states().len(), "after {steps} steps");
-            outcomes[usize::from(found == new)] += 1;
+            drop(crashing);
+            for loss in [Loss::Nothing, Loss::Unsynced, Loss::Some(steps)] {
+                power.restore(loss).expect("restored");
+                let again = line(dir.path());
+                let found = pair(&again);
+                assert!(found == old || found == new, "after {steps} steps, {loss:?}");
+                assert!(!accepted || found == new, "what was told is kept, {loss:?}");
+                let held = again.store.retained().expect("labels").len();
+                assert_eq!(held, 2 * again.states().len(), "after {steps} steps, {loss:?}");
+                outcomes[usize::from(found == new)] += 1;
+            }
             if accepted {
-                assert!(outcomes[0] > 3, "it stopped at some steps: {outcomes:?}");
+                assert!(outcomes[0] > 9, "it stopped at some steps: {outcomes:?}");
                 return;
             }
         }
@@ -560,7 +552,7 @@ mod tests {
     #[test]
     fn what_was_replaced_is_older_for_ever_and_goes_after_a_day() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (lined, _) = line(dir.path(), usize::MAX);
+        let lined = line(dir.path());
         for (n, database) in [b"a", b"b", b"c"].into_iter().enumerate() {
             let state = candidate(&lined, database, &[n as u8], 100 + n as u64).expect("written");
             lined.accept(state, None, 1_000 + n as u64).expect("accepted");
@@ -575,7 +567,7 @@ mod tests {
         assert_eq!(lined.states().len(), 2, "a run stays with one");
         lined.prune(90_000, &[]).expect("pruned");
         drop(lined);
-        let (lined, _) = line(dir.path(), usize::MAX);
+        let lined = line(dir.path());
         assert_eq!((lined.states().len(), pair(&lined).0), (1, b"c".to_vec()));
         assert_eq!(lined.older(&back, 100_000), Some(Older::ServedBefore));
     }

@@ -239,12 +239,13 @@ impl Disk {
         self.hook.before("clean mark")?;
         let removed = std::mem::take(&mut *self.removed.lock().unwrap_or_else(PoisonError::into_inner));
         for folder in removed {
-            match self.hook.sync_dir(&folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.hook.sync_dir(&self.dir.join("files"))?
-                }
-                done => done?,
-            }
+            // A folder of its own that is gone was empty; its name went from `files`.
+            let folder = if folder.exists() {
+                folder
+            } else {
+                self.dir.join("files")
+            };
+            self.hook.sync_dir(&folder)?;
         }
         fs::write(self.dir.join("clean"), b"")
     }

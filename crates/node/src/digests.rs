@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cid::Cid;
 use pacstore_runtime::Pool;
 use pacstore_store::{FileInfo, OpenFile};
 use ring::digest::{Context, SHA256};
@@ -70,6 +71,19 @@ async fn all(node: &Node) -> Result<(), StoreError> {
                 debug!(cid = %file.root, error = &error as &dyn std::error::Error, "a file is not hashed");
             }
         }
+    }
+}
+
+/// Learns the digest of the file `root` now, if it is here without one: whoever asks looks for it by that.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read or noted.
+pub(crate) async fn learn(node: &Node, root: &Cid) -> Result<(), StoreError> {
+    let (store, wanted) = (node.inner.store.clone(), *root);
+    let found = blocking(node, move || store.file(&wanted).map_err(StoreError::from)).await?;
+    match found {
+        Some(info) if info.sha256.is_none() => one(node, &info).await,
+        _ => Ok(()),
     }
 }
 

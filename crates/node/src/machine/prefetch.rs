@@ -243,7 +243,10 @@ impl Node {
             Ok::<(), FetchError>(())
         };
         match tokio::time::timeout(patience, Box::pin(fetched)).await {
-            Ok(Ok(())) => Ok(()),
+            // Updates are looked for by their SHA-256.
+            Ok(Ok(())) => crate::digests::learn(self, &file.root)
+                .await
+                .map_err(|error| chain(&error)),
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("it does not come".to_owned()),
         }

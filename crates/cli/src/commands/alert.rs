@@ -16,7 +16,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Send a test message by every channel of [alert]
+    /// Send a test message by every channel that is configured
     Test,
 }
 

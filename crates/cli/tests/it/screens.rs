@@ -126,7 +126,9 @@ fn the_screens_in_the_documentation_are_the_programs_own() -> TestResult {
     )?;
     fs::write(format!("{dir}/mirrorlist"), format!("Server = {mirror}\n"))?;
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let home = Home::with(&LOOPBACK.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    let network = LOOPBACK.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    // The store's cap fits on any disk that the test fits on: doctor says otherwise.
+    let home = Home::with(&format!("[store]\nmax_size = \"100MB\"\n\n{network}"));
     let sockets = tempfile::tempdir()?;
     let start = |line: &str| Terminal::start(&tmux, sockets.path(), line);
     let pacstore = format!("{PACSTORE} --home {}", home.path().display());

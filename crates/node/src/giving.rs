@@ -4,18 +4,16 @@
 //! - Not here: what is kept of receipts (`crate::receipts`), how a file is opened (`crate::open`).
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use cid::Cid;
-use pacstore_names::{rfc3339, unix_seconds};
+use pacstore_names::{MirrorName, rfc3339, unix_seconds};
 use tokio::time::Instant;
 use url::Url;
 
 use crate::bytes_out::{BytesOut, Counters};
 use crate::fetch::FetchError;
-use crate::mirror::Mirror;
 use crate::node::Node;
 use crate::open::Content;
 use crate::receipts::{Ending, Receipt};
@@ -25,8 +23,8 @@ use crate::status::chain;
 /// What the bytes of a file are checked against.
 #[derive(Clone, Debug)]
 pub(crate) enum Against {
-    /// The tree of this head.
-    Head(Arc<Mirror>, Cid),
+    /// The tree of this head of the mirror.
+    Head(MirrorName, Cid),
     /// What the database of this repository says of the package.
     Database(String, [u8; 32]),
     /// It is this repository's own database or its signature.
@@ -40,7 +38,7 @@ pub(crate) enum Against {
 impl fmt::Display for Against {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Head(mirror, head) => write!(f, "leaf CIDs below head {head} of mirror {}", mirror.name()),
+            Self::Head(mirror, head) => write!(f, "leaf CIDs below head {head} of mirror {mirror}"),
             Self::Database(repository, sha256) => {
                 f.write_str("SHA-256 ")?;
                 sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;

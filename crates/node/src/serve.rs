@@ -256,7 +256,7 @@ impl Node {
                 upstreams: self.ranked_urls(mirror, head.head.layout, path),
             },
             known: Known::Tree,
-            against: Against::Head(Arc::clone(mirror), head.cid),
+            against: Against::Head(mirror.config.name.clone(), head.cid),
         };
         mirror.served(head, self.inner.clock.now())?;
         if let Some(database) = Database::of(path) {

@@ -245,6 +245,12 @@ impl Shared {
         self.plan().progressed(leaf, Instant::now());
     }
 
+    /// Nobody is late with `leaf`: see [`Plan::asked_now`].
+    pub(crate) fn asked_now(&self, leaf: usize) {
+        self.heard();
+        self.plan().asked_now(leaf, Instant::now());
+    }
+
     /// Bytes of what `source` was asked for come in; of which leaf is not known.
     pub(crate) fn moves(&self, source: SourceId) {
         self.heard();

@@ -269,6 +269,13 @@ impl Plan {
         }
     }
 
+    /// `leaf` is asked for only now: a neighbour brings it, or was asked whether it would. No source is late.
+    pub(crate) fn asked_now(&mut self, leaf: usize, now: Instant) {
+        if let Some(Leaf::Flying { asked, progress, .. }) = self.leaves.get_mut(leaf) {
+            (*asked, *progress) = (now, now);
+        }
+    }
+
     /// `leaf` is verified and on disk. False if it already was.
     pub(crate) fn finish(&mut self, leaf: usize) -> bool {
         let Some(state) = self.leaves.get_mut(leaf) else {

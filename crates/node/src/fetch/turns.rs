@@ -86,6 +86,7 @@ pub(crate) async fn ours(shared: &Arc<Shared>, source: SourceId, run: Vec<usize>
     let turns = neighbours.turns(&cids, shared.ask).await;
     let mut ours: Vec<usize> = Vec::new();
     for (leaf, turn) in run.into_iter().zip(turns) {
+        shared.asked_now(leaf);
         let touches = ours.last().is_none_or(|last| last + 1 == leaf);
         match turn {
             Whose::Ours(ticket) if touches => {
@@ -122,7 +123,7 @@ pub(crate) async fn take(shared: &Arc<Shared>, source: SourceId, leaf: usize, th
             () = shared.arrived(leaf) => break None,
             got = &mut taking => break got,
             // A neighbour that brings it is no late source: nobody else should.
-            () = tokio::time::sleep(LATE / 4) => shared.progressed(leaf),
+            () = tokio::time::sleep(LATE / 4) => shared.asked_now(leaf),
         }
     };
     let data = got.and_then(|block| super::peers::file_bytes(&wanted, &block));

@@ -153,8 +153,8 @@ fn three_machines_that_update_at_once_bring_it_over_the_line_once() -> TestResul
         .map(|(machine, _)| machine.json(&["status", "--json"])["bytes"].to_string())
         .collect();
     eprintln!("three machines: {ratio:.3} times the set ({total} bytes) came from outside: {bytes:?}");
-    // The goal is 1.1 (docs/design/share.md says how far it is reached): what one machine asks of two outside
-    // sources, because the first is slow, comes twice. Three machines that do not agree bring three times the set.
+    // The goal is 1.1; five of thirteen runs missed it (docs/decisions/0011), so this bound shows only that they share:
+    // three machines that do not agree bring three times the set.
     assert!(
         ratio <= 1.5,
         "{ratio:.3} times the set came from outside: {bytes:?}"

@@ -151,11 +151,12 @@ fn resident() -> f64 {
     kib.unwrap_or(f64::NAN) * 1024.0
 }
 
-/// After a few dozen updates the store holds what three snapshots hold, and the index has not grown with the updates.
+/// After many updates the store holds what three snapshots hold, and the index has not grown with the updates: by one step of
+/// its file (128 KiB) at most, where one row a changed file would have taken two.
 #[tokio::test]
 async fn updates_leave_nothing_behind_but_the_snapshots_that_stay() -> TestResult {
     let size = Size {
-        updates: 60,
+        updates: 140,
         files: 200,
         changed: 20,
         bytes: 600,
@@ -167,12 +168,12 @@ async fn updates_leave_nothing_behind_but_the_snapshots_that_stay() -> TestResul
         let took = year.update().await?;
         assert_eq!(took.evictable, 0, "gc left something after update {n}");
         assert_eq!(year.bench.store.stats().files, year.alive(), "after update {n}");
-        if n == updates / 3 {
+        if n == 20 {
             early = year.bench.store.stats().index_bytes + year.state_bytes()?;
         }
     }
     let late = year.bench.store.stats().index_bytes + year.state_bytes()?;
-    assert!(late <= early + early / 4, "{early} bytes grew to {late}");
+    assert!(late <= early + (192 << 10), "{early} bytes grew to {late}");
     Ok(())
 }
 
@@ -210,9 +211,10 @@ async fn a_year_of_five_minute_rounds() -> TestResult {
         }
         if (n + 1) % (updates / 10).max(1) == 0 {
             say(&format!(
-                "# {} of {updates} updates, {:.0} ms",
+                "# {} of {updates} updates, {:.0} ms, {} KiB of index and state",
                 n + 1,
-                took.time.as_secs_f64() * 1e3
+                took.time.as_secs_f64() * 1e3,
+                (year.bench.store.stats().index_bytes + year.state_bytes()?) >> 10
             ));
         }
     }

@@ -213,6 +213,11 @@ impl Ticket {
         self
     }
 
+    /// Neighbours are told of it; not where another one stands already.
+    pub(crate) fn is_claim(&self) -> bool {
+        self.of.is_some()
+    }
+
     /// The block is in the store: those who wait may ask for it.
     pub(crate) fn done(mut self) {
         self.state = ShareState::Here;
@@ -448,6 +453,13 @@ impl Neighbours {
                 ShareState::Free
             }
         }
+    }
+
+    /// Neighbours that ask are told that `cid` is coming.
+    #[cfg(test)]
+    pub(crate) fn is_bringing(&self, cid: &Cid) -> bool {
+        let claims = self.claims();
+        digest_of(cid).is_some_and(|digest| claims.ours.get(&digest).is_some_and(|claim| claim.ours))
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {

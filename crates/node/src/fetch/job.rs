@@ -234,8 +234,13 @@ impl Shared {
 
     /// `source` does not bring `leaf` after all.
     pub(crate) fn give_back(&self, leaf: usize, source: SourceId) {
-        self.tickets.give_up(leaf);
-        self.plan().give_back(leaf, source);
+        let mut plan = self.plan();
+        plan.give_back(leaf, source);
+        // Another source may still bring it: neighbours go on waiting for that one.
+        if !plan.is_flying(leaf) {
+            self.tickets.give_up(leaf);
+        }
+        drop(plan);
         self.given_back.send_modify(|n| *n += 1);
     }
 

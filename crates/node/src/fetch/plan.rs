@@ -99,6 +99,11 @@ impl Plan {
         matches!(self.leaves.get(leaf), Some(Leaf::Done))
     }
 
+    /// Some source is to bring this leaf.
+    pub(crate) fn is_flying(&self, leaf: usize) -> bool {
+        matches!(self.leaves.get(leaf), Some(Leaf::Flying { .. }))
+    }
+
     /// `reader` needs nothing before `leaf` any more.
     pub(crate) fn set_front(&mut self, reader: u64, leaf: usize) {
         self.fronts.insert(reader, leaf.min(self.leaves.len()));
@@ -384,6 +389,11 @@ mod tests {
             hedged.push(leaf);
         }
         assert_eq!(hedged, (0..MAX_HEDGED).collect::<Vec<_>>());
+        // What one of the two gives back, the other still brings.
+        plan.give_back(0, 0);
+        assert!(plan.is_flying(0));
+        plan.give_back(0, 1);
+        assert!(!plan.is_flying(0));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - Not here: how they agree (`crate::neighbours`).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,9 +28,17 @@ pub(crate) struct Tickets(Mutex<HashMap<usize, Ticket>>);
 impl Tickets {
     /// It is our turn to bring `leaf`; neighbours are told so until it is here or given back.
     pub(crate) fn hold(&self, leaf: usize, ticket: Ticket) {
-        // An older one is given up without the lock.
-        let older = self.lock().insert(leaf, ticket);
-        drop(older);
+        // One that goes is given up without the lock.
+        let gone = match self.lock().entry(leaf) {
+            Entry::Vacant(place) => {
+                place.insert(ticket);
+                None
+            }
+            // A second source of the leaf has no claim of its own: what neighbours were told for the first one stands.
+            Entry::Occupied(_) if !ticket.is_claim() => Some(ticket),
+            Entry::Occupied(mut place) => Some(place.insert(ticket)),
+        };
+        drop(gone);
     }
 
     /// `leaf` is on disk.
@@ -131,4 +140,28 @@ pub(crate) async fn take(shared: &Arc<Shared>, source: SourceId, leaf: usize, th
         shared.keep(leaf, data, Origin::Lan).await;
     }
     shared.give_back(leaf, source);
+}
+
+#[cfg(test)]
+mod tests {
+    use pacstore_dag as dag;
+
+    use super::*;
+    use crate::neighbours::Neighbours;
+
+    #[tokio::test]
+    async fn a_second_source_of_a_leaf_gives_nothing_up() {
+        let neighbours = Neighbours::new(None);
+        let cid = dag::raw_cid(dag::HashKind::Sha2_256, b"leaf");
+        let tickets = Tickets::default();
+        for source in ["the first", "one that is asked because the first is late"] {
+            let Whose::Ours(ticket) = neighbours.turn(&cid, AskPeers::Everyone).await else {
+                panic!("{source}: there is no neighbour");
+            };
+            tickets.hold(7, ticket);
+            assert!(neighbours.is_bringing(&cid), "{source}");
+        }
+        tickets.done(7);
+        assert!(!neighbours.is_bringing(&cid));
+    }
 }

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use pacstore_bitswap::Session;
 use pacstore_dag::{self as dag, FileDag};
 use pacstore_runtime::Pool;
@@ -45,6 +47,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Files up to here do not wait for their turn on a thin line: 64 KiB.
 const TINY: u64 = 64 << 10;
+
+/// Mirrors that are asked for one file at a time, where those asked before are silent.
+const MIRRORS_AT_ONCE: usize = 4;
 
 /// How long one source may take in all, while bytes come.
 const LONGEST: Duration = Duration::from_mins(2);
@@ -346,12 +351,37 @@ async fn silence(inner: &Inner, root: &Cid, session: &Session) {
     }
 }
 
+/// From the best mirror that gives it: the next one is asked where one fails, and beside it where one is silent.
 async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Result<Got, String> {
     let mut why = String::new();
-    for url in urls {
-        match from_upstream(inner, wanted, url).await {
+    let mut left = urls.iter();
+    let mut asked = FuturesUnordered::new();
+    let mut heard: Vec<(&Url, Arc<Heard>)> = Vec::new();
+    loop {
+        let silent = heard.iter().all(|(_, heard)| heard.is_silent());
+        if (asked.is_empty() || (silent && asked.len() < MIRRORS_AT_ONCE))
+            && let Some(url) = left.next()
+        {
+            let of_this = Arc::new(Heard::default());
+            heard.push((url, Arc::clone(&of_this)));
+            asked.push(async move { (url, from_upstream(inner, wanted, url, &of_this).await) });
+        }
+        let answered = tokio::select! {
+            answered = asked.next() => answered,
+            () = tokio::time::sleep(LOOK) => continue,
+        };
+        let Some((url, answer)) = answered else {
+            return Err(why);
+        };
+        heard.retain(|(other, _)| *other != url);
+        match answer {
             Ok(data) => {
                 inner.givers.mirror(&wanted.root, url, wanted.len);
+                // So that the next file is not asked there first.
+                for (silent, _) in heard.iter().filter(|(_, heard)| heard.is_silent()) {
+                    inner.http.mirrors().observe(silent, Observation::Failed);
+                    inner.bad.note(&wanted.root, silent);
+                }
                 return Ok(Got {
                     data,
                     origin: Origin::Upstream,
@@ -363,10 +393,34 @@ async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Re
             }
         }
     }
-    Err(why)
 }
 
-async fn from_upstream(inner: &Arc<Inner>, wanted: &Wanted, url: &Url) -> Result<Bytes, String> {
+/// When a mirror last gave a byte, or waited for its turn on the line.
+#[derive(Debug)]
+struct Heard(Mutex<Instant>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Heard {
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_silent(&self) -> bool {
+        LATE <= self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+async fn from_upstream(
+    inner: &Arc<Inner>,
+    wanted: &Wanted,
+    url: &Url,
+    heard: &Heard,
+) -> Result<Bytes, String> {
     let (root, len) = (&wanted.root, wanted.len);
     let turn = (TINY < len).then(|| inner.line.turn(*root, upstreams::host(url)));
     let mut get = Get::new(url);
@@ -375,11 +429,12 @@ async fn from_upstream(inner: &Arc<Inner>, wanted: &Wanted, url: &Url) -> Result
     let read = async {
         loop {
             if let Some(turn) = &turn {
-                turn.start(|| ()).await;
+                turn.start(|| heard.now()).await;
+                heard.now();
             }
             let asked = tokio::time::timeout(upstreams::HEADER, inner.http.get(&get));
             let mut response = asked.await.map_err(|_| SmallError::Stalled)??;
-            match body(&mut response, len, turn.as_ref()).await? {
+            match body(&mut response, len, turn.as_ref(), heard).await? {
                 Some(data) => return Ok(data),
                 None => turn.iter().for_each(Turn::yielded),
             }
@@ -428,11 +483,16 @@ impl SmallError {
 }
 
 /// All of it, or nothing where others go first.
-async fn body(response: &mut Response, len: u64, turn: Option<&Turn>) -> Result<Option<Bytes>, SmallError> {
+async fn body(
+    response: &mut Response,
+    len: u64,
+    turn: Option<&Turn>,
+    heard: &Heard,
+) -> Result<Option<Bytes>, SmallError> {
     let mut data = BytesMut::new();
     loop {
         if let Some(turn) = turn
-            && turn.go(data.len() as u64, len, || ()).await == Go::Yield
+            && turn.go(data.len() as u64, len, || heard.now()).await == Go::Yield
         {
             return Ok(None);
         }
@@ -442,6 +502,7 @@ async fn body(response: &mut Response, len: u64, turn: Option<&Turn>) -> Result<
             return Ok(Some(data.freeze()));
         };
         data.extend_from_slice(&chunk);
+        heard.now();
         if let Some(turn) = turn {
             turn.came(chunk.len() as u64, from);
         }

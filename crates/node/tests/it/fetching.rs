@@ -260,3 +260,33 @@ async fn a_file_that_came_by_its_cid_is_found_by_its_sha256_soon_after() -> Test
     assert_eq!(client.learns(&digest).await?, root);
     Ok(())
 }
+
+/// Mirrors that take the request and say nothing use up neither pacman's ten seconds nor the next mirror's chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_comes_although_mirror_after_mirror_is_silent() -> TestResult {
+    for fault in [
+        Fault::NoAnswer,
+        Fault::StallAfterHeader,
+        Fault::StallAt(At::Percent(50)),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let bytes = random(9, 300_000).to_vec();
+        fs_err::write(dir.path().join("small"), &bytes)?;
+        let importer = importer(dir.path()).await;
+        let mirrors: Vec<Upstream> = (0..4)
+            .map(|_| Upstream::folder(dir.path()))
+            .collect::<Result<_, _>>()?;
+        let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]);
+        let plan = mirrors.iter().fold(plan, Plan::upstream);
+        let client = follow_then_stop(importer, plan).await;
+        for silent in &mirrors[..3] {
+            silent.fault("small", fault.clone());
+        }
+        let pacman = Duration::from_secs(10);
+        let got = tokio::time::timeout(pacman, client.get("small")).await;
+        let got = got.unwrap_or_else(|_| panic!("{fault:?}: pacman would be gone"))?;
+        assert!(got == bytes, "{fault:?}");
+        client.stop().await;
+    }
+    Ok(())
+}

@@ -92,8 +92,17 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         failures += 1;
         error.note(&shared, &url);
         debug!(%url, error = &error as &dyn std::error::Error, failures, "upstream failed");
-        if failures < TRIES && error.worth_another_try() {
-            let wait = Duration::from_millis(200 << failures);
+        // Who is slower is no worse for it: it rests, and is still there when the faster one goes away.
+        let overtaken = matches!(error, RunError::Overtaken { .. });
+        if overtaken
+            && failures >= TRIES
+            && let Some(next) = urls.next()
+        {
+            (url, failures) = (next, 0);
+            continue;
+        }
+        if overtaken || (failures < TRIES && error.worth_another_try()) {
+            let wait = Duration::from_millis(200 << failures.min(TRIES));
             tokio::select! {
                 () = shared.stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => continue,

@@ -197,14 +197,18 @@ async fn a_waiting_get_asks_a_peer_that_comes_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_sessions_share_one_peer() {
     let (client, seed) = (Node::start().await, Node::start().await);
-    client.connect(&seed).await;
     let shared = seed.blocks.put(bytes(0, 100_000));
     let cids: Vec<_> = (1..=100).map(|n| seed.blocks.put(bytes(n, 20_000))).collect();
     let gets = cids.iter().map(|cid| {
         let session = client.bitswap.session(SessionOptions::with_peers([seed.id()]));
         async move { futures::future::try_join(session.get(shared), session.get(*cid)).await }
     });
-    let got = soon("all blocks", try_join_all(gets)).await.unwrap();
+    // All wait before the first block can come: who asks later than that asks anew.
+    let (got, ()) = soon("all blocks", async {
+        tokio::join!(try_join_all(gets), client.connect(&seed))
+    })
+    .await;
+    let got = got.unwrap();
     assert!(got.iter().all(|(a, _)| a.data == bytes(0, 100_000)));
     assert!(
         seed.bitswap.ledger(&client.id()).blocks_sent <= 103,

@@ -80,6 +80,38 @@ async fn a_file_completes_from_the_mirror_when_the_peer_dies_in_its_middle() -> 
     Ok(())
 }
 
+/// Peers that are always sooner are no reason to give the mirror up: it is there when the last of them goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_peers_overtake_is_still_there_when_they_die() -> TestResult {
+    let (dir, bytes) = folder(48);
+    let mirror = Upstream::folder(dir.path())?;
+    // No leaf of it ever comes before the peer's.
+    mirror.fault("big", Fault::Drip(Duration::from_millis(500)));
+    let importer = importer(dir.path()).await;
+    let relay = importer.relay(Some(3_000_000)).await;
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)]).upstream(&mirror);
+    let client = plan.start().await;
+    client.follows(&importer).await;
+    let before = relay.down();
+    let asked = async |times| {
+        while mirror.requests("big").len() < times {
+            let passed = relay.down() - before;
+            assert!(passed < 40 * MIB, "the mirror was given up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let peers_die = async {
+        // The third leaf in a row is overtaken, too; then the mirror is as good as any.
+        asked(3).await;
+        mirror.heal();
+        asked(4).await;
+        relay.cut_after(MIB);
+    };
+    let (got, ()) = tokio::join!(client.get("big"), peers_die);
+    assert!(got? == bytes);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_fails_when_the_only_peer_dies_and_goes_on_later_where_it_was() -> TestResult {
     let (dir, bytes) = folder(24);

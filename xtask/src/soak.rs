@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: long tests, in release build, with their own words on the terminal.
 //!
-//! - Not here: the tests themselves (`crates/cli/tests/it/kill.rs`, `crates/import/tests/it/year.rs`).
+//! - Not here: the tests themselves (`kill.rs` of `cli`, `year.rs` of `import`, `golden.rs` of `dag`, `many.rs` of `store`).
 
 use std::process::Command;
 
@@ -25,6 +25,8 @@ enum Test {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// What takes minutes in a debug build: a file of 1 GiB against its published CID, 100,000 small files in one store
+    Large,
     /// Import update after update, as a year of five-minute rounds would, and measure what that leaves behind
     Year {
         /// How many updates
@@ -51,6 +53,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             if let Some(seed) = seed {
                 cargo.env("PACSTORE_SEED", seed.to_string());
             }
+        }
+        Test::Large => {
+            cargo.args(["-p", "pacstore-dag", "-p", "pacstore-store", "--test", "it"]);
+            cargo.args(["--", "--ignored", "--nocapture"]);
         }
         Test::Year {
             updates,

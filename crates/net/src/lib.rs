@@ -33,6 +33,7 @@
 
 mod address;
 mod announce;
+mod askers;
 mod behaviour;
 mod command;
 mod config;

@@ -9,15 +9,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use libp2p::request_response::{self, OutboundFailure, OutboundRequestId, ProtocolSupport, ResponseChannel};
 use libp2p::{PeerId, Swarm};
 use pacstore_runtime::{Pool, Tasks};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 use tracing::debug;
 
+use crate::askers::Askers;
 use crate::behaviour::Behaviour;
 use crate::config::{LOOKUP_DEADLINE, LOOKUP_STREAMS, LOOKUPS_PER_MINUTE, LOOKUPS_WAITING};
 use crate::error::LookupError;
@@ -53,8 +52,7 @@ pub(crate) struct LookupDesk {
     jobs: Option<mpsc::Sender<Job>>,
     done: mpsc::Receiver<Done>,
     waiting: HashMap<OutboundRequestId, Waiting>,
-    asked: HashMap<PeerId, usize>,
-    minute: Instant,
+    askers: Askers,
 }
 
 /// The behaviour; a node that answers nobody does not offer the protocol.
@@ -83,8 +81,7 @@ impl LookupDesk {
             jobs,
             done,
             waiting: HashMap::new(),
-            asked: HashMap::new(),
-            minute: Instant::now(),
+            askers: Askers::new(MAX_ASKERS, LOOKUPS_PER_MINUTE),
         }
     }
 
@@ -164,7 +161,7 @@ impl LookupDesk {
     /// A channel that is dropped closes its stream: the peer knows at once that it gets no answer.
     fn asked_by(&mut self, peer: PeerId, digests: Vec<Digest>, channel: ResponseChannel<Answers>) {
         let Some(jobs) = self.jobs.clone() else { return };
-        if !self.may_ask(peer, digests.len()) {
+        if !self.askers.may_ask(peer, digests.len()) {
             debug!(%peer, "looks up more than we answer within a minute");
             return;
         }
@@ -176,19 +173,6 @@ impl LookupDesk {
         if jobs.try_send(job).is_err() {
             debug!(%peer, "too many lookups wait already");
         }
-    }
-
-    fn may_ask(&mut self, peer: PeerId, digests: usize) -> bool {
-        if self.minute.elapsed() >= Duration::from_mins(1) {
-            self.minute = Instant::now();
-            self.asked.clear();
-        }
-        if self.asked.len() >= MAX_ASKERS && !self.asked.contains_key(&peer) {
-            return false;
-        }
-        let asked = self.asked.entry(peer).or_default();
-        *asked = asked.saturating_add(digests);
-        *asked <= LOOKUPS_PER_MINUTE
     }
 }
 
@@ -223,33 +207,5 @@ async fn look_up(
         if done.send(Done { channel, answers }).await.is_err() {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_may_look_up_so_much_within_a_minute_and_others_are_not_harmed() {
-        let mut desk = LookupDesk::new(None, &Tasks::new());
-        let (greedy, other) = (PeerId::random(), PeerId::random());
-        assert!(desk.may_ask(greedy, LOOKUPS_PER_MINUTE));
-        assert!(!desk.may_ask(greedy, 1));
-        assert!(desk.may_ask(other, 1));
-        tokio::time::advance(Duration::from_mins(1)).await;
-        assert!(desk.may_ask(greedy, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn peers_that_are_counted_are_bounded() {
-        let mut desk = LookupDesk::new(None, &Tasks::new());
-        let known = PeerId::random();
-        assert!(desk.may_ask(known, 1));
-        for _ in 1..MAX_ASKERS {
-            assert!(desk.may_ask(PeerId::random(), 1));
-        }
-        assert!(!desk.may_ask(PeerId::random(), 1));
-        assert!(desk.may_ask(known, 1));
     }
 }

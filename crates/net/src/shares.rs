@@ -5,7 +5,6 @@
 //! - Not here: the wire (`crate::share`), what is answered (`node`).
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -13,9 +12,9 @@ use futures::stream::FuturesUnordered;
 use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel};
 use libp2p::{PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 use tracing::debug;
 
+use crate::askers::Askers;
 use crate::behaviour::Behaviour;
 use crate::config::{SHARE_DEADLINE, SHARE_STREAMS, SHARES_PER_MINUTE, SHARES_WAITING};
 use crate::share::{Codec, PROTOCOL, Request, ShareRequest, ShareState};
@@ -38,8 +37,7 @@ pub(crate) struct ShareDesk {
     /// Answers that the node still thinks about.
     pending: FuturesUnordered<BoxFuture<'static, Option<Done>>>,
     waiting: HashMap<OutboundRequestId, (usize, oneshot::Sender<States>)>,
-    asked: HashMap<PeerId, usize>,
-    minute: Instant,
+    askers: Askers,
 }
 
 /// The behaviour; a node that answers nobody does not offer the protocol.
@@ -61,8 +59,7 @@ impl ShareDesk {
             requests,
             pending: FuturesUnordered::new(),
             waiting: HashMap::new(),
-            asked: HashMap::new(),
-            minute: Instant::now(),
+            askers: Askers::new(MAX_ASKERS, SHARES_PER_MINUTE),
         }
     }
 
@@ -123,7 +120,7 @@ impl ShareDesk {
         let Some(requests) = self.requests.clone() else {
             return;
         };
-        if self.pending.len() >= SHARES_WAITING || !self.may_ask(peer, request.digests.len()) {
+        if self.pending.len() >= SHARES_WAITING || !self.askers.may_ask(peer, request.digests.len()) {
             debug!(%peer, "asks more than we answer");
             return;
         }
@@ -144,19 +141,6 @@ impl ShareDesk {
             let states = tokio::time::timeout(SHARE_DEADLINE, states).await.ok()?.ok()?;
             Some(Done { channel, states })
         }));
-    }
-
-    fn may_ask(&mut self, peer: PeerId, digests: usize) -> bool {
-        if self.minute.elapsed() >= Duration::from_mins(1) {
-            self.minute = Instant::now();
-            self.asked.clear();
-        }
-        if self.asked.len() >= MAX_ASKERS && !self.asked.contains_key(&peer) {
-            return false;
-        }
-        let asked = self.asked.entry(peer).or_default();
-        *asked = asked.saturating_add(digests);
-        *asked <= SHARES_PER_MINUTE
     }
 }
 

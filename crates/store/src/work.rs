@@ -37,59 +37,52 @@ mod kind {
 const READ_AHEAD: usize = 65_536;
 
 /// Counts `todo` and what hangs below up, `limit` references at most; writes down what is left.
-pub(crate) fn raise(t: &mut Tables<'_>, mut todo: Vec<RefKey>, limit: usize) -> Result<(), IndexError> {
-    let (mut fresh, mut done) = (Vec::new(), 0usize);
-    while done < limit {
-        while todo.len() < READ_AHEAD.min(limit.saturating_sub(done)) {
-            let next = match fresh.pop() {
-                Some(key) => key,
-                None => match take(t, kind::UP_BELOW, 1)?.pop() {
-                    Some(key) => key,
-                    None => break,
-                },
-            };
-            done += 1;
-            refs::links(t, &next, &mut todo)?;
-        }
-        if todo.is_empty() {
-            break;
-        }
-        let mut now = todo.split_off(todo.len() - todo.len().min(limit.saturating_sub(done).max(1)));
-        done += now.len();
-        refs::count_up(t, &mut now, &mut fresh)?;
-    }
-    leave(t, &todo, kind::UP)?;
-    leave(t, &fresh, kind::UP_BELOW)
+pub(crate) fn raise(t: &mut Tables<'_>, todo: Vec<RefKey>, limit: usize) -> Result<(), IndexError> {
+    count(t, todo, limit, (kind::UP, kind::UP_BELOW), refs::count_up)
 }
 
 /// Counts `todo` and what hangs below down, `limit` references at most; writes down what is left. All is left
 /// while something is still to be counted up.
-pub(crate) fn lower(t: &mut Tables<'_>, mut todo: Vec<RefKey>, limit: usize) -> Result<(), IndexError> {
+pub(crate) fn lower(t: &mut Tables<'_>, todo: Vec<RefKey>, limit: usize) -> Result<(), IndexError> {
     if is_raising(t)? {
         return leave(t, &todo, kind::DOWN);
     }
-    let (mut gone, mut done) = (Vec::new(), 0usize);
+    count(t, todo, limit, (kind::DOWN, kind::DOWN_BELOW), refs::count_down)
+}
+
+/// Counts the references of a list, and puts the nodes whose links are next on the other.
+type Count = fn(&mut Tables<'_>, &mut Vec<RefKey>, &mut Vec<RefKey>) -> Result<(), IndexError>;
+
+/// What is left over is written down under the kinds `here` (to be counted) and `below` (its links are).
+fn count(
+    t: &mut Tables<'_>,
+    mut todo: Vec<RefKey>,
+    limit: usize,
+    (here, below): (u8, u8),
+    step: Count,
+) -> Result<(), IndexError> {
+    let (mut next, mut done) = (Vec::new(), 0usize);
     while done < limit {
         while todo.len() < READ_AHEAD.min(limit.saturating_sub(done)) {
-            let next = match gone.pop() {
+            let key = match next.pop() {
                 Some(key) => key,
-                None => match take(t, kind::DOWN_BELOW, 1)?.pop() {
+                None => match take(t, below, 1)?.pop() {
                     Some(key) => key,
                     None => break,
                 },
             };
             done += 1;
-            refs::links(t, &next, &mut todo)?;
+            refs::links(t, &key, &mut todo)?;
         }
         if todo.is_empty() {
             break;
         }
         let mut now = todo.split_off(todo.len() - todo.len().min(limit.saturating_sub(done).max(1)));
         done += now.len();
-        refs::count_down(t, &mut now, &mut gone)?;
+        step(t, &mut now, &mut next)?;
     }
-    leave(t, &todo, kind::DOWN)?;
-    leave(t, &gone, kind::DOWN_BELOW)
+    leave(t, &todo, here)?;
+    leave(t, &next, below)
 }
 
 /// Notes that what is staged under `label` is to be let go of.

@@ -528,7 +528,7 @@ fn cids_stated_in_kubos_own_tests_and_ipip_499_come_out() {
 
 /// The two of IPIP-499 that need 1 GiB of random bytes.
 #[test]
-#[ignore = "draws and hashes 1 GiB; run it in a release build"]
+#[ignore = "draws and hashes 1 GiB; `cargo xtask soak large` runs it"]
 fn a_gibibyte_fills_one_node_of_the_default_profile_and_one_byte_more_needs_two_levels() {
     let mut random = Prng::new("v1-2025-seed");
     let mut builder = dag::FileBuilder::new(&Profile::UNIXFS_V1_2025);

@@ -1,7 +1,8 @@
 //! Files of one leaf: signatures, databases, small packages. No job, no partial file.
 //!
 //! Peers are asked first; where they have not answered within [`HEAD_START`] an upstream
-//! is asked beside them, and who is first wins. One fetch a file, however many ask: the
+//! is asked beside them, and who is first wins; of several upstreams the next is asked where
+//! those before fail or are silent. One fetch a file, however many ask: the
 //! second waits for the first and takes over if the first goes away.
 //!
 //! The bytes are given as soon as they are verified; a task puts them on disk meanwhile.
@@ -377,8 +378,9 @@ async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Re
         match answer {
             Ok(data) => {
                 inner.givers.mirror(&wanted.root, url, wanted.len);
-                // So that the next file is not asked there first.
-                for (silent, _) in heard.iter().filter(|(_, heard)| heard.is_silent()) {
+                // So that the next file is not asked there first. On a line that is full, silence says nothing of a mirror.
+                let silent = heard.iter().filter(|(_, heard)| heard.is_silent());
+                for (silent, _) in silent.filter(|_| !inner.line.is_limit()) {
                     inner.http.mirrors().observe(silent, Observation::Failed);
                     inner.bad.note(&wanted.root, silent);
                 }

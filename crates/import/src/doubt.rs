@@ -2,20 +2,23 @@
 //!
 //! A repository whose files carry a signature that does not verify is held: the tree keeps its last state. That ends
 //! when everything verifies, when a person accepts it, or after `hold`; then it is published, and the round says so.
+//! Without a keyring only this is looked at: whether the signature beside a database can be of its bytes. While a mirror
+//! is being updated it is not, for a moment, and pacman fails on such a pair.
 //!
 //! - Invariant: a signature that verified over the same bytes is never verified again.
+//! - Invariant: what was found without a keyring never counts as verified by one.
 //! - Invariant: a repository is held at most for `hold` without a break, also over restarts and clocks set back.
 //! - Not here: what a signature is worth (`pacstore_pacman::openpgp`), files without one (they are counted, no more).
 //! - Read first: `docs/semantics.md`, "Signatures".
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use pacstore_pacman::DbFileName;
 use pacstore_pacman::openpgp::{MAX_SIGNATURE, Verdict};
+use pacstore_pacman::{DbFileName, Fit, Seal};
 use pacstore_runtime::Pool;
 use pacstore_store::Store;
 use ring::digest::{SHA256, digest};
@@ -119,8 +122,9 @@ pub(crate) struct Doubts {
 }
 
 impl Work {
-    /// The signed files of all repositories that are whole and not kept.
+    /// The signed files of all repositories that are whole and not kept; without a keyring the databases alone.
     pub(crate) fn signed(&self, opened: &AllOpened, checked: &Checked, taken: &Taker) -> ToVerify {
+        let keyring = self.plan.spec.keyring.is_some();
         let view = &*self.view;
         let mut out = ToVerify {
             signed: Vec::new(),
@@ -158,7 +162,7 @@ impl Work {
                 }
             }
             let mut bare = 0;
-            for desc in &databases.main.entries {
+            for desc in databases.main.entries.iter().filter(|_| keyring) {
                 let Some(file) = at(&desc.filename) else { continue };
                 let beside = at(&format!("{}.sig", desc.filename));
                 if beside.is_none() && desc.pgpsig.is_none() {
@@ -184,7 +188,7 @@ impl Work {
     /// `accept`: whether a person wants them published as they are.
     pub(crate) async fn doubts(
         &self,
-        (to_verify, keyring): (ToVerify, Arc<ReadKeyring>),
+        (to_verify, keyring): (ToVerify, Option<Arc<ReadKeyring>>),
         intakes: &Intakes,
         (hold, accept): (Duration, bool),
     ) -> Result<Doubts, IntakeError> {
@@ -193,12 +197,13 @@ impl Work {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         let ToVerify { signed, bare } = to_verify;
-        let (manifest, digest) = (Arc::clone(&intakes.manifest), keyring.digest);
+        let digest = keyring.as_ref().map(|keyring| keyring.digest);
+        let manifest = Arc::clone(&intakes.manifest);
         let look_up = move || -> Result<_, IntakeError> {
             let known = manifest.signatures(signed.iter().map(|s| &s.pair))?;
             let (old, new): (Vec<_>, Vec<_>) =
                 signed.into_iter().zip(known).partition(|(_, known)| match known {
-                    Some(Known::Bad(with, _)) => *with == digest,
+                    Some(Known::Bad(with, _)) => Some(*with) == digest,
                     known => known.is_some(),
                 });
             let holds = manifest.holds()?;
@@ -206,8 +211,9 @@ impl Work {
         };
         let (old, new, holds) = intakes.tasks.blocking(Pool::Disk, look_up).await??;
         let fresh = new.into_iter().map(|(signed, _)| signed).collect();
-        let fresh = verify_all(fresh, &keyring, intakes, now).await?;
-        let notes: Vec<(Pair, Known)> = fresh.iter().map(|(s, k)| (s.pair, k.clone())).collect();
+        let fresh = verify_all(fresh, keyring.as_ref(), intakes, now).await?;
+        let verified = fresh.iter().filter(|_| keyring.is_some());
+        let notes: Vec<(Pair, Known)> = verified.map(|(s, k)| (s.pair, k.clone())).collect();
         let mut found = old;
         found.extend(fresh.into_iter().map(|(signed, known)| (signed, Some(known))));
         let (doubts, accepted, next) = self.weigh(found, &bare, &holds, (hold, accept, now));
@@ -319,7 +325,7 @@ fn pair(file: &FileFacts, signature: &Signature) -> Option<Pair> {
 
 async fn verify_all(
     signed: Vec<Signed>,
-    keyring: &Arc<ReadKeyring>,
+    keyring: Option<&Arc<ReadKeyring>>,
     intakes: &Intakes,
     now: u64,
 ) -> Result<Vec<(Signed, Known)>, IntakeError> {
@@ -339,12 +345,12 @@ async fn verify_all(
         }
     }
     let run = |batch: Vec<Signed>| {
-        let (store, keyring) = (intakes.store.clone(), Arc::clone(keyring));
+        let (store, keyring) = (intakes.store.clone(), keyring.cloned());
         let tasks = intakes.tasks.clone();
         async move {
             let verify = move || -> Result<Vec<(Signed, Known)>, IntakeError> {
                 let each = batch.into_iter().map(|signed| {
-                    let known = verify(&store, &signed, &keyring, now)?;
+                    let known = verify(&store, &signed, keyring.as_deref(), now)?;
                     Ok((signed, known))
                 });
                 each.collect()
@@ -360,34 +366,50 @@ async fn verify_all(
     Ok(done.into_iter().flatten().collect())
 }
 
-fn verify(store: &Store, signed: &Signed, keyring: &ReadKeyring, now: u64) -> Result<Known, IntakeError> {
+fn verify(
+    store: &Store,
+    signed: &Signed,
+    keyring: Option<&ReadKeyring>,
+    now: u64,
+) -> Result<Known, IntakeError> {
     let read_error = |e| IntakeError::Read(signed.path.clone(), e);
-    let bad = |why: String| Ok(Known::Bad(keyring.digest, why));
     let signature = match &signed.signature {
-        Signature::Bytes(bytes) => bytes.to_vec(),
-        Signature::File(facts) => {
-            let Some(open) = store.open_file(&facts.root())? else {
-                return bad("its signature is not in the store any more".to_owned());
-            };
-            let mut bytes = Vec::new();
-            open.file
-                .take(MAX_SIGNATURE as u64 + 1)
-                .read_to_end(&mut bytes)
-                .map_err(read_error)?;
-            bytes
+        Signature::Bytes(bytes) => Some(bytes.to_vec()),
+        Signature::File(facts) => match store.open_file(&facts.root())? {
+            Some(open) => {
+                let mut bytes = Vec::new();
+                open.file
+                    .take(MAX_SIGNATURE as u64 + 1)
+                    .read_to_end(&mut bytes)
+                    .map_err(read_error)?;
+                Some(bytes)
+            }
+            None => None,
+        },
+    };
+    let open = store.open_file(&signed.file.root())?;
+    let why = match (keyring, signature, open) {
+        (Some(keyring), Some(signature), Some(mut open)) => {
+            let verdict = keyring.keys.verify(&signature, &mut open.file, now);
+            match verdict.map_err(read_error)? {
+                Verdict::Good(_) => None,
+                other => Some(other.to_string()),
+            }
         }
+        (Some(_), None, _) => Some("its signature is not in the store any more".to_owned()),
+        (Some(_), _, None) => Some("it is not in the store any more".to_owned()),
+        (None, Some(signature), Some(open)) => {
+            let start = || (&open.file).rewind().map(|()| &open.file);
+            // Something that is no signature at all is pacman's to judge.
+            let fit = Seal::read(&signature).map(|seal| seal.fit(start));
+            let other = fit.transpose().map_err(read_error)? == Some(Fit::Other);
+            other.then(|| "the signature beside it is of other bytes".to_owned())
+        }
+        // Whoever builds the tree finds what is lost.
+        (None, ..) => None,
     };
-    let Some(mut open) = store.open_file(&signed.file.root())? else {
-        return bad("it is not in the store any more".to_owned());
-    };
-    match keyring
-        .keys
-        .verify(&signature, &mut open.file, now)
-        .map_err(read_error)?
-    {
-        Verdict::Good(_) => Ok(Known::Good),
-        other => bad(other.to_string()),
-    }
+    let digest = keyring.map_or([0; 32], |keyring| keyring.digest);
+    Ok(why.map_or(Known::Good, |why| Known::Bad(digest, why)))
 }
 
 #[cfg(test)]

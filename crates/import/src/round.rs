@@ -21,7 +21,6 @@ use pacstore_upstream::{Http, Rsync, RsyncOptions};
 use tracing::{info, warn};
 
 use crate::build::{Build, Labels, Outcome};
-use crate::doubt::Doubts;
 use crate::error::{IntakeError, RoundError, SourceError};
 use crate::intake::{Intakes, Taking, sweep};
 use crate::keyring::{ReadKeyring, read_keyring};
@@ -375,12 +374,11 @@ impl Importer {
             let stamped = stamp.as_ref().and_then(ChangeStamp::time);
             work.stamp = stamp;
             progress.begin(Step::Checking, work.look.repos.len() as u64, 0);
-            let signs = self.plan.spec.keyring.is_some();
             let (opened, checked, to_verify) = self
                 .aside(work.clone(), move |work| {
                     let checked = work.check(&opened, &taken, &picks);
-                    let to_verify = signs.then(|| work.signed(&opened, &checked, &taken));
-                    (opened, checked, to_verify.unwrap_or_default())
+                    let to_verify = work.signed(&opened, &checked, &taken);
+                    (opened, checked, to_verify)
                 })
                 .await?;
             let torn = checked.troubles.iter().any(|troubles| !troubles.is_empty());
@@ -389,14 +387,9 @@ impl Importer {
                 (view, pass) = (Arc::new(transport.look().await?), pass + 1);
                 continue;
             }
-            let doubts = match self.keyring().await? {
-                Some(keyring) => {
-                    let hold = (self.plan.spec.hold, self.accept);
-                    let doubts = work.doubts((to_verify, keyring), &intakes, hold);
-                    doubts.await.map_err(ours)?
-                }
-                None => Doubts::default(),
-            };
+            let hold = (self.plan.spec.hold, self.accept);
+            let doubts = work.doubts((to_verify, self.keyring().await?), &intakes, hold);
+            let doubts = doubts.await.map_err(ours)?;
             progress.begin(Step::Building, checked.rows.len() as u64, 0);
             let (labels, from) = (self.labels.clone(), shown.clone());
             let settled = self.aside(work, move |work| {

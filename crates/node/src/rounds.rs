@@ -24,6 +24,8 @@ const REWRITE: u64 = 600;
 #[serde(default)]
 pub(crate) struct Kept {
     pub(crate) last: Option<RoundReport>,
+    /// The last one that did not fail: what is known of the upstream while others do.
+    pub(crate) read: Option<RoundReport>,
     /// Rounds that failed since the last that did not.
     pub(crate) failures: u32,
     /// When a round last ended well, seconds since 1970.
@@ -58,6 +60,8 @@ struct Facts {
     kept: Kept,
     written: u64,
     running: Option<Running>,
+    /// When the first round began of those that failed since the last that did not.
+    failing: Option<Instant>,
     /// When the next round is due, and what a due one waits for.
     next: Option<Instant>,
     waits: Option<&'static str>,
@@ -84,6 +88,8 @@ pub(crate) struct Glance {
     pub(crate) overdue: Duration,
     /// What a due round waits for.
     pub(crate) waits: Option<&'static str>,
+    /// For how long rounds have failed without a break, in this process.
+    pub(crate) failing: Duration,
     /// Since the worker's last sign of life.
     pub(crate) silent: Duration,
     /// How long the last round took.
@@ -111,6 +117,7 @@ impl Rounds {
             kept,
             written: 0,
             running: None,
+            failing: None,
             next: None,
             waits: None,
             beat: Instant::now(),
@@ -182,8 +189,9 @@ impl Rounds {
         now: u64,
     ) -> Result<(), StoreError> {
         let write = self.facts(|facts| {
-            facts.beat = Instant::now();
-            facts.took = facts.running.take().map(|running| running.since.elapsed());
+            let (ended, begun) = (Instant::now(), facts.running.take().map(|running| running.since));
+            facts.beat = ended;
+            facts.took = begun.map(|begun| ended.saturating_duration_since(begun));
             let count = match report.outcome {
                 Outcome::Published => &mut facts.outcomes.published,
                 Outcome::Unchanged => &mut facts.outcomes.unchanged,
@@ -201,7 +209,10 @@ impl Rounds {
             facts.kept.last = Some(report.clone());
             if report.outcome == Outcome::Failed {
                 facts.kept.failures = facts.kept.failures.saturating_add(1);
+                facts.failing = facts.failing.or(begun);
             } else {
+                facts.failing = None;
+                facts.kept.read = Some(report.clone());
                 facts.kept.failures = 0;
                 facts.kept.good = Some(now);
             }
@@ -232,6 +243,9 @@ impl Rounds {
                     .next
                     .map_or(Duration::ZERO, |next| now.saturating_duration_since(next)),
                 waits: facts.waits,
+                failing: facts
+                    .failing
+                    .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
                 silent: now.saturating_duration_since(facts.beat),
                 took: facts.took,
                 outcomes: facts.outcomes,
@@ -299,6 +313,25 @@ mod tests {
         tokio::time::advance(Duration::from_mins(1)).await;
         rounds.observe(&at(Step::Fetching, 2_000));
         assert_eq!(rounds.glance().still, Duration::from_mins(1), "it does not move");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_begins_with_the_first_round_that_failed() {
+        let (_dir, store) = store();
+        let name = "a.example".parse().expect("a name");
+        let rounds = Rounds::load(&store, &name).expect("new");
+        let round = async |outcome, minutes| {
+            rounds.begin();
+            tokio::time::advance(Duration::from_mins(minutes)).await;
+            rounds.end(&store, &name, &report(outcome), 0).expect("kept");
+        };
+        round(Outcome::Published, 7).await;
+        assert_eq!(rounds.glance().failing, Duration::ZERO);
+        round(Outcome::Failed, 5).await;
+        round(Outcome::Failed, 1).await;
+        assert_eq!(rounds.glance().failing, Duration::from_mins(6));
+        round(Outcome::Torn, 1).await;
+        assert_eq!(rounds.glance().failing, Duration::ZERO);
     }
 
     #[tokio::test]

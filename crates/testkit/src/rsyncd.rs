@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_err as fs;
@@ -23,8 +24,10 @@ use crate::worker::Worker;
 #[derive(Debug)]
 pub struct RsyncDaemon {
     address: SocketAddr,
+    program: PathBuf,
     children: Arc<Mutex<Vec<Child>>>,
     worker: Mutex<Option<Worker>>,
+    hangs: Arc<AtomicBool>,
     folder: tempfile::TempDir,
 }
 
@@ -42,18 +45,35 @@ impl RsyncDaemon {
         let own = tempfile::tempdir()?;
         let conf = own.path().join("rsyncd.conf");
         fs::write(&conf, configuration(folder, own.path(), lines))?;
-        let children = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&children);
-        let (worker, address) = Worker::listen("rsyncd", 0, move |stream| {
-            hand_over(stream, &program, &conf, &kept);
-            std::future::ready(())
-        })?;
+        let (children, hangs) = (Arc::default(), Arc::default());
+        let (worker, address) = listen(0, &program, &conf, &children, &hangs)?;
         Ok(Some(Self {
             address,
+            program,
             children,
             worker: Mutex::new(Some(worker)),
+            hangs,
             folder: own,
         }))
+    }
+
+    /// Listens again on the same port, after [`RsyncDaemon::stop`].
+    ///
+    /// # Errors
+    /// If somebody else took the port meanwhile.
+    pub fn start(&self) -> io::Result<()> {
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if worker.is_none() {
+            let conf = self.folder.path().join("rsyncd.conf");
+            let port = self.address.port();
+            *worker = Some(listen(port, &self.program, &conf, &self.children, &self.hangs)?.0);
+        }
+        Ok(())
+    }
+
+    /// Whether new connections are accepted and never hear a word. Those that hang stay so.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
     }
 
     /// Where it listens.
@@ -118,8 +138,33 @@ fn configuration(folder: &Path, own: &Path, lines: &[&str]) -> String {
     text
 }
 
+fn listen(
+    port: u16,
+    program: &Path,
+    conf: &Path,
+    children: &Arc<Mutex<Vec<Child>>>,
+    hangs: &Arc<AtomicBool>,
+) -> io::Result<(Worker, SocketAddr)> {
+    let (program, conf) = (program.to_owned(), conf.to_owned());
+    let (children, hangs) = (Arc::clone(children), Arc::clone(hangs));
+    Worker::listen("rsyncd", port, move |stream| {
+        let mut hanging = Some(stream);
+        if !hangs.load(Ordering::SeqCst)
+            && let Some(stream) = hanging.take()
+        {
+            hand_over(stream, &program, &conf, &children);
+        }
+        async move {
+            if let Some(stream) = hanging {
+                std::future::pending::<()>().await;
+                drop(stream);
+            }
+        }
+    })
+}
+
 /// Starts a daemon on the connection; the children that ended meanwhile are reaped.
-fn hand_over(stream: TcpStream, program: &PathBuf, conf: &Path, children: &Mutex<Vec<Child>>) {
+fn hand_over(stream: TcpStream, program: &Path, conf: &Path, children: &Mutex<Vec<Child>>) {
     let started = (|| -> io::Result<Child> {
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;

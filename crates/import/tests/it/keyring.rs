@@ -297,3 +297,41 @@ async fn a_shrunk_an_older_and_a_rewritten_repository_raise_alarms_and_move() ->
     );
     Ok(())
 }
+
+/// Without a keyring nobody is known, but a signature tells which bytes it cannot be of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_beside_the_signature_of_another_one_waits_also_without_a_keyring() -> TestResult {
+    for kind in ["db", "files"] {
+        let mut held = Held::new()?;
+        let mut spec = of_directory(held.upstream.path());
+        spec.hold = HOLD;
+        let (clock, hand) = Clock::fake(SystemTime::now());
+        held.importer = importer(&held.bench, spec, &clock);
+        let first = held.round().await?;
+        let signature = with_sig(&held.repo.folder().join(format!("core.{kind}")));
+        let old = fs::read(&signature)?;
+        held.repo.update(&["pkg1"])?;
+        let new = fs::read(&signature)?;
+        fs::write(&signature, &old)?;
+        let waits = held.round().await?;
+        assert_eq!(waits.tree, first.tree, "{kind}");
+        let wanted = format!("core/core.{kind} does not verify: the signature beside it is of other bytes");
+        assert_eq!(doubts(&waits), [wanted], "{kind}");
+
+        fs::write(&signature, new)?;
+        let whole = held.round().await?;
+        assert_eq!(whole.repositories[0].state, RepoState::Whole, "{kind}");
+        assert_eq!(whole.tree, cid_of(held.upstream.path()), "{kind}");
+        assert!(whole.alarms.is_empty(), "{:?}", whole.alarms);
+
+        // One that never fits is what upstream has, in the end.
+        fs::write(&signature, old)?;
+        assert_eq!(held.round().await?.tree, whole.tree, "{kind}");
+        hand.advance(HOLD);
+        let taken = held.round().await?;
+        assert_eq!(taken.tree, cid_of(held.upstream.path()), "{kind}");
+        assert_eq!(taken.alarms.len(), 1, "{:?}", taken.alarms);
+        assert!(!held.round().await?.changed, "{kind}");
+    }
+    Ok(())
+}

@@ -45,6 +45,8 @@ pub(crate) struct Condition {
     pub(crate) hint: Option<String>,
     /// How long it must have held before it is told.
     pub(crate) after: Duration,
+    /// For how long it has held already when it is first seen.
+    pub(crate) held: Duration,
     pub(crate) lasts: Lasts,
 }
 
@@ -123,7 +125,7 @@ impl Board {
             text: String::new(),
             hint: None,
             lasts: condition.lasts,
-            since: now,
+            since: now.saturating_sub(condition.held.as_secs()),
             seen: now,
             told: None,
         });
@@ -233,6 +235,21 @@ impl Board {
         open.into_iter().map(|(_, one)| one).collect()
     }
 
+    /// The clock jumped by `by` seconds: nothing became older or younger by that.
+    pub(crate) fn shift(&mut self, by: i64) {
+        let shift = |time: &mut u64| *time = time.saturating_add_signed(by);
+        for one in self.open.values_mut() {
+            shift(&mut one.since);
+            shift(&mut one.seen);
+            one.told.iter_mut().for_each(shift);
+        }
+        self.written.iter_mut().for_each(shift);
+        self.pending
+            .iter_mut()
+            .map(|one| &mut one.written)
+            .for_each(shift);
+    }
+
     fn mend_times(&mut self, now: u64) {
         for one in self.open.values_mut() {
             one.since = one.since.min(now);
@@ -279,6 +296,7 @@ mod tests {
             text: "the mirror does not answer".to_owned(),
             hint: None,
             after: Duration::from_mins(10),
+            held: Duration::ZERO,
             lasts: Lasts::Until,
         }
     }
@@ -389,6 +407,40 @@ mod tests {
         assert_eq!(news.len(), 1, "the new one after its ten minutes");
         let next = board.look(early + 86_400, vec![failing("a"), failing("b")], &rules());
         assert_eq!(next.len(), 1, "the old one is repeated a day after the jump");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_while_we_look_neither_repeats_nor_hurries_anything() {
+        for year in [365 * 86_400_i64, -365 * 86_400] {
+            let mut board = Board::default();
+            let early = 1_800_000_000;
+            board.look(early, vec![failing("a")], &rules());
+            assert_eq!(board.look(early + 600, vec![failing("a")], &rules()).len(), 1);
+            board.look(early + 660, vec![failing("a"), failing("b")], &rules());
+            let at = |seconds: u64| (early + seconds).saturating_add_signed(year);
+            board.shift(year);
+            let both = vec![failing("a"), failing("b")];
+            assert!(board.look(at(720), both.clone(), &rules()).is_empty(), "{year}");
+            let news = board.look(at(1260), both.clone(), &rules());
+            assert_eq!(news.len(), 1, "the new one after its ten minutes");
+            assert_eq!((&*news[0].key, &news[0].since), ("round/b", &rfc3339(at(660))));
+            let day = board.look(at(600 + 86_400), both, &rules());
+            assert_eq!(day.len(), 1, "the old one is repeated after its day");
+        }
+    }
+
+    #[test]
+    fn what_held_before_it_was_seen_is_told_so_much_sooner() {
+        let mut board = Board::default();
+        let hung = Condition {
+            held: Duration::from_mins(6),
+            ..failing("a")
+        };
+        assert!(board.look(1000, vec![hung.clone()], &rules()).is_empty());
+        assert!(board.look(1230, vec![hung.clone()], &rules()).is_empty());
+        let news = board.look(1240, vec![hung], &rules());
+        assert_eq!(kinds(&news), [Kind::Error]);
+        assert_eq!(news[0].since, rfc3339(640));
     }
 
     #[test]

@@ -56,6 +56,8 @@ const QUOTED: usize = 3;
 struct Before {
     wall: u64,
     at: Instant,
+    /// How long the machine had slept in all: `Instant` stands still then, the clock does not.
+    slept: Duration,
     /// Until when a jump of the clock is told.
     jumped: Option<(i64, Instant)>,
 }
@@ -67,6 +69,7 @@ pub(crate) async fn run(node: Node) {
     let mut before = Before {
         wall: node.inner.clock.unix_seconds(),
         at: Instant::now(),
+        slept: slept(),
         jumped: None,
     };
     let mut tried: HashMap<String, (Backoff, Instant)> = HashMap::new();
@@ -120,6 +123,7 @@ fn client(config: &AlertConfig) -> Http {
 
 /// Looks at everything and notes what is news.
 async fn look(node: &Node, before: &mut Before) -> Result<(), Stopped> {
+    let jump = jump(node, before);
     let clock = clock_condition(node, before);
     let (node_, now) = (node.clone(), node.inner.clock.unix_seconds());
     let work = move || {
@@ -133,6 +137,7 @@ async fn look(node: &Node, before: &mut Before) -> Result<(), Stopped> {
         };
         let news = node_.inner.alerts.board(|board| {
             board.keep_channels(&rules.channels);
+            board.shift(jump.unwrap_or(0));
             let news = board.look(now, conditions, &rules);
             let lost = board.expire(now, KEEP);
             if lost > 0 {
@@ -230,17 +235,38 @@ impl Node {
     }
 }
 
-/// A jump is told for an hour, a time before this program was written until it is mended.
-fn clock_condition(node: &Node, before: &mut Before) -> Option<Condition> {
+/// By how many seconds the clock jumped since the last look.
+fn jump(node: &Node, before: &mut Before) -> Option<i64> {
     let (wall, at) = (node.inner.clock.unix_seconds(), Instant::now());
-    let ran = at.saturating_duration_since(before.at).as_secs();
+    let slept = slept();
+    let ran = at.saturating_duration_since(before.at) + slept.saturating_sub(before.slept);
+    let ran = ran.as_secs();
     let by = wall
         .cast_signed()
         .wrapping_sub(before.wall.saturating_add(ran).cast_signed());
-    if JUMP.as_secs() < by.unsigned_abs() {
-        before.jumped = Some((by, at + Duration::from_hours(1)));
+    (before.wall, before.at, before.slept) = (wall, at, slept);
+    if by.unsigned_abs() <= JUMP.as_secs() {
+        return None;
     }
-    (before.wall, before.at) = (wall, at);
+    before.jumped = Some((by, at + Duration::from_hours(1)));
+    Some(by)
+}
+
+/// For how long the machine has slept since it was switched on.
+fn slept() -> Duration {
+    let read = |id| {
+        let time = rustix::time::clock_gettime(id);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+    };
+    // In this order: what passes between them must not look like sleep.
+    let all = read(rustix::time::ClockId::Boottime);
+    all.saturating_sub(read(rustix::time::ClockId::Monotonic))
+}
+
+/// A jump is told for an hour, a time before this program was written until it is mended.
+fn clock_condition(node: &Node, before: &mut Before) -> Option<Condition> {
+    let (wall, at) = (node.inner.clock.unix_seconds(), Instant::now());
     before.jumped = before.jumped.filter(|(_, until)| at < *until);
     let text = match before.jumped {
         _ if wall < EARLIEST => format!("the clock says {}, which is not the present", rfc3339(wall)),
@@ -254,6 +280,7 @@ fn clock_condition(node: &Node, before: &mut Before) -> Option<Condition> {
         text,
         hint: Some("check the time (`timedatectl`): ages and validity of names depend on it".to_owned()),
         after: Duration::ZERO,
+        held: Duration::ZERO,
         lasts: Lasts::Until,
     })
 }
@@ -277,6 +304,7 @@ fn conditions(node: &Node, now: u64) -> Vec<Condition> {
                 text: format!("the part `{}` of the daemon died: {text}", task.name),
                 hint: Some("restart the daemon and report this with its log".to_owned()),
                 after: Duration::ZERO,
+                held: Duration::ZERO,
                 lasts: Lasts::Once,
             });
         }
@@ -292,6 +320,7 @@ fn about(import: &Importing, what: &str, kind: Kind, text: String) -> Condition 
         text,
         hint: None,
         after: Duration::ZERO,
+        held: Duration::ZERO,
         lasts: Lasts::Until,
     }
 }
@@ -319,6 +348,7 @@ fn round(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
     found.push(Condition {
         hint: last.hint.clone(),
         after,
+        held: glance.failing,
         ..about(
             import,
             "round",
@@ -328,9 +358,10 @@ fn round(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
     });
 }
 
-/// Torn and held repositories, and what else a round found odd.
+/// Torn and held repositories, and what else a round found odd: the last one that did not fail. One that fails does not mend
+/// what was wrong before it.
 fn repositories(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
-    let Some(last) = import.rounds.kept().last else {
+    let Some(last) = import.rounds.kept().read else {
         return;
     };
     let config = &node.inner.config.alert;
@@ -369,7 +400,7 @@ fn repositories(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
             ..about(import, "", Kind::Warning, text.clone())
         });
     }
-    if !last.warnings.is_empty() && last.outcome != Outcome::Failed {
+    if !last.warnings.is_empty() {
         let quoted: Vec<&str> = last.warnings.iter().take(QUOTED).map(String::as_str).collect();
         let text = format!(
             "{} warnings of the last round: {}",
@@ -398,13 +429,15 @@ fn head(node: &Node, import: &Importing, now: u64, found: &mut Vec<Condition>) {
     let newest = signed.head.repositories.iter().map(|one| one.checked).max();
     let checked = newest.unwrap_or_else(|| signed.head.checked());
     let stands = now.saturating_sub(checked);
+    // The next look is given its turn: after a clock that jumped it mends both.
+    let after = node.inner.config.alert.after.max(period + period / 4);
     if (STANDS + 2 * period).as_secs() < stands {
         let text = format!(
             "the published head was last checked at {}; it does not advance",
             rfc3339(checked)
         );
         found.push(Condition {
-            after: node.inner.config.alert.after,
+            after,
             ..about(import, "head", Kind::Error, text)
         });
     }
@@ -415,7 +448,7 @@ fn head(node: &Node, import: &Importing, now: u64, found: &mut Vec<Condition>) {
             rfc3339(ends)
         );
         found.push(Condition {
-            after: node.inner.config.alert.after,
+            after,
             ..about(import, "record", Kind::Error, text)
         });
     }
@@ -467,6 +500,7 @@ fn disk(node: &Node, found: &mut Vec<Condition>) {
             ),
             hint: Some("make room: lower [import] keep or store.max_size, then `pacstore gc`".to_owned()),
             after: Duration::ZERO,
+            held: Duration::ZERO,
             lasts: Lasts::Until,
         });
     }

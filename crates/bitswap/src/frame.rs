@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _};
+use pacstore_runtime::Buffer;
 use tokio::time::timeout;
 
 /// Bytes read ahead, so that small messages do not cost a read each.
@@ -81,14 +82,15 @@ impl<S: AsyncRead + Unpin> Frames<S> {
         }
     }
 
-    /// Reads the body that [`Frames::header`] announced; `progress` hears of each piece.
-    /// Not to be dropped before its end: the stream is then out of step.
+    /// Reads the body that [`Frames::header`] announced into `memory` of its length; `progress` hears
+    /// of each piece. Not to be dropped before its end: the stream is then out of step.
     pub(crate) async fn body(
         &mut self,
-        len: usize,
+        mut memory: Buffer,
         mut progress: impl FnMut(usize),
     ) -> Result<Bytes, FrameError> {
-        let mut body = vec![0; len];
+        let body = memory.room();
+        let len = body.len();
         let mut at = len.min(self.end - self.start);
         body[..at].copy_from_slice(&self.ahead[self.start..self.start + at]);
         self.start += at;
@@ -102,7 +104,7 @@ impl<S: AsyncRead + Unpin> Frames<S> {
             at += n;
             progress(n);
         }
-        Ok(Bytes::from(body))
+        Ok(memory.filled(len))
     }
 
     pub(crate) fn into_inner(self) -> S {

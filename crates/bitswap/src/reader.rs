@@ -137,7 +137,7 @@ async fn messages(
             None
         };
         peer.partial.store(0, Ordering::Relaxed);
-        let body = frames.body(len, |n| {
+        let body = frames.body(shared.messages.take(len), |n| {
             peer.progress(n);
             peer.partial.fetch_add(n as u64, Ordering::Relaxed);
         });

@@ -9,20 +9,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
-use pacstore_runtime::{ByteBudget, CancellationToken, Tasks};
+use pacstore_runtime::{BufferSizes, Buffers, ByteBudget, CancellationToken, Tasks};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::behaviour::Event;
 use crate::client::{BanReason, Client};
-use crate::config::{Blocks, Config, LocalPeers};
+use crate::config::{Blocks, Config, LocalPeers, TARGET_MESSAGE};
 use crate::ledger::{Ledger, Ledgers};
 use crate::link::{Link, Peer};
 use crate::writer;
 
 /// Messages larger than this need room in a budget while they are read.
 pub(crate) const SMALL_MESSAGE: usize = 64 * 1024;
+/// Memory for messages that hold one leaf, or small blocks up to the usual size. Shorter ones get memory of
+/// their own length: what a message takes is what it counts for.
+const MESSAGES: BufferSizes = BufferSizes {
+    shortest: TARGET_MESSAGE / 4 * 3,
+    each: TARGET_MESSAGE + 4 * 1024,
+    spare: 12,
+};
 /// Room for large messages of peers that we asked nothing: wantlists, or nonsense.
 const UNASKED_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -36,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) receiving: ByteBudget,
     /// Received large messages of others.
     pub(crate) unasked: ByteBudget,
+    /// Memory of received messages.
+    pub(crate) messages: Buffers,
     /// Built answers.
     pub(crate) sending: ByteBudget,
     /// Wakes the clockwork of sessions.
@@ -68,6 +77,7 @@ impl Shared {
             ledgers: Ledgers::default(),
             receiving: ByteBudget::new(config.receive_bytes),
             unasked: ByteBudget::new(UNASKED_BYTES),
+            messages: Buffers::new(MESSAGES),
             sending: ByteBudget::new(config.send_bytes),
             clockwork: Notify::new(),
             local: RwLock::new(config.local.clone()),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pacstore_import::{Source, StampSource};
 use pacstore_names::{IpnsName, MirrorName};
 use pacstore_net::{Multiaddr, Net, NetConfig, PeerId, ShareRequest};
-use pacstore_runtime::{Clock, Pool, RateLimit, Tasks};
+use pacstore_runtime::{Buffers, Clock, Pool, RateLimit, Tasks};
 use pacstore_store::{Options, Store};
 use pacstore_upstream::{AddressRules, Http, HttpOptions, Url};
 use tokio::sync::mpsc;
@@ -26,7 +26,6 @@ use crate::importer::Importing;
 use crate::keys::{KeyError, Keys};
 use crate::mirror::Mirror;
 use crate::ranking::{Ranking, Remember};
-use crate::read::Pieces;
 use crate::receipts::Receipts;
 use crate::repository::Repositories;
 use crate::runs::Runs;
@@ -100,7 +99,7 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     pub(crate) receipts: Receipts,
     pub(crate) ranking: Ranking,
-    pub(crate) pieces: Pieces,
+    pub(crate) buffers: Buffers,
     pub(crate) following: crate::follow::Board,
     pub(crate) privacy: Arc<Privacy>,
     pub(crate) machine: crate::machine::Board,
@@ -168,14 +167,14 @@ impl Node {
             Online::Yes => Some(start_net(&config, &keys, &blocks, shares, tasks, &clock)?),
             Online::No => None,
         };
-        let pieces = Pieces::default();
+        let buffers = crate::read::buffers();
         let inner = Arc::new(Inner {
             fetch: Fetcher::new(
                 store.clone(),
                 net.clone(),
                 http.clone(),
                 tasks.clone(),
-                pieces.clone(),
+                buffers.clone(),
             ),
             http,
             repositories: Repositories::load(&config.repositories, &store, ranking.mirrors())?,
@@ -187,7 +186,7 @@ impl Node {
             pressure: crate::pressure::Gauge::default(),
             turns: tokio::sync::Semaphore::new(config.importing.rounds.max(1)),
             runs: Runs::default(),
-            pieces,
+            buffers,
             following: crate::follow::Board::default(),
             privacy,
             machine: crate::machine::Board::default(),
@@ -392,7 +391,7 @@ impl Node {
         end: u64,
     ) -> Result<bytes::Bytes, FetchError> {
         let root = file.info.root;
-        crate::read::stored(&self.inner.tasks, &self.inner.pieces, file, root, start, end).await
+        crate::read::stored(&self.inner.tasks, &self.inner.buffers, file, root, start, end).await
     }
 }
 

@@ -1,19 +1,17 @@
 //! Reading a stored file for the gateway: at once where the page cache has it.
 //!
 //! A read that needs no disk is done right here, because handing it to another thread
-//! costs more than the read. Only what is not cached goes to the disk pool. Pieces that
-//! were sent are read into again: fresh memory costs more than the copy into it.
+//! costs more than the read. Only what is not cached goes to the disk pool.
 //!
 //! - Invariant: an answer has at least one byte.
-//! - Invariant: at most [`MAX_SPARE`] pieces are kept for later.
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
-use pacstore_runtime::{Pool, Tasks};
+use pacstore_runtime::{BufferSizes, Buffers, Pool, Tasks};
 use pacstore_store::OpenFile;
 use rustix::io::ReadWriteFlags;
 
@@ -28,60 +26,13 @@ const SHORT: usize = 16 << 10;
 /// Pieces kept for later: 8 MiB.
 const MAX_SPARE: usize = 32;
 
-/// Pieces that nobody uses. Clones are the same.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pieces(Arc<Mutex<Vec<Vec<u8>>>>);
-
-/// A piece of a file on its way out; its memory goes back at the end.
-struct Piece {
-    memory: Vec<u8>,
-    len: usize,
-    home: Pieces,
-}
-
-impl Pieces {
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Room for `len` bytes, at most [`PIECE`].
-    fn take(&self, len: usize) -> Piece {
-        let kept = if len < SHORT { None } else { self.spare().pop() };
-        let memory = kept.unwrap_or_else(|| vec![0; if len < SHORT { len } else { PIECE }]);
-        let len = len.min(memory.len());
-        let home = self.clone();
-        Piece { memory, len, home }
-    }
-}
-
-impl Piece {
-    fn room(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.len]
-    }
-
-    /// Its first `read` bytes.
-    fn filled(mut self, read: usize) -> Bytes {
-        self.len = self.len.min(read);
-        Bytes::from_owner(self)
-    }
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.memory[..self.len]
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        if self.memory.len() < PIECE {
-            return;
-        }
-        let mut spare = self.home.spare();
-        if spare.len() < MAX_SPARE {
-            spare.push(std::mem::take(&mut self.memory));
-        }
-    }
+/// The memory of pieces on their way out.
+pub(crate) fn buffers() -> Buffers {
+    Buffers::new(BufferSizes {
+        shortest: SHORT,
+        each: PIECE,
+        spare: MAX_SPARE,
+    })
 }
 
 /// An open file, however it is held.
@@ -105,14 +56,14 @@ impl Holds for OpenFile {
 /// Bytes `start..end` of `file`, which is that of `root`, or the first part of them.
 pub(crate) async fn stored(
     tasks: &Tasks,
-    pieces: &Pieces,
+    buffers: &Buffers,
     file: &Arc<impl Holds>,
     root: Cid,
     start: u64,
     end: u64,
 ) -> Result<Bytes, FetchError> {
     let wanted = end.saturating_sub(start).min(PIECE as u64) as usize;
-    let mut piece = pieces.take(wanted);
+    let mut piece = buffers.take(wanted);
     if let Some(read) = cached(file.file(), piece.room(), start) {
         return Ok(piece.filled(read));
     }
@@ -153,32 +104,5 @@ pub(crate) fn open_shared(
         // Perhaps another copy of it is.
         Err(pacstore_store::ReadError::Changed(_)) => store.open_shared(root),
         opened => opened,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_of_a_sent_piece_is_used_again_and_only_so_much_is_kept() {
-        let pieces = Pieces::default();
-        let mut piece = pieces.take(PIECE);
-        piece.room()[..3].copy_from_slice(b"abc");
-        let sent = piece.filled(3);
-        let (first, rest) = (sent.slice(..1), sent.slice(1..));
-        drop(sent);
-        assert_eq!((&first[..], &rest[..]), (&b"a"[..], &b"bc"[..]));
-        assert_eq!(pieces.spare().len(), 0, "it is still being sent");
-        drop((first, rest));
-        assert_eq!(pieces.spare().len(), 1);
-        let again = pieces.take(SHORT);
-        assert_eq!((again.as_ref().len(), pieces.spare().len()), (SHORT, 0));
-        drop(again);
-        drop(pieces.take(5));
-        assert_eq!(pieces.spare().len(), 1, "a short piece is not kept");
-        let many: Vec<Piece> = (0..MAX_SPARE + 5).map(|_| pieces.take(PIECE)).collect();
-        drop(many);
-        assert_eq!(pieces.spare().len(), MAX_SPARE);
     }
 }

@@ -28,6 +28,7 @@
 
 mod backoff;
 mod budget;
+mod buffers;
 mod clock;
 mod deadline;
 mod pool;
@@ -36,6 +37,7 @@ mod tasks;
 
 pub use backoff::{Backoff, jittered};
 pub use budget::{ByteBudget, ByteLease};
+pub use buffers::{Buffer, BufferSizes, Buffers};
 pub use clock::{Clock, FakeClock};
 pub use deadline::{DeadlineExceeded, deadline};
 pub use pool::{Pool, PoolLimits, Stopped};

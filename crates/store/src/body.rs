@@ -57,7 +57,6 @@ pub(crate) struct Body {
     pub(crate) nodes: Mutex<Vec<(BlockKey, Bytes)>>,
     /// Leaves written since the last sync.
     claimed: Mutex<Vec<usize>>,
-    pub(crate) unsynced: AtomicU64,
     hashed: Mutex<Hashed>,
     /// The SHA-256 of the whole is not kept up while leaves arrive.
     unhashed: AtomicBool,
@@ -152,7 +151,6 @@ impl Body {
             bitmap,
             nodes: Mutex::default(),
             claimed: Mutex::default(),
-            unsynced: AtomicU64::new(0),
             hashed: Mutex::new(Hashed {
                 context: Context::new(&SHA256),
                 leaves: 0,
@@ -238,8 +236,6 @@ impl Body {
             self.missing.fetch_sub(1, Ordering::AcqRel);
             self.set_bitmap(index, to);
             lock(&self.claimed).push(index);
-            self.unsynced
-                .fetch_add(u64::from(self.shape.leaves.list[index].len), Ordering::AcqRel);
         }
         won
     }
@@ -263,7 +259,6 @@ impl Body {
         if claimed.is_empty() || self.gone.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.unsynced.store(0, Ordering::Release);
         if let Err(error) = self.sync_data(disk) {
             lock(&self.claimed).extend(claimed);
             return Err(error);

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use cid::Cid;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::body::{Body, lock};
 use crate::class::Class;
@@ -25,11 +25,6 @@ use crate::index::Tables;
 use crate::leaves::Shape;
 use crate::record::{ByOrigin, FileInfo, FileRecord, Origin, Place};
 use crate::store::Store;
-
-/// This many bytes are written before they are synced and their leaves marked as durable: 256 MiB. A killed
-/// process loses none of them, and after a power cut those that are on the disk are found by their hash. Each
-/// sync waits for the whole disk's journal, which costs more than it saves when done often.
-const FLUSH_BYTES: u64 = 256 << 20;
 
 /// What to do about the SHA-256 of the whole file when it is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,15 +125,6 @@ impl Partial {
         body.used.store(self.store.0.now(), Ordering::Relaxed);
         if body.claim(index, origin) {
             body.hash_along(index, data);
-            if body.unsynced.load(Ordering::Acquire) >= FLUSH_BYTES
-                && let Err(error) = body.flush(&self.store.0.disk)
-            {
-                // Nothing is lost: the leaves stay claimed, and are hashed again after a restart.
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot sync a partial file"
-                );
-            }
         }
         Ok(())
     }
@@ -197,7 +183,9 @@ impl Partial {
             .map_err(|error| WriteError::file(&path, error))
     }
 
-    /// Makes what is here durable. Done by itself every 256 MiB and when the store is closed.
+    /// Makes what is here durable. Done by itself when the store is closed, not while leaves arrive: a sync waits
+    /// for the whole disk's journal, a killed process loses nothing, and after a power cut the leaves that the
+    /// system had written by then are found by their hash.
     ///
     /// # Errors
     /// [`WriteError::StorageFull`], [`WriteError::File`].

@@ -6,7 +6,7 @@
 //! when nothing new came for [`super::PATIENCE`], or when its last reader is gone.
 //!
 //! - Invariant: a leaf is marked done only after its bytes were verified and written.
-//! - Not here: how a source gets its bytes (`super::peers`, `super::upstreams`).
+//! - Not here: what a reader sees (`super::reader`), how a source gets its bytes (`super::peers`, `super::upstreams`).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cid::Cid;
 use pacstore_dag::FileDag;
 use pacstore_store::{Origin, Partial, Sha256};
 use tokio::sync::watch;
@@ -23,13 +22,11 @@ use tracing::{debug, warn};
 
 use crate::error::StoreError;
 
+use super::fresh::Fresh;
 use super::plan::{Plan, SourceId};
-use super::through::Through;
+use super::reader::{Reader, leaf_at};
 use super::turns::Tickets;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Sources, peers, upstreams};
-
-/// Bytes that a reader hands out at once: 256 KiB.
-const PIECE: u64 = 256 << 10;
 
 /// How long a job goes on without a byte when only peers are left to ask and none is connected.
 const LONELY: Duration = Duration::from_secs(3);
@@ -37,20 +34,13 @@ const LONELY: Duration = Duration::from_secs(3);
 /// How long a job goes on without a single whole leaf, however bytes drip in.
 const NO_LEAF: Duration = Duration::from_mins(1);
 
-/// The end of a leaf is kept back until the next leaf is here, in bytes ...
-pub(super) const KEPT_BACK: u64 = 64 << 10;
-
-/// ... but a little of it goes out this often: pacman leaves a connection that is silent
-/// for ten seconds (and one byte in two seconds does not count as more).
-pub(super) const DRIP: Duration = Duration::from_millis(400);
-
 /// How often a job is looked after.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// One file on its way in. Dropped with its last reader.
 #[derive(Debug)]
 pub(crate) struct Job {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     _stop: DropGuard,
 }
 
@@ -61,7 +51,9 @@ pub(crate) struct Shared {
     pub(crate) file: Arc<FileDag>,
     pub(crate) partial: Partial,
     /// Its bytes, for readers.
-    body: Arc<File>,
+    pub(super) body: Arc<File>,
+    /// Those of them that just came.
+    pub(super) fresh: Fresh,
     pub(crate) stop: CancellationToken,
     plan: Mutex<Plan>,
     /// Where each leaf came from; those of an earlier job count as from peers.
@@ -72,7 +64,7 @@ pub(crate) struct Shared {
     given_back: watch::Sender<u64>,
     /// Which peers may be asked.
     pub(crate) ask: AskPeers,
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Mirrors and peers that still try.
     alive: AtomicUsize,
     /// When bytes of any kind last came in.
@@ -84,6 +76,8 @@ pub(crate) struct Shared {
     /// A mirror gave other bytes than the tree says.
     wrong: AtomicBool,
     readers: AtomicU64,
+    /// Some reader reads while the rest arrives.
+    read_on: AtomicBool,
     /// Our turns to bring leaves, by leaf.
     pub(crate) tickets: Tickets,
 }
@@ -128,6 +122,7 @@ impl Job {
             file: Arc::new(file),
             partial,
             body,
+            fresh: Fresh::default(),
             stop: stop.clone(),
             changed: watch::Sender::new(Progress::default()),
             given_back: watch::Sender::new(0),
@@ -139,6 +134,7 @@ impl Job {
             said: Mutex::new("neither peers nor upstreams to ask".to_owned()),
             wrong: AtomicBool::new(false),
             readers: AtomicU64::new(1),
+            read_on: AtomicBool::new(false),
             tickets: Tickets::default(),
         });
         let mut source = 0;
@@ -166,7 +162,7 @@ impl Job {
             shared,
             _stop: stop.drop_guard(),
         });
-        Ok(Reader { job, number: 0 })
+        Ok(Reader::first(job))
     }
 
     /// Whole, failed or stopped: joining it makes no sense.
@@ -381,10 +377,14 @@ impl Shared {
         }
         match self
             .inner
-            .keep(&self.partial, self.file.root, leaf, data, origin)
+            .keep(&self.partial, self.file.root, leaf, data.clone(), origin)
             .await
         {
             Ok(()) => {
+                // Only for a reader that streams: many files are fetched to be kept.
+                if self.read_on.load(Ordering::Relaxed) {
+                    self.fresh.put(&self.inner.fresh, leaf, &data);
+                }
                 if let Some(known) = self
                     .origins
                     .lock()
@@ -399,6 +399,56 @@ impl Shared {
                 }
             }
             Err(error) => self.end(Err(error)),
+        }
+    }
+
+    /// Another reader: its number.
+    pub(super) fn new_reader(&self) -> u64 {
+        self.readers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The reader `number` needs `leaf` next.
+    pub(super) fn stands_at(&self, number: u64, leaf: usize) {
+        self.plan().set_front(number, leaf);
+        self.read_on.store(true, Ordering::Relaxed);
+        self.fresh.passed(leaf);
+    }
+
+    /// The reader `number` needs nothing any more.
+    pub(super) fn leaves(&self, number: u64) {
+        self.plan().leave(number);
+    }
+
+    /// Where `leaf`, which is here, came from.
+    pub(super) fn origin(&self, leaf: usize) -> Origin {
+        let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        origins.get(leaf).copied().unwrap_or(Origin::Peer)
+    }
+
+    /// Waits until `leaf` is here.
+    pub(super) async fn until_here(&self, leaf: usize) -> Result<(), FetchError> {
+        let mut changed = self.changed.subscribe();
+        while !self.is_done(leaf) {
+            if let Some(Err(error)) = changed.borrow_and_update().end.clone() {
+                return Err(error);
+            }
+            if changed.changed().await.is_err() {
+                return Err(FetchError::Stopping);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the file is whole or never will be.
+    pub(super) async fn ended(&self) -> Result<(), FetchError> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(end) = changed.borrow_and_update().end.clone() {
+                return end;
+            }
+            if changed.changed().await.is_err() {
+                return Err(FetchError::Stopping);
+            }
         }
     }
 
@@ -431,17 +481,6 @@ impl Shared {
     }
 }
 
-/// The leaf that holds the byte at `offset`.
-pub(super) fn leaf_at(file: &FileDag, offset: u64) -> usize {
-    file.leaves
-        .partition_point(|leaf| leaf.offset + leaf.len <= offset)
-}
-
-/// Bytes that go out of the `left` ones that are kept back: they last for minutes.
-pub(super) fn drip(left: u64) -> u64 {
-    (left / 128).max(16).min(left)
-}
-
 /// Where most of what an earlier job brought came from.
 fn earlier(partial: &Partial) -> Origin {
     let by = partial.by_origin();
@@ -453,148 +492,4 @@ fn earlier(partial: &Partial) -> Origin {
     .into_iter()
     .max_by_key(|(bytes, _)| *bytes)
     .map_or(Origin::Peer, |(_, origin)| origin)
-}
-
-/// Reads a file in order while it arrives.
-#[derive(Debug)]
-pub struct Reader {
-    job: Arc<Job>,
-    number: u64,
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.job.shared.plan().leave(self.number);
-    }
-}
-
-impl Reader {
-    pub(crate) fn job(&self) -> &Arc<Job> {
-        &self.job
-    }
-
-    pub(crate) fn new(job: Arc<Job>) -> Self {
-        let number = job.shared.readers.fetch_add(1, Ordering::Relaxed);
-        Self { job, number }
-    }
-
-    /// The same file through memory: it cannot be kept after all.
-    pub(crate) fn through(&self) -> Result<Through, FetchError> {
-        let shared = &self.job.shared;
-        Through::new(&shared.inner, Arc::clone(&shared.file), shared.sources.clone())
-    }
-
-    /// The file's length in bytes.
-    pub fn len(&self) -> u64 {
-        self.job.shared.file.len
-    }
-
-    /// The file has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The file's root.
-    pub fn root(&self) -> Cid {
-        self.job.shared.file.root
-    }
-
-    /// The next bytes at `offset`, at most 256 KiB and never past `end`; waits for them.
-    /// Nothing at the end.
-    ///
-    /// # Errors
-    /// Why the file will never be whole.
-    pub async fn read(&self, offset: u64, end: u64) -> Result<Option<(Bytes, Origin)>, FetchError> {
-        let shared = &self.job.shared;
-        let end = end.min(shared.file.len);
-        if offset >= end {
-            return Ok(None);
-        }
-        let index = leaf_at(&shared.file, offset);
-        shared.plan().set_front(self.number, index);
-        let mut changed = shared.changed.subscribe();
-        while !shared.is_done(index) {
-            if let Some(Err(error)) = changed.borrow_and_update().end.clone() {
-                return Err(error);
-            }
-            if changed.changed().await.is_err() {
-                return Err(FetchError::Stopping);
-            }
-        }
-        let stop = self.paced(index, offset, end).await;
-        let inner = &shared.inner;
-        let read = crate::read::stored(
-            &inner.tasks,
-            &inner.pieces,
-            &shared.body,
-            shared.file.root,
-            offset,
-            stop,
-        );
-        let data = read.await?;
-        let origin = shared
-            .origins
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(index)
-            .copied();
-        Ok(Some((data, origin.unwrap_or(Origin::Peer))))
-    }
-
-    /// Where a piece that begins at `offset` in the leaf `index`, which is here, ends. The end
-    /// of a leaf goes out slowly until the next one is here, so that pacman sees progress.
-    async fn paced(&self, index: usize, offset: u64, end: u64) -> u64 {
-        let shared = &self.job.shared;
-        let leaf_end = shared
-            .file
-            .leaves
-            .get(index)
-            .map_or(end, |leaf| leaf.offset + leaf.len);
-        let stop = end.min(leaf_end).min(offset + PIECE);
-        if end <= leaf_end || shared.is_done(index + 1) {
-            return stop;
-        }
-        let kept_back = leaf_end.saturating_sub(KEPT_BACK);
-        if offset < kept_back {
-            return stop.min(kept_back);
-        }
-        tokio::select! {
-            () = shared.arrived(index + 1) => stop,
-            () = tokio::time::sleep(DRIP) => stop.min(offset + drip(leaf_end - offset)),
-        }
-    }
-
-    /// Waits until the whole file is on disk under its final name.
-    ///
-    /// # Errors
-    /// Why it never will be.
-    pub async fn wait_complete(&mut self) -> Result<(), FetchError> {
-        let mut changed = self.job.shared.changed.subscribe();
-        loop {
-            if let Some(end) = changed.borrow_and_update().end.clone() {
-                return end;
-            }
-            if changed.changed().await.is_err() {
-                return Err(FetchError::Stopping);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_kept_back_of_a_leaf_lasts_for_minutes_and_ends() {
-        let (mut left, mut drips) = (KEPT_BACK, 0_u32);
-        while left > 0 {
-            let out = drip(left);
-            assert!((1..=left).contains(&out));
-            left -= out;
-            drips += 1;
-        }
-        let lasts = DRIP * drips;
-        assert!(lasts > Duration::from_mins(2), "{lasts:?}");
-    }
 }

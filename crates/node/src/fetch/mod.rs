@@ -11,12 +11,14 @@
 
 mod bad;
 mod error;
+mod fresh;
 mod givers;
 mod job;
 mod line;
 mod peers;
 mod plan;
 mod queue;
+mod reader;
 mod small;
 mod through;
 mod turns;
@@ -32,7 +34,7 @@ use bytes::Bytes;
 use cid::Cid;
 use pacstore_dag::{self as dag, FileDag};
 use pacstore_net::Net;
-use pacstore_runtime::{ByteBudget, Tasks};
+use pacstore_runtime::{Buffers, ByteBudget, Tasks};
 use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
 use tokio::sync::{Notify, watch};
@@ -41,12 +43,11 @@ use url::Url;
 
 use crate::error::StoreError;
 use crate::neighbours::Neighbours;
-use crate::read::Pieces;
 
 pub use error::FetchError;
 use job::Job;
-pub use job::Reader;
 use line::{FirstByte, Line};
+pub use reader::Reader;
 pub(crate) use small::InFlight;
 pub use through::Through;
 
@@ -127,10 +128,12 @@ pub(crate) struct Inner {
     neighbours: Neighbours,
     http: Http,
     tasks: Tasks,
-    pieces: Pieces,
+    buffers: Buffers,
     /// A file of several leaves became whole.
     came: Notify,
     budget: ByteBudget,
+    /// Leaves that came in and may go out from memory.
+    fresh: ByteBudget,
     line: Line,
     /// Leaves of files that cannot be kept.
     passing: ByteBudget,
@@ -189,16 +192,17 @@ impl Opened {
 
 impl Fetcher {
     /// A fetcher over `store`; without `net` only upstreams are asked.
-    pub(crate) fn new(store: Store, net: Option<Net>, http: Http, tasks: Tasks, pieces: Pieces) -> Self {
+    pub(crate) fn new(store: Store, net: Option<Net>, http: Http, tasks: Tasks, buffers: Buffers) -> Self {
         let inner = Inner {
             store,
             neighbours: Neighbours::new(net.clone()),
             net,
             http,
             tasks,
-            pieces,
+            buffers,
             came: Notify::new(),
             budget: ByteBudget::new(IN_FLIGHT),
+            fresh: ByteBudget::new(fresh::ROOM),
             line: Line::default(),
             passing: ByteBudget::new(through::PASSING),
             bad: bad::Bad::default(),

@@ -16,7 +16,7 @@ use pacstore_runtime::ByteLease;
 use pacstore_store::Origin;
 use tokio::sync::oneshot;
 
-use super::job::{DRIP, KEPT_BACK, drip, leaf_at};
+use super::reader::{DRIP, KEPT_BACK, drip, leaf_at};
 use super::small::{self, Got, Wanted};
 use super::{FetchError, Inner, Sources};
 

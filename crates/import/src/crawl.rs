@@ -59,7 +59,14 @@ impl Web {
                     name: w.name.clone(),
                 })
                 .collect(),
-            None => self.find_repositories().await?,
+            None => match self.find_repositories().await {
+                // Another source had listings.
+                Err(SourceError::NoListing(_)) if !self.known.is_empty() => {
+                    self.unlisted = true;
+                    self.known.clone()
+                }
+                found => found?,
+            },
         };
         repos.sort();
         repos.dedup();

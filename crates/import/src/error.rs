@@ -109,6 +109,14 @@ pub enum SourceError {
     /// Over HTTP without listings the repositories must be named.
     #[error("`{0}` gives no listing, so its repositories cannot be found")]
     NoListing(String),
+    /// The tree came from another source, and this one has not got as far.
+    #[error("its {repository} is {by} s older than what another source gave")]
+    Older {
+        /// `FOLDER/NAME`.
+        repository: String,
+        /// Between the two databases, in seconds; 0 where only their packages tell.
+        by: u64,
+    },
     /// Our own side.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -128,6 +136,9 @@ impl SourceError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Http(e) | Self::Fetch(FetchError::Http(e)) => e.hint(),
+            Self::Older { .. } => Some(
+                "wait until it has caught up (at most a day), or take it with `pacstore import NAME --accept`",
+            ),
             Self::NoListing(_) => Some("name them: `repositories = [\"core/os/x86_64/core\"]`"),
             Self::Deadline(_) => Some("the mirror may be too slow; list another one first"),
             Self::Scan(ScanError::Read(_, e)) if e.kind() == io::ErrorKind::NotFound => {

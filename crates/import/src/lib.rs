@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod choose;
 mod crawl;
 mod doubt;
 mod error;
@@ -37,9 +38,11 @@ mod settle;
 mod source;
 mod spec;
 mod stamp;
+mod stamped;
 mod state;
 mod tree;
 mod trouble;
+mod upstreams;
 mod view;
 mod web;
 mod work;

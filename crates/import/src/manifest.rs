@@ -296,6 +296,26 @@ impl Manifest {
         read().map_err(self.fail())
     }
 
+    /// What was seen of the sources, as `crate::upstreams` wrote it.
+    pub(crate) fn upstreams(&self) -> Result<Option<Vec<u8>>, ManifestError> {
+        let read = || -> Result<_, redb::Error> {
+            let meta = self.db.begin_read()?.open_table(META)?;
+            Ok(meta.get("upstreams")?.map(|v| v.value().to_vec()))
+        };
+        read().map_err(self.fail())
+    }
+
+    /// Keeps what was seen of the sources.
+    pub(crate) fn note_upstreams(&self, bytes: &[u8]) -> Result<(), ManifestError> {
+        let write = || -> Result<(), redb::Error> {
+            let write = self.db.begin_write()?;
+            write.open_table(META)?.insert("upstreams", bytes)?;
+            write.commit()?;
+            Ok(())
+        };
+        write().map_err(self.fail())
+    }
+
     /// Remembers all of it, or nothing. Of a source of `files` files, four times as many are remembered before
     /// the table begins anew; what a person or time accepted stays.
     pub(crate) fn note_signatures(

@@ -6,6 +6,8 @@
 //! so no link can make the sender go on without end.
 //!
 //! - Invariant: a name that is listed and does not come is in the view, without bytes.
+//! - Invariant: where the tree was another source's, only packages stay of it, whose digests a database names; where it
+//!   names none (`files = "all"`), they are copied again.
 //! - Invariant: the child replaces files by rename, so the store may hold links to them.
 //! - Not here: the child (crate `upstream`), whether the files are right (`crate::repos`).
 //! - Read first: `crate::source`, `crate::listing`.
@@ -17,6 +19,7 @@ use std::time::Duration;
 use pacstore_pacman::DbFileName;
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_upstream::{ListSpec, Rsync, RsyncError, Rule, TransferSpec};
+use tokio::time::Instant;
 
 use crate::error::SourceError;
 use crate::globs::Globs;
@@ -26,6 +29,7 @@ use crate::progress::{Progress, Step};
 use crate::scan::{Filter, Root};
 use crate::source::{Want, scan};
 use crate::spec::{Files, Wanted};
+use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 
 /// An rsync module and the tree that it is copied to.
@@ -41,8 +45,6 @@ pub(crate) struct Module {
     pub(crate) files: Files,
     pub(crate) wanted: Option<Vec<Wanted>>,
     pub(crate) also: Globs,
-    /// The change stamp, where it is a path.
-    pub(crate) stamp: Option<Vec<u8>>,
     pub(crate) exclude: Vec<String>,
     pub(crate) filter: Filter,
     pub(crate) deadline: Duration,
@@ -51,6 +53,9 @@ pub(crate) struct Module {
     pub(crate) root: Option<Root>,
     /// How often it was looked at in this round.
     pub(crate) looks: u32,
+    /// What another source left in the tree, as far as no database has vouched for it yet.
+    pub(crate) carried: BTreeSet<Vec<u8>>,
+    pub(crate) meter: Meter,
 }
 
 impl Module {
@@ -106,6 +111,7 @@ impl Module {
 
     /// Brings what the databases name, as far as the last look listed it.
     pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+        self.renew_carried(view, &wants).await?;
         let mut places: BTreeSet<usize> = BTreeSet::new();
         places.extend(wants.iter().filter_map(|want| view.position(&want.path)));
         let later = |at: &usize| match view.files.get(*at) {
@@ -152,20 +158,109 @@ impl Module {
 
     /// Opens our own tree, and makes it first if it is not there; says whether it was not.
     async fn root(&mut self) -> Result<bool, SourceError> {
-        let staged = self.staged.clone();
+        let (staged, source) = (self.staged.clone(), self.source.clone());
         let opened = self.tasks.blocking(Pool::Disk, move || {
             let first = !staged.exists();
-            fs_err::create_dir_all(&staged).map_err(|e| SourceError::WorkDir(staged.clone(), e))?;
-            Ok::<_, SourceError>((first, Root::open(&staged)?))
+            let fail = |e| SourceError::WorkDir(staged.clone(), e);
+            fs_err::create_dir_all(&staged).map_err(fail)?;
+            let note = staged.with_extension("source");
+            let same = fs_err::read_to_string(&note).is_ok_and(|of| of == source);
+            Ok::<_, SourceError>((first, first || same, note, Root::open(&staged)?))
         });
-        let (first, root) = opened.await??;
+        let (first, same, note, root) = opened.await??;
         self.root = Some(root);
+        if !same {
+            self.take_over().await?;
+        }
+        // Written last: a take-over that was cut short is done again.
+        let source = self.source.clone();
+        let noted = self.tasks.blocking(Pool::Disk, move || {
+            if fs_err::read_to_string(&note).is_ok_and(|of| of == source) {
+                return Ok(());
+            }
+            let new = note.with_extension("new");
+            let written = fs_err::write(&new, source).and_then(|()| fs_err::rename(&new, &note));
+            written.map_err(|e| SourceError::WorkDir(note, e))
+        });
+        noted.await??;
         Ok(first)
+    }
+
+    /// The tree is another source's: of what lies there only packages stay.
+    async fn take_over(&mut self) -> Result<(), SourceError> {
+        let (staged, Some(root)) = (self.staged().await?, self.root.clone()) else {
+            return Ok(());
+        };
+        let is_package = |path: &[u8]| {
+            let name = std::str::from_utf8(names::split(path).1);
+            name.is_ok_and(pacstore_pacman::is_package_file)
+        };
+        let paths = staged.files.into_iter().map(|(path, _)| path.into_vec());
+        let (packages, others): (BTreeSet<Vec<u8>>, Vec<Vec<u8>>) = {
+            let (packages, others): (Vec<_>, Vec<_>) = paths.partition(|path| is_package(path));
+            (packages.into_iter().collect(), others)
+        };
+        self.carried = packages;
+        self.remove(&root, others).await
+    }
+
+    /// Of all files that come: what another source left, and no database names, is copied again.
+    async fn renew_carried(&mut self, view: &mut View, wants: &[Want]) -> Result<(), SourceError> {
+        let carried = std::mem::take(&mut self.carried);
+        let Some(root) = self
+            .root
+            .clone()
+            .filter(|_| self.files == Files::All && !carried.is_empty())
+        else {
+            return Ok(());
+        };
+        let by_digest = wants
+            .iter()
+            .filter(|want| matches!(want.expected, Some((_, Some(_)))));
+        let vouched: BTreeSet<&[u8]> = by_digest.map(|want| &*want.path).collect();
+        let read: BTreeSet<&[u8]> = wants.iter().map(|want| names::split(&want.path).0).collect();
+        let databases = view.files.iter().filter(|(path, _)| is_database(path));
+        // A repository whose database could not be read stays as it was in the tree before.
+        let unread: BTreeSet<Vec<u8>> = databases
+            .map(|(path, _)| names::split(path).0)
+            .filter(|folder| !read.contains(folder))
+            .map(<[u8]>::to_vec)
+            .collect();
+        let again = carried.into_iter().filter(|path| {
+            view.position(path).is_some()
+                && !vouched.contains(&**path)
+                && !unread.contains(names::split(path).0)
+        });
+        let again: Vec<Vec<u8>> = again.collect();
+        if again.is_empty() {
+            return Ok(());
+        }
+        self.remove(&root, again.clone()).await?;
+        self.transfer(again.clone()).await?;
+        let after = self.staged().await?;
+        for path in again {
+            if let Some((_, item)) = view.position(&path).and_then(|at| view.files.get_mut(at)) {
+                *item = after.get(&path).cloned().unwrap_or(Item::None(NoFile::Absent));
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, root: &Root, paths: Vec<Vec<u8>>) -> Result<(), SourceError> {
+        let root = root.clone();
+        let removed = self.tasks.blocking(Pool::Disk, move || {
+            for path in paths {
+                let path = root.absolute(&path);
+                fs_err::remove_file(&path).map_err(|e| SourceError::WorkDir(path, e))?;
+            }
+            Ok(())
+        });
+        removed.await?
     }
 
     /// Whether a look brings the file; else it is only named by it.
     fn comes_first(&self, path: &[u8]) -> bool {
-        if self.files == Files::All || self.stamp.as_deref() == Some(path) {
+        if self.files == Files::All {
             return true;
         }
         let (folder, name) = names::split(path);
@@ -278,7 +373,10 @@ impl Module {
         spec.only = Some(only);
         spec.deadline = self.deadline;
         spec.stop = self.tasks.stop().child_token();
-        self.rsync.transfer(&spec).await?;
+        let began = Instant::now();
+        let report = self.rsync.transfer(&spec).await?;
+        self.meter
+            .add(report.received_bytes, report.transferred, began.elapsed());
         Ok(())
     }
 }

@@ -101,6 +101,15 @@ pub(crate) struct Databases {
     /// `REPO.files`, and twins that are not the same bytes as theirs.
     pub(crate) others: Vec<(String, Database)>,
     pub(crate) times: DatabaseTimes,
+    /// Root of the main one, as text: what tells its bytes from others.
+    pub(crate) root: String,
+}
+
+impl Databases {
+    /// When the newest package was built.
+    pub(crate) fn built(&self) -> Option<u64> {
+        self.main.entries.iter().filter_map(|desc| desc.build_date).max()
+    }
 }
 
 /// The files of a repository's own that the view has, with their places in it.
@@ -182,7 +191,7 @@ pub(crate) fn open(
             continue;
         };
         match Database::read(&bytes, &limits) {
-            Ok(database) if name == main_name => main = Some(database),
+            Ok(database) if name == main_name => main = Some((database, facts.root().to_string())),
             Ok(database) => others.push((name, database)),
             Err(DbError::Format) if name == main_name && !known && !is_web_page(&bytes) => {
                 return Ok(Opened::NoRepository);
@@ -194,9 +203,12 @@ pub(crate) fn open(
         }
     }
     match main {
-        Some(main) if troubles.is_empty() => {
-            Ok(Opened::Databases(Box::new(Databases { main, others, times })))
-        }
+        Some((main, root)) if troubles.is_empty() => Ok(Opened::Databases(Box::new(Databases {
+            main,
+            others,
+            times,
+            root,
+        }))),
         _ => Ok(Opened::Torn(troubles)),
     }
 }

@@ -15,10 +15,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pacstore_runtime::{Clock, Pool, Stopped, Tasks, deadline};
+use pacstore_runtime::{Clock, Pool, Stopped, Tasks};
 use pacstore_store::Store;
 use pacstore_upstream::{Http, Rsync, RsyncOptions};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::build::{Build, Labels, Outcome};
 use crate::error::{IntakeError, RoundError, SourceError};
@@ -33,9 +33,11 @@ use crate::repos::Repo;
 use crate::scan::Filter;
 use crate::settle::{Settled, profile_key};
 use crate::source::{Directory, Transport};
-use crate::spec::{Files, ImportSpec, Plan, Source, SpecError, StampSource};
-use crate::stamp::{self, ChangeStamp};
+use crate::spec::{Files, ImportSpec, Plan, Source, SpecError};
+use crate::stamp::ChangeStamp;
+use crate::stamped::Seen;
 use crate::state::{RepoFacts, State};
+use crate::upstreams::{Meter, Upstreams};
 use crate::view::View;
 use crate::web::Web;
 use crate::work::{Sure, Taker, Work};
@@ -43,21 +45,69 @@ use crate::work::{Sure, Taker, Work};
 /// Imports one mirror, round by round.
 #[derive(Debug)]
 pub struct Importer {
-    plan: Arc<Plan>,
+    pub(crate) plan: Arc<Plan>,
     store: Store,
-    http: Http,
-    rsync: RsyncOptions,
-    tasks: Tasks,
-    clock: Clock,
+    pub(crate) http: Http,
+    pub(crate) rsync: RsyncOptions,
+    pub(crate) tasks: Tasks,
+    pub(crate) clock: Clock,
     work_dir: PathBuf,
+    pub(crate) rsync_dir: PathBuf,
     labels: Labels,
-    manifest: Option<Arc<Manifest>>,
-    accept: bool,
+    pub(crate) manifest: Option<Arc<Manifest>>,
+    pub(crate) accept: bool,
+    /// Whether the next round looks, whatever the stamp says.
+    pub(crate) look: bool,
+    /// The last full look, where a stamp may stand for it.
+    pub(crate) seen: Option<Seen>,
+    pub(crate) upstreams: Upstreams,
+    /// As the manifest has it.
+    pub(crate) upstreams_kept: Upstreams,
 }
 
-enum Failed {
+/// How one source is tried.
+#[derive(Debug)]
+pub(crate) struct Try {
+    /// The source's stamp before the look.
+    pub(crate) stamp: Option<ChangeStamp>,
+    pub(crate) torn: Torn,
+    pub(crate) older: Older,
+}
+
+/// What is done where a repository is torn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Torn {
+    /// It keeps what it had, the others move.
+    Kept,
+    /// Nothing moves: another source may have it whole.
+    Refused,
+}
+
+/// What is done where a source's state is older than the tree's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Older {
+    /// It is this source's own tree: the source went back.
+    Taken,
+    /// The tree is another source's: this one is behind.
+    Refused,
+}
+
+/// What came of reading one source.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) round: Round,
+    /// Its stamp, and whether that was the same before and after.
+    pub(crate) stamp: Option<(ChangeStamp, bool)>,
+    /// Bytes a second, if enough came to tell.
+    pub(crate) rate: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Failed {
     Source(SourceError),
     Round(RoundError),
+    /// Some repository is torn, and that was not wanted.
+    Torn,
 }
 
 impl<E: Into<SourceError>> From<E> for Failed {
@@ -87,8 +137,9 @@ impl Importer {
         let compiled = spec.compile()?;
         let plan = Arc::new(Plan { spec, compiled });
         let labels = Labels::new(&plan.spec.mirror);
-        let (work_dir, rsync) = (work_dir.into(), RsyncOptions::default());
+        let (work_dir, rsync): (PathBuf, _) = (work_dir.into(), RsyncOptions::default());
         Ok(Self {
+            rsync_dir: work_dir.join("rsync"),
             plan,
             store,
             http,
@@ -99,6 +150,10 @@ impl Importer {
             labels,
             manifest: None,
             accept: false,
+            look: false,
+            seen: None,
+            upstreams: Upstreams::default(),
+            upstreams_kept: Upstreams::default(),
         })
     }
 
@@ -107,9 +162,14 @@ impl Importer {
         self.rsync = options;
     }
 
-    /// Lets the next round publish what is held because of its signatures.
+    /// Lets the next round publish what is held because of its signatures, or because it is older than the tree.
     pub fn accept(&mut self) {
         self.accept = true;
+    }
+
+    /// Has the next round look at all that the upstream has, whatever its change stamp says.
+    pub fn look(&mut self) {
+        self.look = true;
     }
 
     /// What is imported.
@@ -122,51 +182,8 @@ impl Importer {
         &self.labels.staged
     }
 
-    /// Reads the upstream and gives the tree of its state.
-    ///
-    /// Dropping the future loses nothing that the next round could not do again; what is in the store stays.
-    ///
-    /// # Errors
-    /// [`RoundError`]; the tree of the last round stays as it is.
-    pub async fn round(&mut self, progress: &Progress) -> Result<Round, RoundError> {
-        let state = self.prepare().await?;
-        let stop = self.tasks.stop();
-        let mut attempts = Vec::new();
-        for source in &self.plan.spec.from {
-            let attempt = deadline(
-                "reading the source",
-                self.plan.spec.limits.source,
-                Box::pin(self.attempt(source, state.as_ref(), progress)),
-            );
-            let done = stop.run_until_cancelled(attempt).await;
-            let Some(done) = done else {
-                return Err(IntakeError::Stopped.into());
-            };
-            let error = match done {
-                Ok(Ok(round)) => {
-                    progress.begin(Step::Idle, 0, 0);
-                    self.accept = false;
-                    return Ok(round);
-                }
-                Ok(Err(Failed::Round(error))) => return Err(error),
-                Ok(Err(Failed::Source(error))) => error,
-                Err(late) => late.into(),
-            };
-            let ends = error.is_ours();
-            warn!(mirror = self.plan.spec.mirror, %source, error = &error as &dyn std::error::Error, "source cannot be read");
-            attempts.push((source.clone(), error));
-            if ends {
-                break;
-            }
-        }
-        Err(RoundError::NoSource {
-            mirror: self.plan.spec.mirror.clone(),
-            attempts,
-        })
-    }
-
     /// Opens the manifest, brings it together with the store, and gives what the last round left.
-    async fn prepare(&mut self) -> Result<Option<Arc<State>>, RoundError> {
+    pub(crate) async fn prepare(&mut self) -> Result<Option<Arc<State>>, RoundError> {
         let (work, open, build) = (self.work_dir.clone(), self.manifest.clone(), self.store.clone());
         let (labels, profile) = (self.labels.clone(), self.plan.spec.profile);
         let prepared = self.tasks.blocking(Pool::Disk, move || -> Result<_, RoundError> {
@@ -200,6 +217,14 @@ impl Importer {
             Ok((manifest, state))
         });
         let (manifest, state) = prepared.await.map_err(IntakeError::from)??;
+        if self.manifest.is_none() && 1 < self.plan.spec.from.len() {
+            let kept = manifest
+                .upstreams()
+                .map_err(IntakeError::from)?
+                .unwrap_or_default();
+            self.upstreams = Upstreams::decode(&kept, &self.plan.spec.from);
+            self.upstreams_kept = self.upstreams.clone();
+        }
         self.manifest = Some(manifest);
         Ok(state.map(Arc::new))
     }
@@ -238,10 +263,6 @@ impl Importer {
                 files: self.plan.spec.files,
                 wanted: self.plan.compiled.listed.clone(),
                 also: self.plan.compiled.also.clone(),
-                stamp: match &self.plan.spec.stamp {
-                    Some(StampSource::Path(path)) => Some(path.trim_start_matches('/').as_bytes().to_vec()),
-                    _ => None,
-                },
                 exclude: self.plan.spec.exclude.clone(),
                 filter,
                 deadline: self.plan.spec.limits.source,
@@ -249,6 +270,8 @@ impl Importer {
                 progress: progress.clone(),
                 root: None,
                 looks: 0,
+                carried: BTreeSet::new(),
+                meter: Meter::default(),
             })),
             Source::Http(url) => Transport::Web(Box::new(Web {
                 http: self.http.clone(),
@@ -268,22 +291,13 @@ impl Importer {
                 now: self.clock.now(),
                 known: state.map(|state| state.known()).unwrap_or_default(),
                 found: None,
+                unlisted: false,
+                meter: Meter::default(),
             })),
         })
     }
 
-    async fn stamp(&self, source: &Source, transport: &Transport) -> Option<ChangeStamp> {
-        let stamp = self.plan.spec.stamp.as_ref()?;
-        stamp::read(
-            stamp,
-            source,
-            transport.root(),
-            (&self.http, &self.tasks, &self.plan.spec.limits),
-        )
-        .await
-    }
-
-    async fn look(
+    async fn take_apart(
         &self,
         view: &Arc<View>,
         state: Option<&Arc<State>>,
@@ -304,12 +318,13 @@ impl Importer {
     }
 
     /// Reads one source until it holds still, and makes the tree of what it has.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         source: &Source,
+        how: Try,
         state: Option<&Arc<State>>,
         progress: &Progress,
-    ) -> Result<Round, Failed> {
+    ) -> Result<Looked, Failed> {
         let shown = source.to_string();
         progress.source(&shown, 1);
         let mut transport = self.open(source, state, progress).await?;
@@ -317,10 +332,10 @@ impl Importer {
         let mut ignored = BTreeSet::new();
         let mut pass = 1;
         let mut lost_before = false;
+        let mut stamp = how.stamp;
         loop {
             progress.source(&shown, pass);
-            let stamp = self.stamp(source, &transport).await;
-            let look = self.look(&view, state, &ignored).await?;
+            let look = self.take_apart(&view, state, &ignored).await?;
             if look.repos.is_empty() && self.plan.spec.files == Files::Listed {
                 return Err(Failed::Round(RoundError::NoDatabase { source_shown: shown }));
             }
@@ -328,7 +343,12 @@ impl Importer {
                 && let Some(state) = state
                 && let Some(tree) = state.tree()
             {
-                return Ok(unchanged(state, tree, stamp.as_ref(), source, pass));
+                let round = unchanged(state, tree, stamp.as_ref(), source, pass);
+                return Ok(Looked {
+                    round,
+                    stamp: stamp.map(|stamp| (stamp, pass == 1)),
+                    rate: transport.rate(),
+                });
             }
             let intakes = self.intakes(&transport, progress)?;
             let mut taken = Taker::new();
@@ -336,7 +356,7 @@ impl Importer {
                 plan: Arc::clone(&self.plan),
                 look,
                 view,
-                stamp,
+                stamp: stamp.clone(),
                 state: state.cloned(),
             };
             let opened = work.databases(&intakes, &mut taken).await.map_err(ours)?;
@@ -344,6 +364,11 @@ impl Importer {
                 ignored.insert(mistaken);
                 view = work.view;
                 continue;
+            }
+            if how.older == Older::Refused
+                && let Some(older) = work.older(&opened)
+            {
+                return Err(Failed::Source(older));
             }
             let wants = work.wants(&opened.databases);
             transport.fetch(Arc::make_mut(&mut work.view), wants).await?;
@@ -359,9 +384,12 @@ impl Importer {
                 .map_err(ours)?;
 
             let again = Arc::new(transport.look().await?);
-            let stamp = self.stamp(source, &transport).await;
-            let later = self.look(&again, state, &ignored).await?;
-            let stable = work.look.still_holds(&later) && stamp == work.stamp;
+            let after = self.stamp(source).await;
+            let later = self.take_apart(&again, state, &ignored).await?;
+            let same = |(a, b): (&ChangeStamp, &ChangeStamp)| a.says_the_same(b);
+            let still = stamp.as_ref().zip(after.as_ref()).is_none_or(same);
+            let stable = work.look.still_holds(&later) && still;
+            stamp = after.or(stamp);
             let more = pass < self.plan.spec.limits.passes;
             if !stable && more {
                 info!(
@@ -372,7 +400,7 @@ impl Importer {
                 continue;
             }
             let stamped = stamp.as_ref().and_then(ChangeStamp::time);
-            work.stamp = stamp;
+            work.stamp.clone_from(&stamp);
             progress.begin(Step::Checking, work.look.repos.len() as u64, 0);
             let (opened, checked, to_verify) = self
                 .aside(work.clone(), move |work| {
@@ -386,6 +414,9 @@ impl Importer {
                 transport.distrust(checked.wrong_files()).await?;
                 (view, pass) = (Arc::new(transport.look().await?), pass + 1);
                 continue;
+            }
+            if torn && how.torn == Torn::Refused {
+                return Err(Failed::Torn);
             }
             let hold = (self.plan.spec.hold, self.accept);
             let doubts = work.doubts((to_verify, self.keyring().await?), &intakes, hold);
@@ -402,15 +433,22 @@ impl Importer {
                 outcome,
             } = settled.await?.map_err(ours)?;
             match outcome {
-                None => return self.all_torn(repositories, warnings, state, source, pass),
+                None => {
+                    let round = self.all_torn(repositories, warnings, state, source, pass)?;
+                    return Ok(Looked {
+                        round,
+                        stamp: None,
+                        rate: None,
+                    });
+                }
                 Some(Outcome::Built(built)) => {
                     self.tidy().await?;
-                    return Ok(made(
-                        &built,
-                        repositories,
-                        (warnings, alarms),
-                        (state, stamped, source, pass),
-                    ));
+                    let rest = (state, stamped, source, pass);
+                    return Ok(Looked {
+                        round: made(&built, repositories, (warnings, alarms), rest),
+                        stamp: stamp.map(|stamp| (stamp, stable)),
+                        rate: transport.rate(),
+                    });
                 }
                 Some(Outcome::Lost(lost)) if lost_before => {
                     return Err(Failed::Round(RoundError::Lost(lost)));

@@ -163,6 +163,8 @@ impl Work {
                 times: databases.times,
                 upstream_time: stamped.or(databases.times.newest_database()),
                 packages: databases.main.entries.len() as u64,
+                database: databases.root.clone(),
+                built: databases.built(),
             });
             let now = if state == RepoState::Whole {
                 fresh.or_else(|| {
@@ -185,6 +187,8 @@ impl Work {
                     times: DatabaseTimes::default(),
                     upstream_time: None,
                     packages: 0,
+                    database: String::new(),
+                    built: None,
                 };
                 facts.push(RepoFacts {
                     in_tree: false,

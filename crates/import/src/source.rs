@@ -59,6 +59,15 @@ impl Transport {
         }
     }
 
+    /// Bytes a second over the wire so far, if enough came to tell.
+    pub(crate) fn rate(&self) -> Option<u64> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Rsync(module) => module.meter.rate(),
+            Self::Web(web) => web.meter.rate(),
+        }
+    }
+
     /// The directory that the files of a view lie in.
     pub(crate) fn root(&self) -> Option<Root> {
         match self {

@@ -91,6 +91,8 @@ pub enum StampSource {
     Url(Url),
     /// A path below the source's root.
     Path(String),
+    /// One for each source, in the order of [`ImportSpec::from`].
+    Each(Vec<StampSource>),
 }
 
 /// How long single steps may take.
@@ -174,6 +176,17 @@ impl ImportSpec {
             hold: Duration::from_hours(2),
             profile: Profile::UNIXFS_V1_2025,
             limits: Limits::default(),
+        }
+    }
+
+    /// The change stamp of one of the sources: never [`StampSource::Each`].
+    pub fn stamp_of(&self, source: &Source) -> Option<&StampSource> {
+        match self.stamp.as_ref()? {
+            StampSource::Each(stamps) => {
+                let at = self.from.iter().position(|one| one == source)?;
+                stamps.get(at)
+            }
+            one => Some(one),
         }
     }
 

@@ -150,6 +150,12 @@ pub(crate) struct Kept {
     pub(crate) times: DatabaseTimes,
     pub(crate) upstream_time: Option<u64>,
     pub(crate) packages: u64,
+    /// Root of its database, as text.
+    #[serde(default)]
+    pub(crate) database: String,
+    /// When its newest package was built.
+    #[serde(default)]
+    pub(crate) built: Option<u64>,
 }
 
 impl Kept {

@@ -20,6 +20,7 @@ use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Store;
 use pacstore_upstream::{Fetch, FetchError, Http, HttpError, Url, url_of};
 use ring::digest::{SHA256, digest};
+use tokio::time::Instant;
 
 use crate::error::SourceError;
 use crate::facts::FileFacts;
@@ -31,6 +32,7 @@ use crate::progress::{Progress, Step};
 use crate::repos::Repo;
 use crate::source::Want;
 use crate::spec::{Limits, Wanted};
+use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 
 /// The longest database, and the longest file that a database gives no size of.
@@ -65,6 +67,9 @@ pub(crate) struct Web {
     pub(crate) known: Vec<Repo>,
     /// What was found by listings in this round.
     pub(crate) found: Option<(Vec<Repo>, Vec<Vec<u8>>)>,
+    /// It gives no listings, so the repositories are those of the last tree.
+    pub(crate) unlisted: bool,
+    pub(crate) meter: Meter,
 }
 
 /// What one request gave.
@@ -110,7 +115,7 @@ impl Web {
             }
         }
         self.get_all(&mut view, more).await?;
-        let wanted = if self.wanted.is_some() {
+        let wanted = if self.wanted.is_some() || self.unlisted {
             repos
         } else {
             self.without_database(&view).await?
@@ -171,7 +176,9 @@ impl Web {
             .collect();
         wants.sort_by(|a, b| a.path.cmp(&b.path));
         wants.dedup_by(|b, a| a.path == b.path);
+        let began = Instant::now();
         let this = self;
+        let (mut bytes, mut files) = (0, 0);
         let mut got = stream::iter(wants)
             .map(|want| async move {
                 let got = this.get(&want).await?;
@@ -184,6 +191,13 @@ impl Web {
         let mut failed = 0;
         while let Some((path, got)) = got.try_next().await? {
             if let Got::Item(item) = got {
+                if let Item::File {
+                    stamp,
+                    place: Place::Fetched(_),
+                } = &item
+                {
+                    (bytes, files) = (bytes + stamp.size(), files + 1);
+                }
                 failed += usize::from(item == Item::None(NoFile::Cut));
                 if MAX_FAILED < failed {
                     let url = self
@@ -200,6 +214,8 @@ impl Web {
                 view.files.push((path.into(), item));
             }
         }
+        drop(got);
+        self.meter.add(bytes, files, began.elapsed());
         view.sort();
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct Importing {
     progress: Progress,
     /// Whether the next round publishes what is held because of its signatures.
     accept: AtomicBool,
+    /// Whether the next round looks, whatever the change stamp says: somebody asked for it.
+    look: AtomicBool,
     pub(crate) rounds: Rounds,
     asks: mpsc::Sender<oneshot::Sender<RoundReport>>,
     asked: tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<RoundReport>>>,
@@ -156,6 +158,7 @@ impl Importing {
                 importer: tokio::sync::Mutex::new(importer),
                 progress: Progress::default(),
                 accept: AtomicBool::new(false),
+                look: AtomicBool::new(false),
                 rounds: Rounds::load(store, &import.name)?,
                 asks,
                 asked: tokio::sync::Mutex::new(asked),
@@ -184,7 +187,7 @@ impl Importing {
         self.rounds.kept().last
     }
 
-    /// Lets the next round publish what is held because of its signatures.
+    /// Lets the next round publish what is held because of its signatures, or as older than the tree.
     pub fn accept(&self) {
         self.accept.store(true, Ordering::Relaxed);
     }
@@ -214,6 +217,7 @@ impl Node {
     /// without one it runs right here.
     pub async fn import_now(&self, import: &Arc<Importing>) -> RoundReport {
         if self.inner.net.is_none() {
+            import.look.store(true, Ordering::Relaxed);
             return round(self, import).await;
         }
         let (reply, report) = oneshot::channel();
@@ -260,6 +264,9 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
         while let Ok(reply) = asked.try_recv() {
             replies.push(reply);
         }
+        if !replies.is_empty() {
+            import.look.store(true, Ordering::Relaxed);
+        }
         let Some(report) = stop.run_until_cancelled(Box::pin(round(&node, &import))).await else {
             return;
         };
@@ -284,9 +291,9 @@ async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     // Only a node that is stopping has closed them.
     let _turn = node.inner.turns.acquire().await;
     import.rounds.begin();
-    let longest = import.config.spec.limits.source
-        * u32::try_from(import.config.spec.from.len()).unwrap_or(u32::MAX)
-        + BESIDE;
+    // Where none of several sources is whole, the first of them is read once more.
+    let sources = u32::try_from(import.config.spec.from.len()).map_or(u32::MAX, |count| count + 1);
+    let longest = import.config.spec.limits.source * sources + BESIDE;
     let report = tokio::select! {
         report = tokio::time::timeout(longest, one_round(node, import)) => report.unwrap_or_else(|_| {
             let error = format!("a round did not end within {} h", longest.as_secs() / 3600);
@@ -352,6 +359,9 @@ async fn one_round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     let mut importer = import.importer.lock().await;
     if import.accept.swap(false, Ordering::Relaxed) {
         importer.accept();
+    }
+    if import.look.swap(false, Ordering::Relaxed) {
+        importer.look();
     }
     match importer.round(&import.progress).await {
         Ok(round) => {

@@ -419,9 +419,15 @@ fn http_options(config: &Config) -> HttpOptions {
             Source::Http(url) => Some(url.clone()),
             Source::Directory(_) | Source::Rsync(_) => None,
         }));
-        if let Some(StampSource::Url(url)) = &import.spec.stamp {
-            urls.push(url.clone());
-        }
+        let stamps = import
+            .spec
+            .from
+            .iter()
+            .filter_map(|source| import.spec.stamp_of(source));
+        urls.extend(stamps.filter_map(|stamp| match stamp {
+            StampSource::Url(url) => Some(url.clone()),
+            StampSource::Path(_) | StampSource::Each(_) => None,
+        }));
     }
     HttpOptions {
         user_agent: concat!("pacstore/", env!("CARGO_PKG_VERSION")).to_owned(),

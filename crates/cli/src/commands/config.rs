@@ -1,9 +1,11 @@
 //! `pacstore config`: check, show and explain the configuration.
 
+use std::fmt::Write as _;
+
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::config::{ConfigError, KEYS, Key, reference};
+use crate::config::{ConfigError, KEYS, Key, Set, as_text, in_force, reference};
 use crate::context::{Context, Exit};
 
 /// Check, show or explain the configuration
@@ -17,8 +19,12 @@ pub(crate) struct Args {
 enum What {
     /// Say whether the configuration can be used
     Check,
-    /// Print the configuration file
-    Show,
+    /// Print the configuration file, and what its presets stand for
+    Show {
+        /// Print every value in force with where it comes from: file and line, preset, or default
+        #[arg(long)]
+        origin: bool,
+    },
     /// Print every key with its default and meaning
     Reference,
 }
@@ -45,24 +51,59 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
             let data = json!({ "file": path, "ok": true });
             ctx.out.data(&data, |_| format!("{path}: ok"))?;
         }
-        What::Show => {
-            ctx.config()?;
-            let path = ctx.home.config_file();
-            match fs_err::read_to_string(&path) {
-                Ok(text) => {
-                    let table: toml::Table = text.parse()?;
-                    ctx.out.data(&table, |_| text.trim_end().to_owned())?;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    ctx.out.note(format!(
-                        "{} does not exist; all defaults hold (`pacstore config reference`)",
-                        path.display()
-                    ));
-                }
-                Err(error) => return Err(ConfigError::Read(path, error).into()),
-            }
-        }
+        What::Show { origin } => show(origin, ctx)?,
         What::Reference => ctx.out.data(&keys(), |_| reference())?,
     }
     Ok(Exit::Done)
+}
+
+fn show(origin: bool, ctx: &Context) -> anyhow::Result<()> {
+    ctx.config()?;
+    let path = ctx.home.config_file();
+    let text = match fs_err::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ctx.out.note(format!(
+                "{} does not exist; all defaults hold (`pacstore config reference`)",
+                path.display()
+            ));
+            if !origin {
+                return Ok(());
+            }
+            String::new()
+        }
+        Err(error) => return Err(ConfigError::Read(path, error).into()),
+    };
+    let all = in_force(&path, &text)?;
+    if origin {
+        let one =
+            |set: &Set| json!({ "key": set.path(), "value": set.value, "origin": set.origin.to_string() });
+        let data: Vec<serde_json::Value> = all.iter().map(one).collect();
+        return ctx.out.data(&data, |_| as_text(&all));
+    }
+    let table: toml::Table = text.parse()?;
+    let preset: Vec<Set> = all.into_iter().filter(Set::is_of_preset).collect();
+    let table = with(table, &preset);
+    ctx.out.data(&table, |_| with_comments(&text, &preset))
+}
+
+/// The file's own table, with what its presets stand for.
+fn with(mut table: toml::Table, preset: &[Set]) -> toml::Table {
+    for set in preset {
+        let imports = table.get_mut("import").and_then(toml::Value::as_array_mut);
+        let import = imports.and_then(|all| all.get_mut(set.table)?.as_table_mut());
+        if let Some(import) = import {
+            import.insert(set.name.clone(), set.value.clone());
+        }
+    }
+    table
+}
+
+/// The file's own text; what presets stand for follows as comments.
+fn with_comments(text: &str, preset: &[Set]) -> String {
+    let mut shown = text.trim_end().to_owned();
+    for set in preset {
+        let _ = write!(shown, "\n# {} = {}   # {}", set.path(), set.value, set.origin);
+    }
+    shown
 }

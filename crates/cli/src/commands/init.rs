@@ -27,18 +27,21 @@ enum Role {
 
 #[derive(Debug, clap::Args)]
 struct Importer {
-    /// The mirror's NAME, such as arch.example.org
-    #[arg(long)]
-    name: String,
-    /// Where to read from: rsync://, http(s)://, or an absolute directory; several in order of preference
-    #[arg(long, required = true)]
+    /// The mirror's NAME, such as arch.example.org; a preset has one
+    #[arg(long, required_unless_present = "preset")]
+    name: Option<String>,
+    /// Where to read from: rsync://, http(s)://, or an absolute directory; several in order of preference; a preset has some
+    #[arg(long, required_unless_present = "preset")]
     from: Vec<String>,
+    /// A known distribution: arch, endeavouros, manjaro, manjaro-arm, alhp or chaotic-aur
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     /// Label of the key that signs; made if it is not there
     #[arg(long, value_name = "LABEL", default_value = "importer")]
     key: String,
-    /// archlinux or plain
-    #[arg(long, default_value = "plain")]
-    layout: String,
+    /// archlinux or plain [default: the preset's, else plain]
+    #[arg(long)]
+    layout: Option<String>,
     /// A repository, such as core/os/x86_64/core; several; all that are found without it
     #[arg(long = "repository", value_name = "FOLDER/NAME")]
     repositories: Vec<String>,
@@ -93,19 +96,23 @@ pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         Role::Client(client) => client_text(client),
     };
     append(ctx, &text)?;
-    if let Err(error) = load(&ctx.home) {
-        // A configuration that cannot be used is not left behind.
-        fs_err::remove_file(&path)?;
-        return Err(error.into());
-    }
+    let loaded = match load(&ctx.home) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            // A configuration that cannot be used is not left behind.
+            fs_err::remove_file(&path)?;
+            return Err(error.into());
+        }
+    };
     ctx.out.line(path.display());
     match args.role {
         Role::Importer(importer) => {
             let key = Keys::new(ctx.home.state_dir()).load(&importer.key)?;
+            let mirror = loaded.node.imports.first().map(|import| import.name.to_string());
             ctx.out.note(format!(
                 "its KEY is {}\nnext: pacstore import {} --once, then pacstore daemon",
                 key.name(),
-                importer.name
+                mirror.unwrap_or_default()
             ));
         }
         Role::Client(_) => ctx.out.note("next: pacstore daemon"),
@@ -120,10 +127,20 @@ fn importer_text(importer: &Importer, ctx: &Context) -> anyhow::Result<String> {
     }
     let mut text = common_text(&importer.common);
     text.push_str("\n[[import]]\n");
-    let _ = writeln!(text, "mirror = {}", quote(&importer.name));
-    let _ = writeln!(text, "from = {}", list(&importer.from));
+    if let Some(preset) = &importer.preset {
+        let _ = writeln!(text, "preset = {}", quote(preset));
+    }
+    if let Some(name) = &importer.name {
+        let _ = writeln!(text, "mirror = {}", quote(name));
+    }
+    if !importer.from.is_empty() {
+        let _ = writeln!(text, "from = {}", list(&importer.from));
+    }
     let _ = writeln!(text, "key = {}", quote(&importer.key));
-    let _ = writeln!(text, "layout = {}", quote(&importer.layout));
+    let layout = importer.layout.as_deref();
+    if let Some(layout) = layout.or(importer.preset.is_none().then_some("plain")) {
+        let _ = writeln!(text, "layout = {}", quote(layout));
+    }
     if !importer.repositories.is_empty() {
         let _ = writeln!(text, "repositories = {}", list(&importer.repositories));
     }

@@ -156,7 +156,6 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     let defaults = file::Import::default();
     for (index, import) in file.import.iter().enumerate() {
         let at = |key: &str| format!("import.{index}.{key}");
-        refuse(import.preset != defaults.preset, &at("preset"))?;
         refuse(import.replicas != defaults.replicas, &at("replicas"))?;
     }
     Ok(())
@@ -254,7 +253,7 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     if from.is_empty() {
         return Err(lines.bad(
             &key("from"),
-            "name at least one rsync://, http(s):// URL or absolute directory",
+            "name at least one rsync://, http(s):// URL or absolute directory, or a `preset`",
         ));
     }
     if import.key.is_empty() {
@@ -281,13 +280,7 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     spec.also = import.also.into_vec();
     spec.exclude = import.exclude.into_vec();
     spec.hidden = import.hidden;
-    spec.stamp = match import.stamp.as_str() {
-        "" => None,
-        text => Some(match Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") => StampSource::Url(url),
-            _ => StampSource::Path(text.trim_start_matches('/').to_owned()),
-        }),
-    };
+    spec.stamp = stamp(import.stamp, spec.from.len()).map_err(|why| lines.bad(&key("stamp"), why))?;
     spec.atomic = import.atomic;
     spec.replaced_by_rename = import.replaced_by_rename;
     spec.keyring = (!import.keyring.is_empty()).then(|| PathBuf::from(&import.keyring));
@@ -318,6 +311,24 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
         max_age: (!max_age.is_zero()).then_some(max_age),
         public: import.public,
     })
+}
+
+/// One stamp for all upstreams, or one for each.
+fn stamp(texts: OneOrMany, upstreams: usize) -> Result<Option<StampSource>, &'static str> {
+    let one = |text: &String| match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => StampSource::Url(url),
+        _ => StampSource::Path(text.trim_start_matches('/').to_owned()),
+    };
+    let texts = texts.into_vec();
+    match &texts[..] {
+        [] => Ok(None),
+        [text] if text.is_empty() => Ok(None),
+        [text] => Ok(Some(one(text))),
+        several if several.len() == upstreams => {
+            Ok(Some(StampSource::Each(several.iter().map(one).collect())))
+        }
+        _ => Err("write one for all, or one for each of `from` in its order"),
+    }
 }
 
 fn mirror_name(text: &str, key: &str, lines: &Lines) -> Result<MirrorName, ConfigError> {

@@ -12,6 +12,8 @@
 mod build;
 mod file;
 mod machine;
+mod origin;
+mod preset;
 mod repository;
 mod schema;
 mod service;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use build::Loaded;
+pub(crate) use origin::{Set, as_text, in_force};
 pub(crate) use schema::{KEYS, Key, reference, sections};
 pub(crate) use values::size;
 
@@ -87,11 +90,12 @@ pub(crate) fn load(home: &Home) -> Result<Loaded, ConfigError> {
 /// Checks a configuration that is not in its file yet.
 pub(crate) fn parse(path: &Path, text: &str, home: &Home) -> Result<Loaded, ConfigError> {
     let lines = Lines::of(path, text)?;
-    let file: file::File = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-        path: path.to_owned(),
-        line: error.span().map_or(1, |span| line_at(text, span.start)),
-        message: error.message().to_owned(),
-    })?;
+    // As it stands first, so that errors have their lines.
+    let mut file: file::File = toml::from_str(text).map_err(|error| lines.syntax(text, &error))?;
+    if file.import.iter().any(|import| !import.preset.is_empty()) {
+        let filled = origin::filled(text, &lines)?.try_into();
+        file = filled.map_err(|error: toml::de::Error| lines.syntax(text, &error))?;
+    }
     build::build(file, &lines, home)
 }
 
@@ -212,6 +216,14 @@ impl Lines {
             .map(|(_, line)| *line)
     }
 
+    fn syntax(&self, text: &str, error: &toml::de::Error) -> ConfigError {
+        ConfigError::Syntax {
+            path: self.path.clone(),
+            line: error.span().map_or(1, |span| line_at(text, span.start)),
+            message: error.message().to_owned(),
+        }
+    }
+
     /// An error about the value of `key`.
     pub(crate) fn bad(&self, key: &str, message: impl std::fmt::Display) -> ConfigError {
         let line = self.line(key);
@@ -235,6 +247,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use pacstore_import::StampSource;
+
     use super::*;
 
     fn loaded(text: &str) -> Result<Loaded, ConfigError> {
@@ -278,6 +292,49 @@ mod tests {
             "pacstore.toml:2: `share.announce` is not available yet"
         );
         assert!(loaded("[share]\nannounce = false\n").is_ok());
+    }
+
+    #[test]
+    fn each_preset_can_be_imported_with_a_key_alone() {
+        for preset in preset::PRESETS {
+            let text = format!("[[import]]\npreset = \"{}\"\nkey = \"a\"\n", preset.name);
+            let loaded = loaded(&text).unwrap_or_else(|error| panic!("{}: {error}", preset.name));
+            let spec = &loaded.node.imports[0].spec;
+            assert!(1 < spec.from.len());
+            assert!(spec.from.iter().all(|source| spec.stamp_of(source).is_some()));
+        }
+    }
+
+    #[test]
+    fn an_unknown_preset_is_refused_with_its_line_and_the_nearest_one() {
+        let text = "[[import]]\nkey = \"a\"\npreset = \"manjro\"\n";
+        let message = message(text);
+        assert!(
+            message.starts_with(
+                "pacstore.toml:3: import.0.preset: no preset is called `manjro`; did you mean `manjaro`?"
+            ),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn several_stamps_are_those_of_the_upstreams_in_their_order() {
+        let text = |stamps: &str| {
+            format!(
+                "[[import]]\nmirror = \"a.b\"\nkey = \"a\"\n\
+                 from = [\"http://a.example/\", \"http://b.example/\"]\nstamp = {stamps}\n"
+            )
+        };
+        let loaded = loaded(&text("[\"http://c.example/stamp\", \"state\"]")).expect("one each");
+        let spec = &loaded.node.imports[0].spec;
+        let stamp = |at: usize| spec.stamp_of(&spec.from[at]).cloned();
+        assert_eq!(stamp(1), Some(StampSource::Path("state".into())));
+        assert!(matches!(stamp(0), Some(StampSource::Url(url)) if url.path() == "/stamp"));
+        let three = message(&text("[\"a\", \"b\", \"c\"]"));
+        assert!(
+            three.contains("pacstore.toml:5: import.0.stamp: write one for all"),
+            "{three}"
+        );
     }
 
     #[test]

@@ -294,7 +294,12 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "label of the key that signs (`pacstore key new LABEL`; needed)",
     ),
-    later("[import]", "preset", "\"\"", "a known distribution's settings"),
+    key(
+        "[import]",
+        "preset",
+        "\"\"",
+        "arch, endeavouros, manjaro, manjaro-arm, alhp or chaotic-aur: mirror, from, stamp, layout, exclude and also where they are not written",
+    ),
     key("[import]", "layout", "\"plain\"", "archlinux or plain"),
     key(
         "[import]",
@@ -320,7 +325,7 @@ pub(crate) const KEYS: &[Key] = &[
         "[import]",
         "stamp",
         "\"\"",
-        "URL or path of upstream's change stamp",
+        "URL of upstream's change stamp, or its path below the upstream's root; or a list, one for each of from",
     ),
     key("[import]", "every", "\"60s\"", "how often to look; or \"manual\""),
     key(

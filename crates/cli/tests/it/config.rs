@@ -110,10 +110,6 @@ fn what_comes_later_is_refused_by_name_and_line() {
             "pacstore.toml:3: `mirror.0.keyring`",
         ),
         (
-            format!("{import}preset = \"archlinux\"\n"),
-            "pacstore.toml:5: `import.0.preset`",
-        ),
-        (
             format!("{import}replicas = 2\n"),
             "pacstore.toml:5: `import.0.replicas`",
         ),

@@ -19,6 +19,7 @@ mod init;
 mod keys;
 mod kill;
 mod packaging;
+mod presets;
 mod screens;
 mod service;
 mod setup;

@@ -12,6 +12,8 @@ mod keyring;
 mod layouts;
 mod links;
 mod sources;
+mod stamps;
 mod torn;
 mod trees;
+mod upstreams;
 mod year;

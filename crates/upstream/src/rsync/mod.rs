@@ -101,6 +101,8 @@ pub struct TransferSpec<'a> {
     pub delete: Option<Deletion>,
     /// Bytes a second (`--bwlimit`), rounded up to KiB.
     pub rate: Option<u64>,
+    /// Files with more bytes are passed over (`--max-size`).
+    pub max_size: Option<u64>,
     /// Compare whole contents instead of size and time (`--checksum`). Both sides read all of
     /// it first and say nothing meanwhile: raise `io_timeout` and `silence`.
     pub compare_contents: bool,
@@ -123,6 +125,7 @@ impl<'a> TransferSpec<'a> {
             only: None,
             delete: None,
             rate: None,
+            max_size: None,
             compare_contents: false,
             deadline: Duration::from_hours(24),
             stop: CancellationToken::new(),
@@ -359,6 +362,9 @@ impl Rsync {
         }
         if let Some(rate) = spec.rate.or(self.options.rate) {
             a.push(format!("--bwlimit={}", rate.div_ceil(1024).max(1)).into());
+        }
+        if let Some(most) = spec.max_size {
+            a.push(format!("--max-size={most}").into());
         }
         if let Some(deletion) = spec.delete {
             a.push("--delete-after".into());

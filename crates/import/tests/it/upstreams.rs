@@ -1,0 +1,368 @@
+//! Several upstreams of one import: dead, stale, slow, torn, one that comes and goes; never two in one tree.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use pacstore_import::{
+    ImportSpec, Importer, Progress, Repositories, RoundError, Source, SourceError, StampSource,
+};
+use pacstore_runtime::{Clock, FakeClock};
+use pacstore_testkit::{Fault, Listing, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
+use pacstore_upstream::{Http, HttpOptions};
+
+use crate::common::{Bench, age_by, all, cid_of, of_directory};
+
+/// Two web mirrors of one repository, each with a folder of its own.
+struct Two {
+    dirs: [tempfile::TempDir; 2],
+    servers: [Upstream; 2],
+    repo: Repo,
+    bench: Bench,
+}
+
+impl Two {
+    fn new(packages: usize, size: u64) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
+        let repo = Repo::create(dirs[0].path(), RepoSpec::new("core").packages(packages, size))?;
+        let servers = [
+            Upstream::folder(dirs[0].path())?,
+            Upstream::folder(dirs[1].path())?,
+        ];
+        let two = Self {
+            dirs,
+            servers,
+            repo,
+            bench: Bench::new(),
+        };
+        two.sync(0, 1)?;
+        Ok(two)
+    }
+
+    /// Makes `to` what `from` is, file times included.
+    fn sync(&self, from: usize, to: usize) -> TestResult {
+        let (from, to) = (self.dirs[from].path(), self.dirs[to].path());
+        for entry in fs_err::read_dir(to)? {
+            fs_err::remove_file(entry?.path())?;
+        }
+        for entry in fs_err::read_dir(from)? {
+            let entry = entry?;
+            let copy = to.join(entry.file_name());
+            fs_err::copy(entry.path(), &copy)?;
+            let file = fs_err::File::options().write(true).open(&copy)?;
+            file.file().set_modified(entry.metadata()?.modified()?)?;
+        }
+        Ok(())
+    }
+
+    fn spec(&self) -> ImportSpec {
+        let from = self
+            .servers
+            .iter()
+            .map(|server| Source::parse(&server.url("")).unwrap());
+        ImportSpec::new("test.mirror", from.collect())
+    }
+
+    fn importer(&self, spec: ImportSpec, clock: &Clock) -> Importer {
+        let http = Http::new(HttpOptions::default());
+        let work = self.bench.dir.path().join("work").join(&spec.mirror);
+        let (store, tasks) = (self.bench.store.clone(), self.bench.tasks.clone());
+        Importer::new(spec, store, http, tasks, clock.clone(), work).unwrap()
+    }
+}
+
+fn clock() -> (Clock, FakeClock) {
+    Clock::fake(SystemTime::now())
+}
+
+/// Which of the sources a round read.
+async fn read(importer: &mut Importer) -> Result<usize, RoundError> {
+    let source = importer.round(&Progress::default()).await?.source;
+    let from = &importer.spec().from;
+    Ok(from.iter().position(|one| *one == source).unwrap())
+}
+
+#[tokio::test]
+async fn a_dead_first_upstream_is_left_for_the_next_and_taken_back_when_it_lives() -> TestResult {
+    let two = Two::new(3, 2_000)?;
+    let (clock, time) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    two.servers[0].stop();
+    assert_eq!(read(&mut importer).await?, 1);
+    two.servers[0].start()?;
+    assert_eq!(read(&mut importer).await?, 1, "it failed just now");
+    // Also after a restart, since that is remembered.
+    drop(importer);
+    let mut importer = two.importer(two.spec(), &clock);
+    assert_eq!(read(&mut importer).await?, 1);
+    time.advance(Duration::from_mins(3));
+    assert_eq!(read(&mut importer).await?, 0, "the preference holds again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upstream_that_comes_and_goes_is_asked_less_and_less() -> TestResult {
+    let two = Two::new(2, 1_000)?;
+    let (clock, time) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    let mut from_first = 0;
+    for _ in 0..12 {
+        two.servers[0].fault("*", Fault::Status(503));
+        assert_eq!(read(&mut importer).await?, 1);
+        two.servers[0].heal();
+        time.advance(Duration::from_secs(61));
+        from_first += usize::from(read(&mut importer).await? == 0);
+        time.advance(Duration::from_secs(61));
+    }
+    assert!((1..12).contains(&from_first), "{from_first} of 12");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stale_first_upstream_is_left_for_a_fresh_one_by_stamp_or_by_database() -> TestResult {
+    for stamped in [true, false] {
+        let mut two = Two::new(3, 2_000)?;
+        let (clock, time) = clock();
+        let mut spec = two.spec();
+        if stamped {
+            fs_err::write(two.dirs[0].path().join("lastupdate"), "1744500000\n")?;
+            fs_err::write(two.dirs[1].path().join("lastupdate"), "1744500000\n")?;
+            spec.stamp = Some(StampSource::Path("lastupdate".into()));
+        }
+        let mut importer = two.importer(spec, &clock);
+        assert_eq!(read(&mut importer).await?, 0, "both are as new");
+        // The first falls behind: what it has is what the other had two days ago.
+        two.repo.update(&["pkg1"])?;
+        let new = cid_of_repo(two.dirs[0].path());
+        let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
+        swap(two.dirs[0].path(), two.dirs[1].path(), dirs[0].path())?;
+        if stamped {
+            fs_err::write(two.dirs[1].path().join("lastupdate"), "1744700000\n")?;
+            fs_err::write(two.dirs[0].path().join("lastupdate"), "1744500000\n")?;
+        }
+        time.advance(Duration::from_mins(16));
+        let round = importer.round(&Progress::default()).await?;
+        assert_eq!(round.source, importer.spec().from[1], "stamped: {stamped}");
+        assert_eq!(round.tree, new, "stamped: {stamped}");
+
+        // With the fresh one gone, the stale one does not take the tree back.
+        two.servers[1].stop();
+        time.advance(Duration::from_mins(16));
+        let error = importer.round(&Progress::default()).await.unwrap_err();
+        let RoundError::NoSource { attempts, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(
+            attempts
+                .iter()
+                .any(|(_, e)| matches!(e, SourceError::Older { .. })),
+            "stamped: {stamped}: {attempts:?}"
+        );
+        // A person may take it, and so does time, where nothing newer can be had for a day.
+        time.advance(Duration::from_hours(25));
+        let round = importer.round(&Progress::default()).await?;
+        assert!(round.changed && round.tree != new, "stamped: {stamped}");
+        assert_eq!(round.source, importer.spec().from[0]);
+    }
+    Ok(())
+}
+
+/// The tree of the repository's own files; a change stamp beside them is not taken.
+fn cid_of_repo(dir: &Path) -> cid::Cid {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs_err::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "lastupdate" {
+            fs_err::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    cid_of(copy.path())
+}
+
+/// Exchanges what lies in two folders.
+fn swap(a: &Path, b: &Path, between: &Path) -> TestResult {
+    for (from, to) in [(a, between), (b, a), (between, b)] {
+        for entry in fs_err::read_dir(from)? {
+            let entry = entry?;
+            fs_err::rename(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_person_may_accept_the_older_state_at_once() -> TestResult {
+    let mut two = Two::new(3, 2_000)?;
+    let (clock, _) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    two.repo.update(&["pkg1"])?;
+    read(&mut importer).await?;
+    two.servers[0].stop();
+    assert!(read(&mut importer).await.is_err());
+    importer.accept();
+    assert_eq!(read(&mut importer).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_first_upstream_is_left_for_one_that_may_be_faster() -> TestResult {
+    let mut two = Two::new(2, 300_000)?;
+    let (clock, _) = clock();
+    two.servers[0].limit(Some(400_000));
+    let mut importer = two.importer(two.spec(), &clock);
+    assert_eq!(read(&mut importer).await?, 0, "nothing is known yet");
+    assert_eq!(
+        read(&mut importer).await?,
+        1,
+        "the first one is slow, the second is not known"
+    );
+    two.repo.update(&["pkg0", "pkg1"])?;
+    two.sync(0, 1)?;
+    assert_eq!(read(&mut importer).await?, 1, "measured now");
+    drop(importer);
+    let mut importer = two.importer(two.spec(), &clock);
+    assert_eq!(read(&mut importer).await?, 1, "and remembered over a restart");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_torn_first_upstream_is_left_for_a_whole_one_and_kept_where_none_is_whole() -> TestResult {
+    let mut two = Two::new(4, 2_000)?;
+    let (clock, time) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    let old = importer.round(&Progress::default()).await?.tree;
+    two.repo.update(&["pkg2"])?;
+    let whole = cid_of(two.dirs[0].path());
+    two.sync(0, 1)?;
+    two.repo.corrupt_package("pkg2")?;
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.is_torn()), (whole, false));
+    assert_eq!(round.source, importer.spec().from[1]);
+
+    // Both torn: the tree stays, the files are named, and not every round asks all of them.
+    two.repo.update_database_only(&["pkg1"])?;
+    two.sync(0, 1)?;
+    time.advance(Duration::from_mins(11));
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.is_torn()), (whole, true));
+    assert_ne!(round.tree, old);
+    two.servers.iter().for_each(Upstream::clear_log);
+    importer.round(&Progress::default()).await?;
+    importer.round(&Progress::default()).await?;
+    let asked = two
+        .servers
+        .each_ref()
+        .map(|server| server.requests("core.db").len());
+    assert!(
+        asked.contains(&0),
+        "the other was torn as well just now: {asked:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_emptied_first_upstream_is_left_for_the_next() -> TestResult {
+    let two = Two::new(3, 2_000)?;
+    let (clock, _) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    let tree = importer.round(&Progress::default()).await?.tree;
+    for entry in fs_err::read_dir(two.dirs[0].path())? {
+        fs_err::remove_file(entry?.path())?;
+    }
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.is_torn()), (tree, false));
+    assert_eq!(round.source, importer.spec().from[1]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_next_upstream_without_listings_serves_the_repositories_that_are_known() -> TestResult {
+    let mut two = Two::new(3, 2_000)?;
+    let (clock, _) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    importer.round(&Progress::default()).await?;
+    two.repo.update(&["pkg1"])?;
+    let new = cid_of(two.dirs[0].path());
+    two.sync(0, 1)?;
+    two.servers[0].stop();
+    two.servers[1].listing(Listing::Off);
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.is_torn()), (new, false));
+    // Where its database cannot be had, the repository is torn, not gone.
+    two.servers[1].fault("core.db", Fault::Status(404));
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.is_torn()), (new, true));
+    Ok(())
+}
+
+/// One rsync module died midway, the next has other bytes under the same name, size and time.
+#[tokio::test]
+async fn what_one_rsync_upstream_left_is_not_mixed_into_the_tree_of_another() -> TestResult {
+    for files_all in [false, true] {
+        let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
+        for (dir, text) in dirs.iter().zip([b"from one", b"from two"]) {
+            Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(3, 2_000))?;
+            fs_err::write(dir.path().join("core/pkg0-0-1-any.pkg.tar.zst"), text)?;
+            fs_err::create_dir_all(dir.path().join("iso"))?;
+            fs_err::write(dir.path().join("iso/image"), text)?;
+            age_by(dir.path(), Duration::from_hours(48));
+            equal_times(dir.path())?;
+        }
+        let [Some(one), Some(two)] = [
+            RsyncDaemon::serve(dirs[0].path())?,
+            RsyncDaemon::serve(dirs[1].path())?,
+        ] else {
+            return Ok(());
+        };
+        let from = [&one, &two].map(|daemon| Source::parse(&daemon.url("")).unwrap());
+        let mut spec = ImportSpec::new("test.mirror", from.to_vec());
+        spec.also = vec!["/iso/**".into()];
+        if files_all {
+            spec = all(spec);
+        }
+        let mut expected = of_directory(dirs[1].path());
+        expected.also.clone_from(&spec.also);
+        expected.files = spec.files;
+        let expected = Bench::new().round(&expected).await?.tree;
+        let bench = Bench::new();
+        let mut importer = bench.importer(spec);
+        let first = importer.round(&Progress::default()).await?;
+        assert_ne!(first.tree, expected);
+        one.stop();
+        let second = importer.round(&Progress::default()).await?;
+        assert_eq!(second.source, importer.spec().from[1]);
+        assert_eq!(second.tree, expected, "files = all: {files_all}");
+    }
+    Ok(())
+}
+
+/// Gives every file of a tree one and the same time.
+fn equal_times(dir: &Path) -> TestResult {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_744_500_001);
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            equal_times(&entry.path())?;
+        } else {
+            let file = fs_err::File::options().write(true).open(entry.path())?;
+            file.file().set_modified(time)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_source_that_was_left_on_purpose_holds_nothing_up() -> TestResult {
+    let mut two = Two::new(3, 2_000)?;
+    let (clock, _) = clock();
+    let mut spec = two.spec();
+    spec.repositories = Repositories::List(vec!["/core".into()]);
+    let mut importer = two.importer(spec.clone(), &clock);
+    two.repo.update(&["pkg1"])?;
+    let new = importer.round(&Progress::default()).await?.tree;
+    drop(importer);
+    spec.from.remove(0);
+    let round = two.importer(spec, &clock).round(&Progress::default()).await?;
+    assert_ne!(round.tree, new);
+    assert!(round.changed && !round.is_torn());
+    Ok(())
+}

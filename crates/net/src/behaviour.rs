@@ -2,7 +2,7 @@
 //!
 //! Gossipsub, AutoNAT, relay and hole punching will be further fields of [`Behaviour`].
 //!
-//! - Invariant: connection limits and bans stand first, so that what they refuse costs nothing else.
+//! - Invariant: connection limits, budget and bans stand first, so that what they refuse costs nothing else.
 //! - Not here: what happens on their events (`crate::task`); Bitswap's own traps 1 to 4, one stream
 //!   kept per peer, every want answered, no stream dropped (`pacstore-bitswap`).
 //! - Read first: Kubo interoperability, "what breaks if forgotten" (eleven traps, numbered here).
@@ -13,7 +13,6 @@ use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, store::RecordStore};
-use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{StreamProtocol, Swarm, SwarmBuilder, identify, mdns, noise, ping, tcp, tls, yamux};
@@ -22,20 +21,21 @@ use pacstore_runtime::Tasks;
 use tracing::warn;
 
 use crate::address::Scope;
+use crate::budget::{Budget, Connections};
+use crate::chosen::ChosenMdns;
 use crate::config::{
-    DHT_TTL, DhtMode, FETCH_DEADLINE, FETCH_STREAMS, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING,
-    MAX_PER_PEER, NetConfig, QUERY_DEADLINE,
+    DHT_TTL, DhtMode, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING, MAX_PER_PEER, NetConfig,
+    QUERY_DEADLINE,
 };
 use crate::dht_store::DhtStore;
 use crate::error::NetError;
-use crate::fetch;
-use crate::lookup;
-use crate::lookups;
+use crate::fetch::Fetch;
+use crate::lookup::Lookup;
 use crate::peers::PeerView;
 use crate::records::Records;
 use crate::scoped::ScopedKad;
-use crate::share;
-use crate::shares;
+use crate::share::Share;
+use crate::wire::{self, Answers};
 
 /// Kubo does not look at it; go-libp2p's own default.
 const IDENTIFY_VERSION: &str = "ipfs/0.1.0";
@@ -58,15 +58,16 @@ const YAMUX_STREAMS: usize = ((1 << 30) - (768 << 10)) / (256 << 10);
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) budget: Budget,
     pub(crate) bans: allow_block_list::Behaviour<BlockedPeers>,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
-    pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
-    pub(crate) lookup: request_response::Behaviour<lookup::Codec>,
-    pub(crate) share: request_response::Behaviour<share::Codec>,
+    pub(crate) fetch: wire::Behaviour<Fetch>,
+    pub(crate) lookup: wire::Behaviour<Lookup>,
+    pub(crate) share: wire::Behaviour<Share>,
     pub(crate) lan_dht: Toggle<ScopedKad>,
     pub(crate) public_dht: Toggle<ScopedKad>,
-    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) mdns: Toggle<ChosenMdns>,
     pub(crate) bitswap: pacstore_bitswap::Behaviour,
 }
 
@@ -97,7 +98,7 @@ pub(crate) fn build(
     let peers = parts.peers.clone();
     let mut config = pacstore_bitswap::Config::default();
     config.upload.clone_from(&parts.config.upload);
-    config.local = Some(Arc::new(move |peer| peers.get(peer).is_some_and(|peer| peer.lan)));
+    config.local = Some(Arc::new(move |peer| peers.is_lan(peer)));
     let (bitswap, handle) = pacstore_bitswap::Behaviour::new(config, blocks, tasks.clone());
     let behaviour = behaviour(parts, bitswap);
     let swarm = with_system_dns(parts.key, behaviour)?;
@@ -119,7 +120,7 @@ fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviou
             Err(error) => Err(NetError::Security(Box::new(error))),
         }
     };
-    // Trap 8, and see `HIGH_WATER`.
+    // Trap 8, and see `crate::budget`.
     let patient = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE_TIMEOUT);
     match transports()?.with_dns() {
         Ok(builder) => {
@@ -146,19 +147,17 @@ fn behaviour(parts: &Parts<'_>, bitswap: pacstore_bitswap::Behaviour) -> Behavio
         .with_push_listen_addr_updates(true)
         // No cache: addresses that a stranger claims are dialled only after our own filters saw them.
         .with_cache_size(0);
-    let fetch = request_response::Config::default()
-        .with_request_timeout(FETCH_DEADLINE)
-        .with_max_concurrent_streams(FETCH_STREAMS);
     Behaviour {
         limits: connection_limits::Behaviour::new(limits()),
+        budget: Budget::new(Connections(config.strangers)),
         bans: allow_block_list::Behaviour::default(),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::default(),
-        fetch: request_response::Behaviour::new([(fetch::PROTOCOL, ProtocolSupport::Full)], fetch),
-        lookup: lookups::behaviour(config.lookups.is_some()),
-        share: shares::behaviour(config.shares.is_some()),
-        lan_dht: dht(config.dht, Scope::Lan, key, records).into(),
-        public_dht: dht(config.dht, Scope::Public, key, records).into(),
+        fetch: wire::behaviour(Answers::Yes),
+        lookup: wire::behaviour(Answers::if_some(config.lookups.as_ref())),
+        share: wire::behaviour(Answers::if_some(config.shares.as_ref())),
+        lan_dht: dht(config.part(), Scope::Lan, key, records).into(),
+        public_dht: dht(config.part(), Scope::Public, key, records).into(),
         mdns: mdns(config, key).into(),
         bitswap,
     }
@@ -213,12 +212,12 @@ fn dht(mode: DhtMode, scope: Scope, key: &Keypair, records: &Records) -> Option<
 }
 
 /// Trap 9: Kubo never finds libp2p's responder; we dial what we discover (`crate::dialing`).
-fn mdns(config: &NetConfig, key: &Keypair) -> Option<mdns::tokio::Behaviour> {
+fn mdns(config: &NetConfig, key: &Keypair) -> Option<ChosenMdns> {
     if !config.mdns {
         return None;
     }
     match mdns::tokio::Behaviour::new(mdns::Config::default(), key.public().to_peer_id()) {
-        Ok(behaviour) => Some(behaviour),
+        Ok(behaviour) => Some(ChosenMdns::new(behaviour, &config.mdns_interfaces)),
         Err(error) => {
             warn!(
                 error = &error as &dyn std::error::Error,

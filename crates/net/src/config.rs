@@ -40,10 +40,17 @@ pub struct NetConfig {
     pub peers: Vec<Multiaddr>,
     /// Whether to look for peers on the local network by multicast DNS, and to dial them.
     pub mdns: bool,
+    /// Names of the interfaces on which that counts, such as `eth0`; none = all.
+    pub mdns_interfaces: Vec<String>,
     /// Part in the DHTs.
     pub dht: DhtMode,
     /// Bound on the blocks that we send to peers that are not on the LAN; `None`: none.
     pub upload: Option<RateLimit>,
+    /// Connections to peers that are neither configured nor of the LAN; up to a quarter more for seconds.
+    pub strangers: usize,
+    /// Whether others get anything from us but blocks, which are up to the caller: records, what we look up for
+    /// them, a place in the DHTs. `false`: nothing is announced or put anywhere either.
+    pub shares_back: bool,
     /// What others may look up here by SHA-256; `None`: nobody is answered.
     pub lookups: Option<Arc<dyn Lookups>>,
     /// Where requests of LAN peers go that want to share downloads; `None`: nobody is answered.
@@ -61,11 +68,24 @@ impl NetConfig {
             bootstrap: Vec::new(),
             peers: Vec::new(),
             mdns: false,
+            mdns_interfaces: Vec::new(),
             dht: DhtMode::Auto,
             upload: None,
+            strangers: STRANGERS,
+            shares_back: true,
             lookups: None,
             shares: None,
             agent: concat!("pacstore/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl NetConfig {
+    /// Our part in the DHTs: who gives nothing keeps nothing for others either.
+    pub(crate) fn part(&self) -> DhtMode {
+        match self.dht {
+            DhtMode::Auto | DhtMode::Server if !self.shares_back => DhtMode::Client,
+            dht => dht,
         }
     }
 }
@@ -106,12 +126,10 @@ pub(crate) const COMMANDS: usize = 256;
 pub(crate) const EVENTS: usize = 256;
 
 /// Trap 8: at the default of 10 s an idle Rust side closes even connections that Kubo protects, and
-/// Kubo then has no peer to ask. We close by our own choice instead (`HIGH_WATER`).
+/// Kubo then has no peer to ask. We close by our own choice instead (`crate::budget`).
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
-/// Above this many connections the oldest that nobody needs are closed ...
-pub(crate) const HIGH_WATER: usize = 160;
-/// ... until this many are left.
-pub(crate) const LOW_WATER: usize = 96;
+/// Connections to strangers where nobody says how many: the peers of some trees, and a walk through the DHT beside.
+pub const STRANGERS: usize = 160;
 /// A connection younger than this is not closed for that reason.
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 /// How often connections are counted.

@@ -4,24 +4,18 @@
 //! varint length in front: `FetchRequest { 1: identifier }`, `FetchResponse { 1: status, 2: data }`.
 //! The identifier is declared a string but carries the binary routing key, so it is bytes here.
 //!
-//! - Invariant: nothing above [`MAX_REQUEST`] or [`MAX_RESPONSE`] bytes is read or allocated.
-//! - Not here: which record answers which key (`crate::records`).
+//! - Invariant: an answer is one of three; what is unknown in a message is passed over.
+//! - Not here: which record answers which key (`crate::records`), framing and bounds (`crate::wire`).
 //! - Read first: specs `fetch/README.md`; boxo and Kubo omit the status when it is OK.
 
 use std::io;
+use std::time::Duration;
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use libp2p::{StreamProtocol, request_response};
+use libp2p::StreamProtocol;
 use quick_protobuf::{BytesReader, Writer};
 
-use crate::config::MAX_RECORD;
-
-/// The protocol's name.
-pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/libp2p/fetch/0.0.1");
-
-/// "/ipns/" and a multihash; go allows more, nothing needs it.
-const MAX_REQUEST: usize = 1024;
-const MAX_RESPONSE: usize = MAX_RECORD + 64;
+use crate::config::{FETCH_DEADLINE, FETCH_STREAMS, MAX_RECORD};
+use crate::wire::Messages;
 
 /// What a peer answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,80 +25,35 @@ pub(crate) enum Answer {
     Error,
 }
 
-/// Reads and writes the two messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Codec;
+/// The protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetch;
 
-impl request_response::Codec for Codec {
-    type Protocol = StreamProtocol;
+impl Messages for Fetch {
+    const PROTOCOL: StreamProtocol = StreamProtocol::new("/libp2p/fetch/0.0.1");
+    /// "/ipns/" and a multihash; go allows more, nothing needs it.
+    const MAX_REQUEST: usize = 1024;
+    const MAX_RESPONSE: usize = MAX_RECORD + 64;
+    const DEADLINE: Duration = FETCH_DEADLINE;
+    const STREAMS: usize = FETCH_STREAMS;
     type Request = Vec<u8>;
     type Response = Answer;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        decode_request(&read_message(io, MAX_REQUEST).await?)
+    fn encode_request(key: &Vec<u8>) -> io::Result<Vec<u8>> {
+        encode_request(key)
     }
 
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        decode_response(&read_message(io, MAX_RESPONSE).await?)
+    fn decode_request(message: &[u8]) -> io::Result<Vec<u8>> {
+        decode_request(message)
     }
 
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, key: Vec<u8>) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        write_message(io, &encode_request(&key)?).await
+    fn encode_response(answer: &Answer) -> io::Result<Vec<u8>> {
+        encode_response(answer)
     }
 
-    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, answer: Answer) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        write_message(io, &encode_response(&answer)?).await
+    fn decode_response(message: &[u8]) -> io::Result<Answer> {
+        decode_response(message)
     }
-}
-
-pub(crate) async fn read_message<T: AsyncRead + Unpin + Send>(
-    io: &mut T,
-    limit: usize,
-) -> io::Result<Vec<u8>> {
-    let length = read_length(io).await?;
-    if length > limit {
-        return Err(malformed("message above the size limit"));
-    }
-    let mut message = vec![0; length];
-    io.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-/// An unsigned varint of at most 4 bytes: no length in this protocol needs more.
-async fn read_length<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<usize> {
-    let mut length = 0_usize;
-    for shift in [0, 7, 14, 21] {
-        let mut byte = [0_u8; 1];
-        io.read_exact(&mut byte).await?;
-        length |= usize::from(byte[0] & 0x7f) << shift;
-        if byte[0] & 0x80 == 0 {
-            return Ok(length);
-        }
-    }
-    Err(malformed("length above the size limit"))
-}
-
-pub(crate) async fn write_message<T: AsyncWrite + Unpin + Send>(
-    io: &mut T,
-    message: &[u8],
-) -> io::Result<()> {
-    let mut buffer = unsigned_varint::encode::usize_buffer();
-    let length = unsigned_varint::encode::usize(message.len(), &mut buffer);
-    let framed = [length, message].concat();
-    io.write_all(&framed).await?;
-    io.flush().await
 }
 
 const TAG_1_BYTES: u32 = 0x0a;
@@ -167,15 +116,9 @@ fn protobuf(error: quick_protobuf::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-pub(crate) fn malformed(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::executor::block_on;
-    use futures::io::Cursor;
 
     #[test]
     fn an_unknown_key_is_answered_as_kubo_does() {
@@ -195,19 +138,6 @@ mod tests {
     fn the_identifier_is_binary() {
         let key = b"/ipns/\x00\x24\x08\x01\x12\x20\xff\xfe".to_vec();
         assert_eq!(decode_request(&encode_request(&key).unwrap()).unwrap(), key);
-    }
-
-    #[test]
-    fn messages_that_claim_too_much_are_refused_before_they_are_read() {
-        let mut wire = Cursor::new(vec![0xff, 0xff, 0xff, 0x7f]);
-        assert_eq!(
-            block_on(read_message(&mut wire, MAX_RESPONSE))
-                .unwrap_err()
-                .kind(),
-            io::ErrorKind::InvalidData
-        );
-        let mut endless = Cursor::new(vec![0xff; 16]);
-        assert!(block_on(read_message(&mut endless, MAX_RESPONSE)).is_err());
     }
 
     #[test]

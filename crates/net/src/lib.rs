@@ -35,6 +35,8 @@ mod address;
 mod announce;
 mod askers;
 mod behaviour;
+mod budget;
+mod chosen;
 mod command;
 mod config;
 mod dht;
@@ -54,10 +56,11 @@ mod scoped;
 mod share;
 mod shares;
 mod task;
+mod wire;
 
 pub use address::{is_lan, is_lan_ip, peer_of};
 pub use command::Provider;
-pub use config::{DhtMode, NetConfig, public_bootstrap};
+pub use config::{DhtMode, NetConfig, STRANGERS, public_bootstrap};
 pub use error::{
     Closed, DialError, FetchError, FindError, LookupError, NetError, ProvideError, RecordRefused,
 };
@@ -66,5 +69,5 @@ pub use event::NetEvent;
 pub use libp2p::{Multiaddr, PeerId, identity};
 pub use lookup::{Digest, LookedUp, Lookups, MAX_LOOKUP};
 pub use net::{FoundRecord, Net, Published};
-pub use peers::PeerInfo;
+pub use peers::{LanPeers, PeerInfo};
 pub use share::{MAX_SHARE, ShareAsk, ShareRequest, ShareState};

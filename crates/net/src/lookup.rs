@@ -4,25 +4,21 @@
 //! a peer that has it can say under which root. What it says is a hint: only the whole file's SHA-256
 //! proves it.
 //!
-//! Both messages have their length in front, as an unsigned varint of at most 4 bytes. The request is
-//! the digests, 32 bytes each. The answer holds an entry for each of them, in their order: one byte 0
+//! Both messages have their length in front (`crate::wire`). The request is the digests, 32 bytes each. The answer holds an entry for each of them, in their order: one byte 0
 //! where the peer has nothing, else the CID's length in bytes, the CID, and the file's length in bytes
 //! as 8 bytes, the highest first. One request and one answer a stream.
 //!
-//! - Invariant: nothing above [`MAX_REQUEST`] or [`MAX_RESPONSE`] bytes is read or allocated; an answer
-//!   that could not be true is an error.
+//! - Invariant: an answer that could not be true is an error.
 //! - Not here: who is asked and answered how often (`crate::lookups`); what is done with a hint (`node`).
 
 use std::io;
+use std::time::Duration;
 
-use futures::{AsyncRead, AsyncWrite};
-use libp2p::{PeerId, StreamProtocol, request_response};
+use libp2p::{PeerId, StreamProtocol};
 use pacstore_dag::{Cid, DAG_PB, RAW, cid_from_sha256};
 
-use crate::fetch::{malformed, read_message, write_message};
-
-/// The protocol's name.
-pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/pacstore/lookup/1");
+use crate::config::{LOOKUP_DEADLINE, LOOKUP_STREAMS};
+use crate::wire::{Messages, digests, malformed};
 
 /// Digests in one request, at most.
 pub const MAX_LOOKUP: usize = 256;
@@ -30,8 +26,6 @@ pub const MAX_LOOKUP: usize = 256;
 const DIGEST: usize = 32;
 /// Longest CID that is told, in bytes: version, codec and a multihash of 32 bytes need 36 to 40.
 const MAX_CID: usize = 64;
-const MAX_REQUEST: usize = MAX_LOOKUP * DIGEST;
-const MAX_RESPONSE: usize = MAX_LOOKUP * (1 + MAX_CID + 8);
 /// 1 TiB: no file of a repository comes near it.
 const MAX_FILE: u64 = 1 << 40;
 
@@ -56,46 +50,33 @@ pub trait Lookups: Send + Sync + 'static {
 /// What an answer holds for each digest of its request.
 pub(crate) type Answers = Vec<Option<LookedUp>>;
 
-/// Reads and writes the two messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Codec;
+/// The protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lookup;
 
-impl request_response::Codec for Codec {
-    type Protocol = StreamProtocol;
+impl Messages for Lookup {
+    const PROTOCOL: StreamProtocol = StreamProtocol::new("/pacstore/lookup/1");
+    const MAX_REQUEST: usize = MAX_LOOKUP * DIGEST;
+    const MAX_RESPONSE: usize = MAX_LOOKUP * (1 + MAX_CID + 8);
+    const DEADLINE: Duration = LOOKUP_DEADLINE;
+    const STREAMS: usize = LOOKUP_STREAMS;
     type Request = Vec<Digest>;
     type Response = Answers;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<Digest>>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        decode_request(&read_message(io, MAX_REQUEST).await?)
+    fn encode_request(digests: &Vec<Digest>) -> io::Result<Vec<u8>> {
+        Ok(digests.as_flattened().to_vec())
     }
 
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answers>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        decode_response(&read_message(io, MAX_RESPONSE).await?)
+    fn decode_request(message: &[u8]) -> io::Result<Vec<Digest>> {
+        digests(message)
     }
 
-    async fn write_request<T>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        digests: Vec<Digest>,
-    ) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        write_message(io, digests.as_flattened()).await
+    fn encode_response(answers: &Answers) -> io::Result<Vec<u8>> {
+        Ok(encode_response(answers))
     }
 
-    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, answers: Answers) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        write_message(io, &encode_response(&answers)).await
+    fn decode_response(message: &[u8]) -> io::Result<Answers> {
+        decode_response(message)
     }
 }
 
@@ -106,14 +87,6 @@ pub(crate) fn can_answer(digests: &[Digest], answers: &[Option<LookedUp>]) -> bo
         told.is_none_or(|told| told.root.codec() != RAW || told.root == cid_from_sha256(*digest))
     };
     digests.len() == answers.len() && digests.iter().zip(answers).all(possible)
-}
-
-fn decode_request(message: &[u8]) -> io::Result<Vec<Digest>> {
-    let (digests, rest) = message.as_chunks::<DIGEST>();
-    if digests.is_empty() || !rest.is_empty() {
-        return Err(malformed("a lookup that is not made of digests"));
-    }
-    Ok(digests.to_vec())
 }
 
 fn encode_response(answers: &[Option<LookedUp>]) -> Vec<u8> {
@@ -199,14 +172,6 @@ mod tests {
     }
 
     #[test]
-    fn a_request_holds_whole_digests_and_at_least_one() {
-        assert_eq!(decode_request(&[7; 64]).unwrap(), [[7; 32]; 2]);
-        for bad in [0, 1, 31, 33] {
-            assert!(decode_request(&vec![0; bad]).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn answers_that_cannot_be_are_errors() {
         let good = encode_response(&[Some(large(b"x", 7))]);
         for cut in 1..good.len() {
@@ -248,7 +213,6 @@ mod tests {
         for length in 0..80_usize {
             for fill in [0_u8, 0x01, 0x12, 0x24, 0x40, 0x7f, 0x80, 0xff] {
                 let message = vec![fill; length];
-                drop(decode_request(&message));
                 drop(decode_response(&message));
             }
         }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use libp2p::request_response::{self, OutboundFailure, OutboundRequestId, ProtocolSupport, ResponseChannel};
+use libp2p::request_response::{self, OutboundFailure, OutboundRequestId, ResponseChannel};
 use libp2p::{PeerId, Swarm};
 use pacstore_runtime::{Pool, Tasks};
 use tokio::sync::{mpsc, oneshot};
@@ -18,9 +18,10 @@ use tracing::debug;
 
 use crate::askers::Askers;
 use crate::behaviour::Behaviour;
-use crate::config::{LOOKUP_DEADLINE, LOOKUP_STREAMS, LOOKUPS_PER_MINUTE, LOOKUPS_WAITING};
+use crate::config::{LOOKUPS_PER_MINUTE, LOOKUPS_WAITING};
 use crate::error::LookupError;
-use crate::lookup::{Answers, Codec, Digest, Lookups, PROTOCOL, can_answer};
+use crate::lookup::{Answers, Digest, Lookup, Lookups, can_answer};
+use crate::wire;
 
 /// Peers whose lookups are counted within one minute; more are not answered.
 const MAX_ASKERS: usize = 1024;
@@ -53,19 +54,6 @@ pub(crate) struct LookupDesk {
     done: mpsc::Receiver<Done>,
     waiting: HashMap<OutboundRequestId, Waiting>,
     askers: Askers,
-}
-
-/// The behaviour; a node that answers nobody does not offer the protocol.
-pub(crate) fn behaviour(answers: bool) -> request_response::Behaviour<Codec> {
-    let support = if answers {
-        ProtocolSupport::Full
-    } else {
-        ProtocolSupport::Outbound
-    };
-    let config = request_response::Config::default()
-        .with_request_timeout(LOOKUP_DEADLINE)
-        .with_max_concurrent_streams(LOOKUP_STREAMS);
-    request_response::Behaviour::new([(PROTOCOL, support)], config)
 }
 
 impl LookupDesk {
@@ -110,7 +98,7 @@ impl LookupDesk {
         self.waiting.insert(id, Waiting { digests, reply });
     }
 
-    pub(crate) fn on_event(&mut self, event: request_response::Event<Vec<Digest>, Answers>) {
+    pub(crate) fn on_event(&mut self, event: wire::Event<Lookup>) {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {

@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::behaviour;
+use crate::budget::Connections;
 use crate::command::{Command, Provider, Target};
 use crate::config::{
     COMMANDS, DIAL_DEADLINE, EVENTS, FETCH_DEADLINE, FETCH_PEERS, MAX_FOUND, NetConfig, QUERY_DEADLINE,
@@ -35,7 +36,7 @@ use crate::fetch::Answer;
 use crate::listen::{Listening, listen, update_external};
 use crate::lookup::{Digest, LookedUp, MAX_LOOKUP};
 use crate::lookups::LookupDesk;
-use crate::peers::{PeerInfo, PeerView, Peers};
+use crate::peers::{LanPeers, PeerInfo, PeerView, Peers};
 use crate::reach::Reachability;
 use crate::records::{Audience, Keep, Records};
 use crate::share::{self, ShareAsk, ShareState};
@@ -73,6 +74,8 @@ struct Inner {
     peers: PeerView,
     records: Records,
     bitswap: Bitswap,
+    /// Nothing is announced or put anywhere where this is false.
+    shares_back: bool,
 }
 
 impl fmt::Debug for Net {
@@ -112,10 +115,11 @@ impl Net {
         };
         let (mut swarm, bitswap) = behaviour::build(&parts, blocks, tasks)?;
         let pending = listen(&mut swarm, &config.listen)?;
-        update_external(&mut swarm, &[], config.dht);
+        update_external(&mut swarm, &[], config.part());
         let dialer = Dialer::new(key.public().to_peer_id(), &config.peers, &config.bootstrap);
         for peer in dialer.configured() {
             swarm.behaviour_mut().limits.bypass_peer_id(&peer);
+            swarm.behaviour_mut().budget.exempt(peer);
         }
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
@@ -131,17 +135,19 @@ impl Net {
             peers: peers.clone(),
             records: records.clone(),
             bitswap,
+            shares_back: config.shares_back,
         };
         let task = Task {
             swarm,
             commands: inbox,
             events,
             listening,
-            peers: Peers::new(peers),
+            peers: Peers::new(peers, Connections(config.strangers)),
             dialer,
             dht: Dht::new(records.clone()),
             records,
-            mode: config.dht,
+            mode: config.part(),
+            shares_back: config.shares_back,
             reach: Reachability::default(),
             fetches: HashMap::new(),
             lookups: LookupDesk::new(config.lookups, tasks),
@@ -177,6 +183,11 @@ impl Net {
     /// A peer, if it is connected.
     pub fn peer(&self, peer: &PeerId) -> Option<PeerInfo> {
         self.0.peers.get(peer)
+    }
+
+    /// Who is of the LAN, for those who must not keep the network alive.
+    pub fn lan_peers(&self) -> LanPeers {
+        LanPeers(self.0.peers.clone())
     }
 
     /// The block exchange.
@@ -260,6 +271,10 @@ impl Net {
     /// [`RecordRefused`] if it does not verify, or a better one is here. That nobody could be told
     /// is no error.
     pub async fn publish_record(&self, name: &IpnsName, record: &[u8]) -> Result<Published, RecordRefused> {
+        if !self.0.shares_back {
+            self.set_record(name, record)?;
+            return Ok(Published { stored: 0 });
+        }
         self.0
             .records
             .set(name, record, Audience::Everyone, Keep::Publish)?;
@@ -440,6 +455,9 @@ impl Net {
     /// # Errors
     /// [`ProvideError::Full`] above 4096 CIDs; files go by the sweeping provider of a later time.
     pub async fn provide(&self, cid: &Cid) -> Result<(), ProvideError> {
+        if !self.0.shares_back {
+            return Ok(());
+        }
         let (reply, answer) = oneshot::channel();
         self.send(Command::Provide {
             key: cid.hash().to_bytes(),

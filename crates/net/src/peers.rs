@@ -13,8 +13,12 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::time::Instant;
 
 use crate::address::{is_lan, without_peer};
-use crate::config::{GRACE, HIGH_WATER, LOW_WATER};
-use crate::{fetch, lookup, share};
+use crate::budget::Connections;
+use crate::config::GRACE;
+use crate::fetch::Fetch;
+use crate::lookup::Lookup;
+use crate::share::Share;
+use crate::wire::Messages as _;
 
 /// Longest agent text that is kept of a peer, in characters.
 const MAX_AGENT: usize = 64;
@@ -49,6 +53,17 @@ pub struct PeerInfo {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PeerView(Arc<RwLock<HashMap<PeerId, PeerInfo>>>);
 
+/// Which connected peers are of the LAN. Cheap to clone, and holds nothing of the network but that table.
+#[derive(Clone, Debug, Default)]
+pub struct LanPeers(pub(crate) PeerView);
+
+impl LanPeers {
+    /// Whether `peer` is connected by a loopback, private or link-local address.
+    pub fn holds(&self, peer: &PeerId) -> bool {
+        self.0.is_lan(peer)
+    }
+}
+
 impl PeerView {
     pub(crate) fn all(&self) -> Vec<PeerInfo> {
         self.0
@@ -65,6 +80,11 @@ impl PeerView {
             .unwrap_or_else(PoisonError::into_inner)
             .get(peer)
             .cloned()
+    }
+
+    pub(crate) fn is_lan(&self, peer: &PeerId) -> bool {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(peer).is_some_and(|peer| peer.lan)
     }
 
     fn set(&self, peer: PeerId, info: Option<PeerInfo>) {
@@ -93,15 +113,15 @@ struct Peer {
 pub(crate) struct Peers {
     table: HashMap<PeerId, Peer>,
     view: PeerView,
-    connections: usize,
+    most: Connections,
 }
 
 impl Peers {
-    pub(crate) fn new(view: PeerView) -> Self {
+    pub(crate) fn new(view: PeerView, most: Connections) -> Self {
         Self {
             table: HashMap::new(),
             view,
-            connections: 0,
+            most,
         }
     }
 
@@ -143,7 +163,6 @@ impl Peers {
             },
         );
         entry.info.configured |= configured;
-        self.connections += 1;
         let info = self.publish(&peer);
         info.filter(|_| fresh)
     }
@@ -152,7 +171,6 @@ impl Peers {
     pub(crate) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<std::time::Duration> {
         let entry = self.table.get_mut(peer)?;
         let gone = entry.connections.remove(&id)?;
-        self.connections -= 1;
         if entry.connections.is_empty() {
             self.table.remove(peer);
             self.view.set(*peer, None);
@@ -181,9 +199,9 @@ impl Peers {
                 .iter()
                 .any(|name| name.as_ref().starts_with("/ipfs/bitswap")),
         );
-        info.fetch = Some(protocols.contains(&fetch::PROTOCOL));
-        info.lookup = Some(protocols.contains(&lookup::PROTOCOL));
-        info.share = Some(protocols.contains(&share::PROTOCOL));
+        info.fetch = Some(protocols.contains(&Fetch::PROTOCOL));
+        info.lookup = Some(protocols.contains(&Lookup::PROTOCOL));
+        info.share = Some(protocols.contains(&Share::PROTOCOL));
         self.publish(peer).filter(|now| *now != before)
     }
 
@@ -239,13 +257,17 @@ impl Peers {
     /// Which peers to disconnect now because there are too many: never configured, protected or LAN
     /// ones, nor young ones; those without Bitswap first, then the oldest.
     pub(crate) fn surplus(&self) -> Vec<PeerId> {
-        if self.connections <= HIGH_WATER {
+        let strangers = || {
+            let all = self.table.values();
+            all.filter(|peer| !(peer.info.configured || peer.info.lan))
+        };
+        let open = strangers().map(|peer| peer.connections.len()).sum();
+        let count = self.most.surplus_of(open);
+        if count == 0 {
             return Vec::new();
         }
-        let mut candidates: Vec<_> = self
-            .table
-            .values()
-            .filter(|peer| !(peer.protected || peer.info.configured || peer.info.lan))
+        let mut candidates: Vec<_> = strangers()
+            .filter(|peer| !peer.protected)
             .filter_map(|peer| {
                 let youngest = peer
                     .connections
@@ -257,7 +279,6 @@ impl Peers {
             })
             .collect();
         candidates.sort_unstable();
-        let count = self.connections - LOW_WATER;
         candidates.into_iter().take(count).map(|(_, _, id)| id).collect()
     }
 
@@ -281,6 +302,8 @@ mod tests {
     use libp2p::core::Endpoint;
     use libp2p::core::transport::PortUse;
 
+    const MOST: Connections = Connections(20);
+
     fn dialed(address: &str) -> ConnectedPoint {
         ConnectedPoint::Dialer {
             address: address.parse().unwrap(),
@@ -292,7 +315,7 @@ mod tests {
     #[test]
     fn a_peer_is_a_lan_peer_while_one_of_its_connections_is() {
         let view = PeerView::default();
-        let mut peers = Peers::new(view.clone());
+        let mut peers = Peers::new(view.clone(), MOST);
         let peer = PeerId::random();
         let (far, near) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
         let now = SystemTime::UNIX_EPOCH;
@@ -316,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_calls_itself_is_cut_and_cleaned() {
-        let mut peers = Peers::new(PeerView::default());
+        let mut peers = Peers::new(PeerView::default(), MOST);
         let peer = PeerId::random();
         let id = ConnectionId::new_unchecked(1);
         peers.opened(
@@ -330,7 +353,7 @@ mod tests {
             .identified(
                 &peer,
                 &format!("\u{1b}[31m{}", "x".repeat(500)),
-                &[fetch::PROTOCOL],
+                &[Fetch::PROTOCOL],
             )
             .unwrap();
         assert_eq!(info.agent.chars().count(), MAX_AGENT);
@@ -340,10 +363,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn too_many_connections_are_trimmed_but_never_the_needed_ones() {
-        let mut peers = Peers::new(PeerView::default());
+        let mut peers = Peers::new(PeerView::default(), MOST);
         let now = SystemTime::UNIX_EPOCH;
         let mut kept = Vec::new();
-        for number in 0..=HIGH_WATER {
+        // Ten of the LAN and a configured one come on top.
+        for number in 0..=11 + MOST.0 {
             let peer = PeerId::random();
             let address = if number < 10 {
                 "/ip4/192.168.1.1/tcp/1"
@@ -365,7 +389,8 @@ mod tests {
         assert!(peers.surplus().is_empty(), "all are young");
         tokio::time::advance(GRACE).await;
         let surplus = peers.surplus();
-        assert_eq!(surplus.len(), HIGH_WATER + 1 - LOW_WATER);
+        assert_eq!(surplus.len(), MOST.surplus_of(MOST.0 + 1));
+        assert!(!surplus.is_empty());
         assert!(kept.iter().all(|peer| !surplus.contains(peer)));
     }
 }

@@ -4,30 +4,25 @@
 //! Before a node asks outside for something it asks its neighbours: "may I?"; who has it or is bringing
 //! it says so, and the node asks that one for it later: "tell me when".
 //!
-//! Both messages have their length in front, as an unsigned varint of at most 4 bytes. The request is
-//! one byte, 0 for "may I?" or 1 for "tell me when", and up to 64 SHA-256 digests of blocks. The answer
+//! Both messages have their length in front (`crate::wire`). The request is one byte, 0 for "may I?" or 1 for "tell me when", and up to 64 SHA-256 digests of blocks. The answer
 //! is one byte for each digest: 0 free, 1 here, 2 coming. One request and one answer a stream; the
 //! answer to "tell me when" comes when it is there, or will not come.
 //!
-//! - Invariant: nothing above [`MAX_REQUEST`] or [`MAX_SHARE`] bytes is read or allocated.
+//! - Invariant: at most [`MAX_SHARE`] digests are asked and states told.
 //! - Not here: who may ask, what is answered (`node`, `neighbours`).
 
 use std::io;
+use std::time::Duration;
 
-use futures::{AsyncRead, AsyncWrite};
-use libp2p::{PeerId, StreamProtocol, request_response};
+use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::oneshot;
 
-use crate::fetch::{malformed, read_message, write_message};
+use crate::config::{SHARE_DEADLINE, SHARE_STREAMS};
 use crate::lookup::Digest;
-
-/// The protocol's name.
-pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/pacstore/share/1");
+use crate::wire::{Messages, malformed};
 
 /// Digests in one request, at most.
 pub const MAX_SHARE: usize = 64;
-
-const MAX_REQUEST: usize = 1 + MAX_SHARE * size_of::<Digest>();
 
 /// What is asked of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,47 +64,33 @@ pub(crate) struct Request {
     pub(crate) digests: Vec<Digest>,
 }
 
-/// Reads and writes the two messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Codec;
+/// The protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share;
 
-impl request_response::Codec for Codec {
-    type Protocol = StreamProtocol;
+impl Messages for Share {
+    const PROTOCOL: StreamProtocol = StreamProtocol::new("/pacstore/share/1");
+    const MAX_REQUEST: usize = 1 + MAX_SHARE * size_of::<Digest>();
+    const MAX_RESPONSE: usize = MAX_SHARE;
+    const DEADLINE: Duration = SHARE_DEADLINE;
+    const STREAMS: usize = SHARE_STREAMS;
     type Request = Request;
     type Response = Vec<ShareState>;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        decode_request(&read_message(io, MAX_REQUEST).await?)
+    fn encode_request(request: &Request) -> io::Result<Vec<u8>> {
+        Ok(encode_request(request))
     }
 
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<ShareState>>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        decode_response(&read_message(io, MAX_SHARE).await?)
+    fn decode_request(message: &[u8]) -> io::Result<Request> {
+        decode_request(message)
     }
 
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Request) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        write_message(io, &encode_request(&request)).await
+    fn encode_response(states: &Vec<ShareState>) -> io::Result<Vec<u8>> {
+        Ok(states.iter().copied().map(byte_of).collect())
     }
 
-    async fn write_response<T>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        states: Vec<ShareState>,
-    ) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        let bytes: Vec<u8> = states.into_iter().map(byte_of).collect();
-        write_message(io, &bytes).await
+    fn decode_response(message: &[u8]) -> io::Result<Vec<ShareState>> {
+        decode_response(message)
     }
 }
 
@@ -137,11 +118,7 @@ fn decode_request(message: &[u8]) -> io::Result<Request> {
         1 => ShareAsk::TellMe,
         _ => return Err(malformed("a request of an unknown kind")),
     };
-    let (digests, rest) = digests.as_chunks();
-    if digests.is_empty() || !rest.is_empty() {
-        return Err(none());
-    }
-    let digests = digests.to_vec();
+    let digests = crate::wire::digests(digests)?;
     Ok(Request { ask, digests })
 }
 

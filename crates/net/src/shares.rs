@@ -9,15 +9,16 @@ use std::collections::HashMap;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel};
+use libp2p::request_response::{self, OutboundRequestId, ResponseChannel};
 use libp2p::{PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use crate::askers::Askers;
 use crate::behaviour::Behaviour;
-use crate::config::{SHARE_DEADLINE, SHARE_STREAMS, SHARES_PER_MINUTE, SHARES_WAITING};
-use crate::share::{Codec, PROTOCOL, Request, ShareRequest, ShareState};
+use crate::config::{SHARE_DEADLINE, SHARES_PER_MINUTE, SHARES_WAITING};
+use crate::share::{Request, Share, ShareRequest, ShareState};
+use crate::wire;
 
 /// Peers whose requests are counted within one minute; more are not answered.
 const MAX_ASKERS: usize = 256;
@@ -38,19 +39,6 @@ pub(crate) struct ShareDesk {
     pending: FuturesUnordered<BoxFuture<'static, Option<Done>>>,
     waiting: HashMap<OutboundRequestId, (usize, oneshot::Sender<States>)>,
     askers: Askers,
-}
-
-/// The behaviour; a node that answers nobody does not offer the protocol.
-pub(crate) fn behaviour(answers: bool) -> request_response::Behaviour<Codec> {
-    let support = if answers {
-        ProtocolSupport::Full
-    } else {
-        ProtocolSupport::Outbound
-    };
-    let config = request_response::Config::default()
-        .with_request_timeout(SHARE_DEADLINE)
-        .with_max_concurrent_streams(SHARE_STREAMS);
-    request_response::Behaviour::new([(PROTOCOL, support)], config)
 }
 
 impl ShareDesk {
@@ -93,7 +81,7 @@ impl ShareDesk {
     }
 
     /// `lan` says whether the peer of the event is one of the LAN.
-    pub(crate) fn on_event(&mut self, event: request_response::Event<Request, States>, lan: bool) {
+    pub(crate) fn on_event(&mut self, event: wire::Event<Share>, lan: bool) {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {
@@ -155,7 +143,7 @@ pub(crate) fn send(swarm: &mut Swarm<Behaviour>, done: Done) {
 }
 
 /// The peer of an event.
-pub(crate) fn peer_of(event: &request_response::Event<Request, States>) -> &PeerId {
+pub(crate) fn peer_of(event: &wire::Event<Share>) -> &PeerId {
     match event {
         request_response::Event::Message { peer, .. }
         | request_response::Event::OutboundFailure { peer, .. }

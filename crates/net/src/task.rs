@@ -51,6 +51,8 @@ pub(crate) struct Task {
     pub(crate) dht: Dht,
     pub(crate) records: Records,
     pub(crate) mode: DhtMode,
+    /// Records are given to whoever asks.
+    pub(crate) shares_back: bool,
     pub(crate) reach: Reachability,
     pub(crate) fetches: HashMap<OutboundRequestId, FetchReply>,
     pub(crate) lookups: LookupDesk,
@@ -276,6 +278,7 @@ impl Task {
         let configured = self.dialer.connected(peer, id);
         if configured {
             self.swarm.behaviour_mut().limits.bypass_peer_id(&peer);
+            self.swarm.behaviour_mut().budget.exempt(peer);
         }
         let now = self.records.now();
         if let Some(info) = self.peers.opened(peer, id, endpoint, configured, now) {
@@ -381,7 +384,7 @@ impl Task {
         }
     }
 
-    fn on_fetch(&mut self, event: request_response::Event<Vec<u8>, Answer>) {
+    fn on_fetch(&mut self, event: crate::wire::Event<crate::fetch::Fetch>) {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {
@@ -391,7 +394,7 @@ impl Task {
                     } else {
                         Audience::Everyone
                     };
-                    let known = self.records.get(&request, audience);
+                    let known = self.records.get(&request, audience).filter(|_| self.shares_back);
                     let answer = known.map_or(Answer::NotFound, |bytes| Answer::Found(bytes.to_vec()));
                     // It fails only if the peer has gone.
                     drop(self.swarm.behaviour_mut().fetch.send_response(channel, answer));

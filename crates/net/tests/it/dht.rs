@@ -8,6 +8,9 @@ use pacstore_net::{DhtMode, Provider};
 
 use crate::support::{DEADLINE, Node, TestResult, config, join, record, start};
 
+/// How long is looked for what nobody has.
+const SHORT: Duration = Duration::from_secs(5);
+
 /// Three nodes; the first and the last are connected to the one in the middle.
 async fn line() -> (Node, Node, Node) {
     let (mut first, mut middle, mut last) = (start(config()), start(config()), start(config()));
@@ -127,6 +130,36 @@ async fn nothing_is_announced_that_was_not_asked_for() -> TestResult {
     first.net.provide(&cid).await?;
     first.net.stop_providing(&cid).await?;
     assert!(middle.net.peers().len() >= 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_gives_nothing_announces_nothing_answers_no_name_and_finds_all_the_same() -> TestResult {
+    let mut silent = config();
+    silent.dht = DhtMode::Server;
+    silent.shares_back = false;
+    let (mut silent, mut middle, mut asker) = (start(silent), start(config()), start(config()));
+    join(&mut silent, &mut middle).await;
+    join(&mut asker, &mut middle).await;
+    let (own, other) = (SigningKey::from_seed([41; 32]), SigningKey::from_seed([42; 32]));
+    let cid = raw_cid(HashKind::Sha2_256, b"nobody learns that it is there");
+    silent.net.provide(&cid).await?;
+    let published = silent
+        .net
+        .publish_record(&own.name(), record(&own, 1).bytes())
+        .await?;
+    assert_eq!(published.stored, 0);
+    assert_eq!(asker.net.find_providers(&cid, 8, SHORT).await?, []);
+    join(&mut asker, &mut silent).await;
+    let told = asker.net.fetch_record(silent.net.peer_id(), &own.name()).await?;
+    assert!(told.is_none(), "{told:?}");
+    assert_eq!(asker.net.find_record(&own.name(), SHORT).await?.len(), 0);
+    // What others have it finds, and it serves no DHT.
+    middle
+        .net
+        .publish_record(&other.name(), record(&other, 1).bytes())
+        .await?;
+    assert_eq!(silent.net.find_record(&other.name(), SHORT).await?.len(), 1);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What we give to peers: the store's blocks, without those that are not theirs.
 //!
 //! - Invariant: a block that only private heads reach goes to configured peers alone, one of a private
-//!   repository's file to nobody (`crate::hidden`).
+//!   repository's file to nobody (`crate::hidden`), and none beyond what we may upload (`crate::uploads`).
 //! - Not here: how it is sent (`pacstore-bitswap`).
 
 use std::collections::HashSet;
@@ -15,6 +15,7 @@ use pacstore_store::Store;
 use tracing::warn;
 
 use crate::hidden::Hidden;
+use crate::uploads::Uploads;
 
 /// Who may have private content, and whether there is any.
 #[derive(Debug)]
@@ -64,16 +65,21 @@ impl Privacy {
 pub(crate) struct Shared {
     store: Store,
     privacy: Arc<Privacy>,
+    uploads: Arc<Uploads>,
 }
 
 impl Shared {
-    pub(crate) fn new(store: Store, privacy: Arc<Privacy>) -> Self {
-        Self { store, privacy }
+    pub(crate) fn new(store: Store, privacy: Arc<Privacy>, uploads: Arc<Uploads>) -> Self {
+        Self {
+            store,
+            privacy,
+            uploads,
+        }
     }
 
     /// `peer` is answered at all.
     pub(crate) fn is_open_to(&self, peer: &PeerId) -> bool {
-        self.privacy.is_open_to(peer)
+        self.uploads.is_on() && self.privacy.is_open_to(peer)
     }
 }
 
@@ -82,6 +88,7 @@ impl Lookups for Shared {
         match self.store.file_by_sha256(sha256) {
             Ok(found) => found
                 .filter(|file| self.privacy.may_have(&file.root, peer))
+                .filter(|file| self.uploads.has_room(peer, file.len))
                 .map(|file| LookedUp {
                     root: file.root,
                     size: file.len,
@@ -103,7 +110,7 @@ impl Blocks for Shared {
             return None;
         }
         match self.store.block_len(cid) {
-            Ok(len) => len,
+            Ok(len) => len.filter(|len| self.uploads.has_room(peer, *len)),
             Err(error) => {
                 warn!(%cid, error = &error as &dyn std::error::Error, "cannot look a block up");
                 None
@@ -115,8 +122,9 @@ impl Blocks for Shared {
         if !self.privacy.may_have(cid, peer) {
             return false;
         }
+        let before = out.len();
         match self.store.block_into(cid, out) {
-            Ok(found) => found,
+            Ok(found) => found && self.uploads.take(peer, (out.len() - before) as u64),
             Err(error) => {
                 warn!(%cid, error = &error as &dyn std::error::Error, "cannot read a block");
                 false

@@ -12,6 +12,7 @@ use pacstore_net::{DhtMode, Multiaddr};
 use url::Url;
 
 pub use crate::alert::AlertConfig;
+pub use crate::hours::Hours;
 
 /// Everything a node needs to start.
 #[derive(Clone, Debug)]
@@ -30,8 +31,8 @@ pub struct Config {
     pub repositories: Vec<RepositoryConfig>,
     /// What this node imports.
     pub imports: Vec<ImportConfig>,
-    /// Bytes a second to addresses that are not local; none = no limit.
-    pub upload: Option<u64>,
+    /// What others get from us.
+    pub sharing: Sharing,
     /// Any CID is served, not only what is configured.
     pub open: bool,
     /// The machine that it stands on.
@@ -42,6 +43,33 @@ pub struct Config {
     pub alert: AlertConfig,
     /// How the store is opened; its crash seam is for tests.
     pub tuning: pacstore_store::Tuning,
+}
+
+/// What others get from us, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Sharing {
+    /// Others get something at all; without it nothing is announced either.
+    pub enable: bool,
+    /// Roots of single files are announced, too.
+    pub announce: bool,
+    /// Bytes a second to addresses that are not local; none = no limit.
+    pub rate: Option<u64>,
+    /// Bytes that such addresses get in a calendar month; none = no limit.
+    pub month: Option<u64>,
+    /// When they get something; none = always.
+    pub hours: Option<Hours>,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            announce: false,
+            rate: None,
+            month: None,
+            hours: None,
+        }
+    }
 }
 
 /// How much all imports together may take.
@@ -102,8 +130,12 @@ pub struct Swarm {
     pub peers: Vec<Multiaddr>,
     /// Find peers of the local network.
     pub mdns: bool,
+    /// On these interfaces; none = on all.
+    pub mdns_interfaces: Vec<String>,
     /// Our part in the DHTs.
     pub dht: DhtMode,
+    /// Connections to peers that are neither configured nor of the LAN.
+    pub strangers: usize,
 }
 
 /// One mirror that is served.

@@ -9,6 +9,7 @@
 //! - Read first: [`Node`], then `serve.rs` and `fetch/mod.rs`.
 
 mod alert;
+mod announce;
 mod blocks;
 mod bytes_out;
 pub mod config;
@@ -23,6 +24,7 @@ mod giving;
 mod health;
 mod hidden;
 mod history;
+mod hours;
 mod importer;
 mod keys;
 mod lookup;
@@ -44,6 +46,7 @@ mod rounds;
 mod runs;
 mod serve;
 mod status;
+mod uploads;
 
 pub use alert::{Alert, AlertConfig, Delivery, Kind as AlertKind, OpenAlert};
 pub use bytes_out::BytesOut;
@@ -72,3 +75,4 @@ pub use serve::{Answer, AskError, Client, DirectoryAnswer, FileAnswer, Redirect}
 pub use status::{
     ImportStatus, MirrorStatus, Status, StoreStatus, TaskStatus, WARN_AFTER, chain, state_name,
 };
+pub use uploads::UploadStatus;

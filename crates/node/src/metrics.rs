@@ -112,6 +112,7 @@ fn node(page: &mut Page, status: &Status) {
         store.free_bytes as f64,
     );
     page.gauge("peers", "Connected peers", status.peers as f64);
+    uploads(page, status);
     page.gauge("fetches", "Downloads under way", status.fetching as f64);
     page.gauge("tasks", "Tasks that run", status.tasks.len() as f64);
     let panicked = status
@@ -172,6 +173,35 @@ fn node(page: &mut Page, status: &Status) {
         "process_open_files",
         "Open files and sockets of the process",
         process.open_files as f64,
+    );
+}
+
+fn uploads(page: &mut Page, status: &Status) {
+    let upload = &status.upload;
+    page.gauge(
+        "peers_max",
+        "Connections to peers that are neither configured nor of the LAN, at most",
+        upload.peers_max as f64,
+    );
+    page.gauge(
+        "upload_open",
+        "1 while peers outside of the LAN get something",
+        f64::from(u8::from(upload.open)),
+    );
+    page.gauge(
+        "upload_month_bytes",
+        "Bytes of blocks that they got in this calendar month",
+        upload.month_bytes as f64,
+    );
+    page.gauge(
+        "upload_month_max_bytes",
+        "How many they may get in it; 0 without a limit",
+        upload.month_max.unwrap_or(0) as f64,
+    );
+    page.counter(
+        "upload_lan_bytes",
+        "Bytes of blocks that peers of the LAN got since the start",
+        upload.lan_bytes,
     );
 }
 

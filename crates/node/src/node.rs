@@ -29,6 +29,7 @@ use crate::ranking::{Ranking, Remember};
 use crate::receipts::Receipts;
 use crate::repository::Repositories;
 use crate::runs::Runs;
+use crate::uploads::Uploads;
 
 /// Whether the node joins the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,7 @@ pub(crate) struct Inner {
     pub(crate) buffers: Buffers,
     pub(crate) following: crate::follow::Board,
     pub(crate) privacy: Arc<Privacy>,
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) machine: crate::machine::Board,
     pub(crate) alerts: crate::alert::Alerts,
     pub(crate) pressure: crate::pressure::Gauge,
@@ -161,12 +163,20 @@ impl Node {
         if private_heads || config.imports.iter().any(|import| !import.public) {
             privacy.close();
         }
-        let blocks = Shared::new(store.clone(), Arc::clone(&privacy));
+        let uploads = Arc::new(Uploads::load(
+            config.sharing.clone(),
+            store.clone(),
+            clock.clone(),
+        )?);
+        let blocks = Shared::new(store.clone(), Arc::clone(&privacy), Arc::clone(&uploads));
         let (shares, of_neighbours) = mpsc::channel(crate::neighbours::REQUESTS);
         let net = match online {
             Online::Yes => Some(start_net(&config, &keys, &blocks, shares, tasks, &clock)?),
             Online::No => None,
         };
+        if let Some(net) = &net {
+            uploads.joined(net.lan_peers());
+        }
         let buffers = crate::read::buffers();
         let inner = Arc::new(Inner {
             fetch: Fetcher::new(
@@ -189,6 +199,7 @@ impl Node {
             buffers,
             following: crate::follow::Board::default(),
             privacy,
+            uploads,
             machine: crate::machine::Board::default(),
             config,
             store,
@@ -222,6 +233,10 @@ impl Node {
             }
             tasks.spawn("announce", crate::publish::announce(self.clone()));
             tasks.spawn("meet", crate::meet::run(self.clone()));
+            let sharing = &self.inner.config.sharing;
+            if sharing.enable && sharing.announce {
+                tasks.spawn("announce files", crate::announce::run(self.clone()));
+            }
             for import in &self.inner.imports {
                 tasks.spawn(
                     format!("import {}", import.name()),
@@ -260,6 +275,7 @@ impl Node {
     /// Writes down what is kept in memory between two writes.
     pub(crate) fn save(&self, what: Remember) -> Result<(), crate::error::StoreError> {
         self.inner.counters.save(&self.inner.store)?;
+        self.inner.uploads.save(what)?;
         self.inner.receipts.save(&self.inner.store, what)?;
         self.inner.ranking.save(&self.inner.store, what)
     }
@@ -450,10 +466,16 @@ fn start_net(
     net.bootstrap.clone_from(&config.swarm.bootstrap);
     net.peers.clone_from(&config.swarm.peers);
     net.mdns = config.swarm.mdns;
+    net.mdns_interfaces.clone_from(&config.swarm.mdns_interfaces);
     net.dht = config.swarm.dht;
-    net.lookups = Some(Arc::clone(&blocks) as Arc<dyn pacstore_net::Lookups>);
-    net.shares = Some(shares);
-    net.upload = config.upload.map(|rate| RateLimit::new(Some(rate)));
+    net.strangers = config.swarm.strangers;
+    net.shares_back = config.sharing.enable;
+    // Who gives nothing does not offer to answer.
+    if config.sharing.enable {
+        net.lookups = Some(Arc::clone(&blocks) as Arc<dyn pacstore_net::Lookups>);
+        net.shares = Some(shares);
+    }
+    net.upload = config.sharing.rate.map(|rate| RateLimit::new(Some(rate)));
     Net::start(net, blocks, tasks, clock.clone()).map_err(StartError::Net)
 }
 

@@ -375,10 +375,11 @@ impl Node {
             if !any {
                 return Ok(Answer::NotFound("not part of a configured mirror".to_owned()));
             }
-            let found = self.inner.fetch.nodes(&missing, self.strangers()).await;
+            let ask = self.strangers(root);
+            let found = self.inner.fetch.nodes(&missing, ask).await;
             if found.is_err() {
                 // Nobody who is connected has it: somebody may announce it.
-                if met || self.meet(root).await == 0 {
+                if met || ask != AskPeers::Everyone || self.meet(root).await == 0 {
                     return Ok(Answer::NotFound("no peer has it".to_owned()));
                 }
                 met = true;
@@ -399,7 +400,7 @@ impl Node {
             sources: Sources {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: None,
-                peers: self.strangers(),
+                peers: self.strangers(&found.cid),
                 upstreams: Vec::new(),
             },
             roots: found.roots,
@@ -409,9 +410,12 @@ impl Node {
         })))
     }
 
-    /// Who may be asked for a CID of which it is not known whether it is private.
-    fn strangers(&self) -> AskPeers {
-        if self.inner.privacy.is_closed() {
+    /// Who may be asked for a CID that somebody named: nobody for what belongs to a private repository, which
+    /// does not become public by being asked for, either (`crate::open`).
+    fn strangers(&self, cid: &Cid) -> AskPeers {
+        if self.inner.privacy.hidden.hides(cid) {
+            AskPeers::Nobody
+        } else if self.inner.privacy.is_closed() {
             AskPeers::Friends
         } else {
             AskPeers::Everyone

@@ -23,6 +23,7 @@ use crate::pressure::Pressure;
 use crate::process::Process;
 use crate::repository::RepositoryStatus;
 use crate::rounds::Outcomes;
+use crate::uploads::UploadStatus;
 
 /// From this age on a repository is old, though still served.
 pub const WARN_AFTER: Duration = Duration::from_hours(6);
@@ -68,6 +69,9 @@ pub struct Status {
     /// How busy the machine is.
     #[serde(default)]
     pub pressure: Pressure,
+    /// What others got from us, and may get.
+    #[serde(default)]
+    pub upload: UploadStatus,
     /// What the daemon's process uses.
     #[serde(default)]
     pub process: Process,
@@ -218,6 +222,7 @@ impl Node {
             alerts: self.inner.alerts.open(),
             alert_counts: self.inner.alerts.counts(),
             pressure: self.inner.pressure.get(),
+            upload: self.inner.uploads.status(self.inner.config.swarm.strangers),
             process: crate::process::read(),
             peers: self.inner.net.as_ref().map_or(0, |net| net.peers().len()),
             addresses: self.addresses().await.iter().map(ToString::to_string).collect(),

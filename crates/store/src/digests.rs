@@ -40,6 +40,35 @@ impl Store {
         })
     }
 
+    /// The roots of whole files that `wanted` says yes to, those that came last first; at most `limit`.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn newest_files(
+        &self,
+        limit: usize,
+        wanted: &mut dyn FnMut(&Cid) -> bool,
+    ) -> Result<Vec<Cid>, IndexError> {
+        self.0.index.read(|txn| {
+            let mut found = Vec::new();
+            let files = txn.open_table(FILES)?;
+            for row in files.range(0..)?.rev() {
+                let record = FileRecord::decode(row?.1.value())?;
+                let Some(layout) = record.layouts.first() else {
+                    continue;
+                };
+                if found.len() == limit {
+                    break;
+                }
+                let root = layout.root_cid()?;
+                if wanted(&root) {
+                    found.push(root);
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// Notes that all bytes of the file `id` with the root `root` have this SHA-256. From now on it is found by it.
     /// `false`, and nothing changes, if the file is gone, if its digest is known, or if another file is found by
     /// this one already.

@@ -5,7 +5,7 @@ mod watch;
 
 use std::fmt::Write as _;
 
-use pacstore_node::{ImportStatus, Status};
+use pacstore_node::{ImportStatus, Status, UploadStatus};
 
 use crate::context::{Context, Exit, Hinted};
 use crate::printer::{bytes, seconds};
@@ -54,6 +54,7 @@ fn human(status: &Status) -> String {
         bytes(out.peer),
         bytes(out.upstream)
     );
+    let _ = writeln!(text, "upload   {}", uploads(&status.upload));
     if status.prefetch.ready + status.prefetch.missing > 0 {
         let _ = writeln!(text, "updates  {}", super::prefetch::human(&status.prefetch));
     }
@@ -98,6 +99,31 @@ fn human(status: &Status) -> String {
         importing(&mut text, import);
     }
     text
+}
+
+fn uploads(upload: &UploadStatus) -> String {
+    let now = upload.why.as_deref().map_or_else(
+        || {
+            let rate = upload.rate.map(|rate| format!("up to {}/s", bytes(rate)));
+            rate.unwrap_or_else(|| "without limit".to_owned())
+        },
+        |why| format!("none: {why}"),
+    );
+    let left = upload.month_max.map_or_else(String::new, |most| {
+        format!(
+            " of {}, {} left",
+            bytes(most),
+            bytes(most.saturating_sub(upload.month_bytes))
+        )
+    });
+    let hours = upload.hours.as_ref().map(|hours| format!("; only {hours} h"));
+    format!(
+        "{now}; {} {}{left}; lan {}{}",
+        upload.month,
+        bytes(upload.month_bytes),
+        bytes(upload.lan_bytes),
+        hours.unwrap_or_default()
+    )
 }
 
 fn importing(text: &mut String, import: &ImportStatus) {

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::file::{self, File};
 use super::service::{build_alert, build_importing, build_metrics};
-use super::values::{OneOrMany, rate, size, span};
+use super::values::{OneOrMany, size, span};
 use super::{ConfigError, Lines};
 use crate::home::Home;
 
@@ -45,11 +45,8 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
     let listen = file.gateway.listen.parse();
     let listen =
         listen.map_err(|_| lines.bad("gateway.listen", "write ADDRESS:PORT, such as 127.0.0.1:8080"))?;
-    let upload = match &file.limits.upload {
-        Some(text) => Some(rate(text).map_err(|e| lines.bad("limits.upload", e))?).filter(|rate| *rate > 0),
-        None if file.import.is_empty() => Some(4_000_000),
-        None => None,
-    };
+    let sharing = super::sharing::build(&file, lines)?;
+    let strangers = super::sharing::strangers(&file, lines)?;
     let keys = Keys::new(home.state_dir());
     let mut mirrors = Vec::new();
     for (index, mirror) in file.mirror.into_iter().enumerate() {
@@ -89,11 +86,11 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
         state_dir: home.state_dir().to_owned(),
         store_dir,
         max_size: size(&file.store.max_size).map_err(|e| lines.bad("store.max_size", e))?,
-        swarm: build_swarm(file.swarm, lines)?,
+        swarm: build_swarm(file.swarm, strangers, lines)?,
         mirrors,
         repositories,
         imports,
-        upload,
+        sharing,
         open: file.gateway.open,
         machine,
         importing: build_importing(&file.limits, lines)?,
@@ -142,7 +139,6 @@ pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, 
 /// Keys whose feature is not built yet must have their defaults.
 fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     let refuse = |later: bool, key: &str| if later { Err(lines.later(key)) } else { Ok(()) };
-    refuse(file.share.announce, "share.announce")?;
     refuse(!file.names.is_empty(), "names")?;
     for (index, mirror) in file.mirror.iter().enumerate() {
         refuse(!mirror.keyring.is_empty(), &format!("mirror.{index}.keyring"))?;
@@ -169,7 +165,7 @@ fn build_lan(lan: file::Lan, lines: &Lines) -> Result<Option<Vec<Network>>, Conf
     Ok(lan.serve.then_some(allow))
 }
 
-fn build_swarm(swarm: file::Swarm, lines: &Lines) -> Result<Swarm, ConfigError> {
+fn build_swarm(swarm: file::Swarm, strangers: usize, lines: &Lines) -> Result<Swarm, ConfigError> {
     let addresses = |list: OneOrMany, key: &str| -> Result<Vec<Multiaddr>, ConfigError> {
         list.into_vec()
             .iter()
@@ -203,7 +199,9 @@ fn build_swarm(swarm: file::Swarm, lines: &Lines) -> Result<Swarm, ConfigError> 
         bootstrap,
         peers,
         mdns: swarm.mdns,
+        mdns_interfaces: swarm.mdns_interfaces.into_vec(),
         dht,
+        strangers,
     })
 }
 

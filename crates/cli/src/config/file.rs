@@ -53,6 +53,7 @@ pub(crate) struct Swarm {
     pub(crate) bootstrap: OneOrMany,
     pub(crate) peers: OneOrMany,
     pub(crate) mdns: bool,
+    pub(crate) mdns_interfaces: OneOrMany,
     pub(crate) dht: String,
 }
 
@@ -69,6 +70,7 @@ impl Default for Swarm {
             bootstrap: OneOrMany::One("public".into()),
             peers: OneOrMany::default(),
             mdns: true,
+            mdns_interfaces: OneOrMany::default(),
             dht: "auto".into(),
         }
     }
@@ -150,6 +152,9 @@ impl Default for Lan {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     pub(crate) upload: Option<String>,
+    pub(crate) upload_month: String,
+    pub(crate) upload_hours: String,
+    pub(crate) peers: usize,
     pub(crate) import: String,
     pub(crate) rounds: usize,
     pub(crate) pressure: bool,
@@ -159,6 +164,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             upload: None,
+            upload_month: "0".into(),
+            upload_hours: String::new(),
+            peers: 160,
             import: "0".into(),
             rounds: 2,
             pressure: true,
@@ -200,10 +208,20 @@ pub(crate) struct Metrics {
     pub(crate) listen: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Share {
+    pub(crate) enable: bool,
     pub(crate) announce: bool,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            announce: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -9,7 +9,7 @@ use pacstore_node::config::{MachineConfig, PrefetchConfig};
 
 use super::build::absolute;
 use super::file::File;
-use super::values::{rate, span};
+use super::values::{hours, rate, span};
 use super::{ConfigError, Lines};
 
 pub(super) fn build(file: &File, lines: &Lines) -> Result<MachineConfig, ConfigError> {
@@ -46,25 +46,4 @@ fn prefetch(file: &File, lines: &Lines) -> Result<Option<PrefetchConfig>, Config
         metered: table.metered,
         battery: table.battery,
     }))
-}
-
-/// `22-6`.
-fn hours(text: &str) -> Option<(u8, u8)> {
-    let (from, to) = text.split_once('-')?;
-    let hour = |text: &str| text.trim().parse().ok().filter(|hour: &u8| *hour <= 24);
-    Some((hour(from)?, hour(to)?)).filter(|(from, to)| from != to)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::hours;
-
-    #[test]
-    fn hours_are_two_and_not_the_same() {
-        assert_eq!(hours("22-6"), Some((22, 6)));
-        assert_eq!(hours("0 - 24"), Some((0, 24)));
-        for bad in ["", "3", "3-3", "a-b", "1-25", "-1-4"] {
-            assert_eq!(hours(bad), None, "{bad}");
-        }
-    }
 }

@@ -17,6 +17,7 @@ mod preset;
 mod repository;
 mod schema;
 mod service;
+mod sharing;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -265,7 +266,10 @@ mod tests {
         let loaded = loaded("").expect("defaults");
         assert_eq!(loaded.gateway.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(loaded.node.max_size, 10_000_000_000);
-        assert_eq!(loaded.node.upload, Some(4_000_000));
+        let sharing = &loaded.node.sharing;
+        assert_eq!((sharing.enable, sharing.rate), (true, Some(4_000_000)));
+        assert_eq!((sharing.month, sharing.hours), (None, None));
+        assert_eq!(loaded.node.swarm.strangers, 160);
     }
 
     #[test]
@@ -288,10 +292,10 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused_unless_it_is_the_default() {
         assert_eq!(
-            message("[share]\nannounce = true\n"),
-            "pacstore.toml:2: `share.announce` is not available yet"
+            message("[[mirror]]\nname = \"a.b\"\nkeyring = \"/etc/keys\"\n"),
+            "pacstore.toml:3: `mirror.0.keyring` is not available yet"
         );
-        assert!(loaded("[share]\nannounce = false\n").is_ok());
+        assert!(loaded("[[mirror]]\nname = \"a.b\"\nkeyring = \"\"\n").is_ok());
     }
 
     #[test]
@@ -351,6 +355,33 @@ mod tests {
         );
         let unknown = "repositories = [\"core\"]\natomic = [[\"core\", \"extra\"]]\n";
         assert!(message(&text(unknown)).contains("import.0.atomic: `extra` is none of the `repositories`"));
+    }
+
+    #[test]
+    fn what_others_get_has_its_limits() {
+        let text = "[limits]\nupload = \"0\"\nupload_month = \"50GB\"\nupload_hours = \"22-6\"\npeers = 0\n\
+                    [share]\nenable = false\nannounce = true\n";
+        let node = loaded(text).expect("limits").node;
+        let sharing = &node.sharing;
+        assert_eq!((sharing.rate, sharing.month), (None, Some(50_000_000_000)));
+        assert_eq!(sharing.hours.map(|hours| (hours.from, hours.to)), Some((22, 6)));
+        assert!(!sharing.enable && sharing.announce && node.swarm.strangers == 0);
+        let import = "[[import]]\nmirror = \"a.b\"\nfrom = \"/srv/a\"\nkey = \"a\"\n";
+        assert_eq!(loaded(import).expect("an import").node.sharing.rate, None);
+        for (bad, why) in [
+            (
+                "upload_hours = \"9\"",
+                "limits.upload_hours: write hours, such as 1-6 or 22-6",
+            ),
+            (
+                "upload_month = \"much\"",
+                "limits.upload_month: `much` is no size",
+            ),
+            ("peers = 100000", "limits.peers: must be at most 384"),
+        ] {
+            let said = message(&format!("[limits]\n{bad}\n"));
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]

@@ -83,6 +83,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("swarm", "mdns", "true", "find peers of the local network"),
     key(
         "swarm",
+        "mdns_interfaces",
+        "[]",
+        "names of the network interfaces on which they are looked for, such as \"eth0\"; [] = all",
+    ),
+    key(
+        "swarm",
         "dht",
         "\"auto\"",
         "auto (server on the LAN protocol, client on the public one until reachable), client, server or off",
@@ -152,6 +158,24 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "limits",
+        "upload_month",
+        "\"0\"",
+        "bytes that such addresses get in a calendar month, such as \"50GB\"; \"0\" = no limit",
+    ),
+    key(
+        "limits",
+        "upload_hours",
+        "\"\"",
+        "such addresses get something only then, such as \"1-6\" or \"22-6\" (local time); \"\" = always",
+    ),
+    key(
+        "limits",
+        "peers",
+        "160",
+        "connections to peers that are neither configured nor of the LAN; 0 = none",
+    ),
+    key(
+        "limits",
         "import",
         "\"0\"",
         "bytes a second that all imports together take from upstreams; \"0\" = no limit",
@@ -217,7 +241,18 @@ pub(crate) const KEYS: &[Key] = &[
         "\"\"",
         "loopback address and port for Prometheus, such as \"127.0.0.1:9640\"; \"\" = only the admin socket",
     ),
-    later("share", "announce", "false", "announce file roots too"),
+    key(
+        "share",
+        "enable",
+        "true",
+        "false: peers get nothing from this node, and nothing is announced; it still downloads",
+    ),
+    key(
+        "share",
+        "announce",
+        "false",
+        "true: the roots of single files are announced too, not only those of trees",
+    ),
     later("names", "*", "", "pinned name = path, before DNS"),
     key("[mirror]", "name", "", "the mirror's NAME (needed)"),
     key(

@@ -110,6 +110,13 @@ pub(crate) fn span(text: &str) -> Result<Duration, ValueError> {
         .ok_or_else(error)
 }
 
+/// Hours of a day: `22-6`.
+pub(crate) fn hours(text: &str) -> Option<(u8, u8)> {
+    let (from, to) = text.split_once('-')?;
+    let hour = |text: &str| text.trim().parse().ok().filter(|hour: &u8| *hour <= 24);
+    Some((hour(from)?, hour(to)?)).filter(|(from, to)| from != to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +145,14 @@ mod tests {
             message,
             "`soon` is no span of time; write it like 60s, 15m, 24h or 7d"
         );
+    }
+
+    #[test]
+    fn hours_are_two_and_not_the_same() {
+        assert_eq!(hours("22-6"), Some((22, 6)));
+        assert_eq!(hours("0 - 24"), Some((0, 24)));
+        for bad in ["", "3", "3-3", "a-b", "1-25", "-1-4"] {
+            assert_eq!(hours(bad), None, "{bad}");
+        }
     }
 }

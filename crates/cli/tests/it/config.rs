@@ -100,10 +100,6 @@ fn what_comes_later_is_refused_by_name_and_line() {
     let mirror = "[[mirror]]\nname = \"a.example\"\n";
     let import = "[[import]]\nmirror = \"a.example\"\nfrom = \"/srv/a\"\nkey = \"a\"\n";
     for (text, key) in [
-        (
-            "[share]\nannounce = true\n".to_owned(),
-            "pacstore.toml:2: `share.announce`",
-        ),
         ("[names]\n\"example.org\" = \"/ipns/k51\"\n".to_owned(), "`names`"),
         (
             format!("{mirror}keyring = \"/etc/keys\"\n"),

@@ -90,6 +90,19 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Stops the daemon and waits for its end.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        let Some(mut child) = self.daemon.take() else {
+            return;
+        };
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        until("the daemon ends", || child.try_wait().unwrap());
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         if let Some(mut child) = self.daemon.take() {

@@ -12,7 +12,10 @@
     reason = "what fails here fails the test; what is not run or broken is told"
 )]
 
+mod interfaces;
+mod limits;
 mod machine;
 mod mirror_box;
+mod resolver;
 mod sharing;
 mod wire;

@@ -54,6 +54,9 @@ impl Wire {
         let hub = self.add("hub")?;
         ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
         ip(&["-n", &hub, "link", "set", "br0", "up"])?;
+        // A network of its own, for those who have a second interface.
+        ip(&["-n", &hub, "link", "add", "br1", "type", "bridge"])?;
+        ip(&["-n", &hub, "link", "set", "br1", "up"])?;
         Ok(())
     }
 
@@ -72,14 +75,44 @@ impl Wire {
         made.unwrap_or_else(|why| panic!("{name}: {why}"))
     }
 
+    /// The same in the second network.
+    #[track_caller]
+    pub(crate) fn on_second(&mut self, name: &str, address: &str) -> String {
+        let made = self.add(name).and_then(|ns| {
+            self.cable(&ns, &format!("p-{name}"), "br1", "eth0", &[address])?;
+            Ok(ns)
+        });
+        made.unwrap_or_else(|why| panic!("{name}: {why}"))
+    }
+
+    /// Gives a machine `eth1` in the second network.
+    #[track_caller]
+    pub(crate) fn second(&self, name: &str, address: &str) {
+        let ns = format!("{}-{name}", self.prefix);
+        let made = self.cable(&ns, &format!("q-{name}"), "br1", "eth1", &[address]);
+        made.unwrap_or_else(|why| panic!("{name}: {why}"));
+    }
+
     fn plug(&mut self, name: &str, addresses: &[&str]) -> Result<String, String> {
-        let hub = format!("{}-hub", self.prefix);
-        let port = format!("p-{name}");
         let ns = self.add(name)?;
+        self.cable(&ns, &format!("p-{name}"), "br0", "eth0", addresses)?;
+        Ok(ns)
+    }
+
+    /// From a port of a bridge to an interface of a machine.
+    fn cable(
+        &self,
+        ns: &str,
+        port: &str,
+        bridge: &str,
+        interface: &str,
+        addresses: &[&str],
+    ) -> Result<(), String> {
+        let hub = format!("{}-hub", self.prefix);
         ip(&[
-            "-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &ns,
+            "-n", &hub, "link", "add", port, "type", "veth", "peer", "name", interface, "netns", ns,
         ])?;
-        ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
+        ip(&["-n", &hub, "link", "set", port, "master", bridge, "up"])?;
         for address in addresses {
             // Without `nodad` an IPv6 address is not to be used for a second.
             let flag = if address.contains(':') {
@@ -87,10 +120,10 @@ impl Wire {
             } else {
                 &[]
             };
-            ip(&[&["-n", &ns, "addr", "add", address, "dev", "eth0"][..], flag].concat())?;
+            ip(&[&["-n", ns, "addr", "add", address, "dev", interface][..], flag].concat())?;
         }
-        ip(&["-n", &ns, "link", "set", "eth0", "up"])?;
-        Ok(ns)
+        ip(&["-n", ns, "link", "set", interface, "up"])?;
+        Ok(())
     }
 }
 

@@ -195,14 +195,32 @@ fn another_user_may_look_but_not_change() -> TestResult {
         as_nobody(&["resolve", NAME, "--json"]).done().json()["name"],
         NAME
     );
+    as_nobody(&["status"]).done();
+    assert_eq!(
+        as_nobody(&["id", "--json"]).done().json()["peer_id"],
+        daemon.peer.as_str()
+    );
+    assert!(as_nobody(&["heads", NAME]).done().out.contains("kept"));
     let place = tempfile::tempdir()?;
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o777))?;
     let target = place.path().join("a");
     let path = format!("/ipns/{NAME}/{}", repo.file_name("a")?);
     as_nobody(&["get", &path, "-o", target.to_str().unwrap()]).done();
     assert_eq!(std::fs::read(target)?, repo.bytes("a")?);
+    // Of what was just given there is a receipt; who asked for it stands nowhere.
+    assert!(
+        as_nobody(&["why", &repo.file_name("a")?])
+            .done()
+            .out
+            .contains("given")
+    );
+    let folder = repo.folder().to_str().unwrap();
     for order in [
         &["import", NAME, "--once"][..],
+        &["import", NAME, "--accept"],
+        &["publish", folder, "--name", NAME],
+        &["prefetch"],
+        &["alert", "test"],
         &["gc"],
         &["fsck", "--repair"],
         &["fsck"],
@@ -211,6 +229,13 @@ fn another_user_may_look_but_not_change() -> TestResult {
             "only the daemon's user or root may change something",
             "hint: use sudo",
         ]);
+    }
+    for order in [
+        &["key", "new", "mine"][..],
+        &["key", "list"],
+        &["key", "show", "signs"],
+    ] {
+        as_nobody(order).fails_with(&["ermission denied"]);
     }
     assert!(is_private(&home.path().join("state")));
     daemon.stop();

@@ -1,18 +1,20 @@
 //! Roots of files by their SHA-256, from connected peers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cid::Cid;
 use pacstore_bitswap::Blocks;
-use pacstore_dag::{DAG_PB, HashKind, cid_from_sha256, cid_of};
+use pacstore_dag::{DAG_PB, FileBuilder, HashKind, Profile, cid_from_sha256, cid_of};
 use pacstore_import::Files;
 use pacstore_net::{DhtMode, Digest, LookedUp, Lookups, Multiaddr, Net, NetConfig, NetEvent, PeerId};
 use pacstore_node::AskPeers;
 use pacstore_runtime::{Clock, Tasks};
-use pacstore_testkit::{TestResult, random};
+use pacstore_testkit::{At, Fault, Repo, RepoSpec, TestResult, Upstream, random};
 
-use crate::nodes::{Plan, SOON, TestNode};
+use crate::nodes::{Plan, SOON, TestNode, read};
+use crate::solo::{LARGE, solo};
 
 const MIB: usize = 1 << 20;
 
@@ -169,6 +171,103 @@ async fn who_tells_what_cannot_be_true_is_banned_and_others_are_heard() -> TestR
     client.stop().await;
     bad.shutdown().await;
     fair.shutdown().await;
+    tasks.shutdown(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// A peer that tells, for whatever it is asked, the root of a file of its own, of the right length, and gives that.
+struct Swapper {
+    root: Cid,
+    len: u64,
+    blocks: HashMap<Cid, Vec<u8>>,
+}
+
+impl Swapper {
+    fn of(data: &[u8]) -> Self {
+        let mut builder = FileBuilder::new(&Profile::UNIXFS_V1_2025);
+        builder.push(data);
+        let file = builder.finish();
+        let leaf = |leaf: &pacstore_dag::Leaf| {
+            let (start, len) = (
+                usize::try_from(leaf.offset).unwrap(),
+                usize::try_from(leaf.len).unwrap(),
+            );
+            (leaf.cid, data[start..start + len].to_vec())
+        };
+        let nodes = file.nodes.iter().map(|node| (node.cid, node.data.to_vec()));
+        let blocks = file.leaves.iter().map(leaf).chain(nodes).collect();
+        Self {
+            root: file.root,
+            len: file.len,
+            blocks,
+        }
+    }
+}
+
+impl Lookups for Swapper {
+    fn find(&self, _: &Digest, _: &PeerId) -> Option<LookedUp> {
+        Some(LookedUp {
+            root: self.root,
+            size: self.len,
+        })
+    }
+}
+
+impl Blocks for Swapper {
+    fn len(&self, cid: &Cid, _: &PeerId) -> Option<u64> {
+        self.blocks.get(cid).map(|data| data.len() as u64)
+    }
+
+    fn read(&self, cid: &Cid, _: &PeerId, out: &mut Vec<u8>) -> bool {
+        let data = self.blocks.get(cid);
+        out.extend(data.into_iter().flatten());
+        data.is_some()
+    }
+}
+
+/// All leaves that such a peer gives are what their CIDs say; only the whole file's SHA-256 tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tells_the_root_of_another_file_is_banned_and_no_byte_of_that_one_leaves() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").package("large", LARGE))?;
+    let (name, right) = (repo.file_name("large")?, repo.bytes("large")?);
+    let mirror = Upstream::folder(dir.path())?;
+    let tasks = Tasks::new();
+    let mut config = NetConfig::new([9; 32]);
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
+    config.dht = DhtMode::Off;
+    let wrong = random(3, right.len());
+    let swapper = Arc::new(Swapper::of(&wrong));
+    config.lookups = Some(Arc::clone(&swapper) as Arc<dyn Lookups>);
+    let liar = Net::start(config, swapper, &tasks, Clock::system())?;
+    let address = liar
+        .listen_addresses()
+        .await
+        .remove(0)
+        .with_p2p(liar.peer_id())
+        .unwrap();
+    let mut plan = solo(&[&mirror]);
+    plan.config.repositories[0].public = true;
+    plan.config.swarm.peers = vec![address];
+    let client = plan.start().await;
+    may_ask(&client, 1).await;
+    client.pacman_bytes("core.db").await?;
+    // The mirror gives nothing, so that only the liar could.
+    mirror.fault("*.pkg.tar.zst", Fault::StallAt(At::Percent(0)));
+    let mut events = client.node.net().unwrap().subscribe();
+    let file = client.pacman_file(&name).await;
+    if let Ok(mut content) = client.node.open(&file).await {
+        let got = read(&client.node, &mut content, 0, file.len).await;
+        assert!(got.is_err(), "bytes that nobody vouches for");
+    }
+    let gone = async { while events.recv().await.unwrap() != NetEvent::PeerDisconnected(liar.peer_id()) {} };
+    tokio::time::timeout(SOON, gone)
+        .await
+        .expect("the liar is banned");
+    mirror.heal();
+    assert!(client.pacman_bytes(&name).await? == right);
+    client.stop().await;
+    liar.shutdown().await;
     tasks.shutdown(Duration::from_secs(1)).await;
     Ok(())
 }

@@ -42,7 +42,7 @@ impl Machine {
         self.0.path().join("cache")
     }
 
-    fn under(&self, mut plan: Plan) -> Plan {
+    pub(crate) fn under(&self, mut plan: Plan) -> Plan {
         plan.config.machine.pacman_conf = Some(self.0.path().join("pacman.conf"));
         plan
     }

@@ -16,6 +16,8 @@ mod private;
 mod publish;
 mod ranking;
 mod receipts;
+mod recorder;
+mod secrets;
 mod service;
 mod serving;
 mod share;

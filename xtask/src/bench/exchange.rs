@@ -184,6 +184,8 @@ fn fetched(
         .map(|(name, _)| format!("/ipns/{NAME}/{name}"))
         .collect();
     let expected: u64 = files.iter().map(|(_, size)| size).sum();
+    // What this benchmark itself has written must not be written while it measures.
+    ensure!(Command::new("sync").status()?.success(), "`sync` failed");
     let (client_cpu, importer_cpu) = (following.cpu_seconds(), importing.cpu_seconds());
     let start = Instant::now();
     let bytes = get_all(&following.gateway, paths, at_once)?;

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream, require};
 
@@ -136,14 +137,24 @@ const SHAPES: &[Shape] = &[
     },
 ];
 
+/// Held alone by the test that takes the usual ports: setup passes taken ones over.
+static PORTS: RwLock<()> = RwLock::new(());
+
 /// A shape on disk, and a home that is not there yet.
 struct Machine {
     folder: tempfile::TempDir,
     home: Home,
+    _ports: Option<RwLockReadGuard<'static, ()>>,
 }
 
 impl Machine {
+    /// While nobody takes the usual ports.
     fn new(shape: &Shape) -> Self {
+        let ports = PORTS.read().unwrap_or_else(PoisonError::into_inner);
+        Self::with(shape, Some(ports))
+    }
+
+    fn with(shape: &Shape, ports: Option<RwLockReadGuard<'static, ()>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().to_str().unwrap();
         let write = |name: &str, text: &str| {
@@ -156,6 +167,7 @@ impl Machine {
         Self {
             folder,
             home: Home::empty(),
+            _ports: ports,
         }
     }
 
@@ -322,6 +334,39 @@ fn stopped_after_each_write_it_can_be_finished_or_undone() -> TestResult {
 }
 
 #[test]
+fn the_folder_of_the_configuration_goes_if_setup_made_it_and_nobody_else_uses_it() -> TestResult {
+    for (there, used) in [(false, false), (false, true), (true, false)] {
+        let root = tempfile::tempdir()?;
+        let etc = root.path().join("etc");
+        let ours = etc.join("pacstore");
+        fs::create_dir_all(if there { &ours } else { &etc })?;
+        let conf = "[options]\nArchitecture = x86_64\n[core]\nServer = https://a.example/$repo/os/$arch\n";
+        fs::write(etc.join("pacman.conf"), conf)?;
+        let setup = |more: &[&str]| {
+            let mut command = Command::new(crate::home::PACSTORE);
+            command
+                .arg("setup")
+                .arg("--no-service")
+                .arg("--root")
+                .arg(root.path())
+                .args(more);
+            run(command).done()
+        };
+        setup(&[]);
+        setup(&[]);
+        assert!(ours.join("pacstore.toml").is_file());
+        if used {
+            fs::write(ours.join("mine"), "")?;
+        }
+        setup(&["--undo"]);
+        assert!(!ours.join("pacstore.toml").exists());
+        assert_eq!(ours.exists(), there || used, "there {there}, used {used}");
+        assert_eq!(fs::read_to_string(etc.join("pacman.conf"))?, conf);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_link_stays_a_link() -> TestResult {
     let machine = Machine::new(&SHAPES[7]);
     let target = machine.folder.path().join("dotfiles.conf");
@@ -339,7 +384,8 @@ fn a_link_stays_a_link() -> TestResult {
 
 #[test]
 fn ports_that_are_taken_are_passed_over_and_the_choice_is_kept() -> TestResult {
-    let machine = Machine::new(&SHAPES[7]);
+    let alone = PORTS.write().unwrap_or_else(PoisonError::into_inner);
+    let machine = Machine::with(&SHAPES[7], None);
     // Whoever has it, it is taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:8080");
     let swarm = std::net::UdpSocket::bind("0.0.0.0:4001");
@@ -356,6 +402,7 @@ fn ports_that_are_taken_are_passed_over_and_the_choice_is_kept() -> TestResult {
     let again = machine.setup(&["--json"]).json();
     assert_eq!(again["gateway"], gateway.as_str());
     assert_eq!(again["changes"].as_array().unwrap().len(), 0);
+    drop(alone);
     Ok(())
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Change {
     pub(crate) before: Option<Vec<u8>>,
     /// `None`: it goes.
     pub(crate) after: Option<Vec<u8>>,
+    /// Its folder comes and goes with it.
+    pub(crate) folder: bool,
 }
 
 impl Change {
@@ -81,6 +83,14 @@ impl Change {
             Some(bytes) => write(&path, bytes),
             None => fs_err::remove_file(&path).map_err(Into::into),
         }?;
+        if self.after.is_none()
+            && self.folder
+            && let Some(dir) = path.parent()
+            // Somebody else's file in it keeps it.
+            && fs_err::remove_dir(dir).is_ok()
+        {
+            return sync_folder(dir);
+        }
         sync_folder(&path)
     }
 }

@@ -48,6 +48,7 @@ pub(crate) fn undo(place: &Place, home: &Home) -> anyhow::Result<Plan> {
                 path: file.path.clone(),
                 before: Some(file.conf.to_bytes()),
                 after: Some(conf.to_bytes()),
+                folder: false,
             }
         })
         .collect();
@@ -58,6 +59,7 @@ pub(crate) fn undo(place: &Place, home: &Home) -> anyhow::Result<Plan> {
         path: home.config_file(),
         before: before.map(String::into_bytes),
         after: rest.text.map(String::into_bytes),
+        folder: rest.folder,
     });
     changes.retain(|change| !change.is_empty());
     Ok(Plan {
@@ -92,13 +94,16 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
         .collect();
     let ports = ports(place, home, &earlier, &theirs).await?;
     let machine = machine(place, &pacman, &theirs);
-    let after = region::put_in(rest.text.as_deref(), &region::part(&ports, &machine, &mine));
+    let folder = rest.folder || home.config_file().parent().is_some_and(|dir| !dir.exists());
+    let part = region::part(&ports, &machine, &mine);
+    let after = region::put_in(rest.text.as_deref(), &part, folder);
     let loaded = config::parse(&home.config_file(), &after, home)?;
     let port = gateway_port(&loaded)?;
     let mut changes = vec![Change {
         path: home.config_file(),
         before: before.map(String::into_bytes),
         after: Some(after.into_bytes()),
+        folder,
     }];
     changes.extend(pacman_changes(&pacman, way, port, &repositories));
     changes.retain(|change| !change.is_empty());
@@ -129,6 +134,7 @@ fn pacman_changes<'a>(
             path: file.path.clone(),
             before: Some(file.conf.to_bytes()),
             after: Some(conf.to_bytes()),
+            folder: false,
         }
     })
 }

@@ -14,6 +14,8 @@ const BEGIN: &str = "# >>> pacstore setup";
 const END: &str = "# <<< pacstore setup";
 /// The file was made for this part: with nothing else in it, it goes with the part.
 const CREATED: &str = " (file made by setup)";
+/// Its folder was made too, and goes with it.
+const CREATED_BOTH: &str = " (file and folder made by setup)";
 /// The line end before the first mark is ours too.
 const JOINED: &str = " (line end added)";
 
@@ -24,6 +26,8 @@ pub(crate) struct Rest {
     pub(crate) text: Option<String>,
     /// Our part, without the marks.
     pub(crate) part: Option<String>,
+    /// The folder was made for the file.
+    pub(crate) folder: bool,
 }
 
 /// Splits a configuration (`None`: there is no file) into what is ours and what is not.
@@ -35,11 +39,13 @@ pub(crate) fn take_out(text: Option<&str>) -> anyhow::Result<Rest> {
         return Ok(Rest {
             text: None,
             part: None,
+            folder: false,
         });
     };
     let none = Rest {
         text: Some(text.to_owned()),
         part: None,
+        folder: false,
     };
     let Some(begin) = line_beginning_with(text, 0, BEGIN) else {
         return Ok(none);
@@ -54,10 +60,12 @@ pub(crate) fn take_out(text: Option<&str>) -> anyhow::Result<Rest> {
         before = before.strip_suffix('\n').unwrap_or(before);
     }
     let rest = format!("{before}{}", &text[after_mark(end)..]);
-    let gone = rest.trim().is_empty() && mark.contains(CREATED);
+    let folder = mark.contains(CREATED_BOTH);
+    let gone = rest.trim().is_empty() && (folder || mark.contains(CREATED));
     Ok(Rest {
         text: (!gone).then_some(rest),
         part: Some(text[after_mark(begin).min(end)..end].to_owned()),
+        folder,
     })
 }
 
@@ -72,9 +80,10 @@ fn line_beginning_with(text: &str, from: usize, what: &str) -> Option<usize> {
     None
 }
 
-/// Adds our part behind what is there (`None`: there is no file).
-pub(crate) fn put_in(rest: Option<&str>, part: &str) -> String {
+/// Adds our part behind what is there (`None`: there is no file; `folder`: nor is there its folder, without us).
+pub(crate) fn put_in(rest: Option<&str>, part: &str, folder: bool) -> String {
     let (before, kind) = match rest {
+        None if folder => (String::new(), CREATED_BOTH),
         None => (String::new(), CREATED),
         Some(text) if text.is_empty() || text.ends_with('\n') => (text.to_owned(), ""),
         Some(text) => (format!("{text}\n"), JOINED),
@@ -159,7 +168,7 @@ mod tests {
             Some("a = 1"),
             Some("# x\r\n\r\n"),
         ] {
-            let with = put_in(text, "[gateway]\n");
+            let with = put_in(text, "[gateway]\n", false);
             let rest = take_out(Some(&with))?;
             assert_eq!(rest.text.as_deref(), text, "{with}");
             assert_eq!(rest.part.as_deref(), Some("[gateway]\n"));
@@ -171,8 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn that_the_folder_was_made_too_is_known_after_another_run() -> anyhow::Result<()> {
+        let with = put_in(None, "x\n", true);
+        let rest = take_out(Some(&with))?;
+        assert_eq!((rest.text.as_deref(), rest.folder), (None, true));
+        assert_eq!(put_in(rest.text.as_deref(), "x\n", rest.folder), with);
+        assert!(!take_out(Some(&put_in(None, "x\n", false)))?.folder);
+        Ok(())
+    }
+
+    #[test]
     fn a_part_without_its_end_is_not_guessed_at() {
-        let with = put_in(None, "x\n").replace(END, "");
+        let with = put_in(None, "x\n", false).replace(END, "");
         assert!(take_out(Some(&with)).is_err());
     }
 }

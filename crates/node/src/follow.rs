@@ -318,6 +318,7 @@ async fn consider(
         let (mirror_, new_, signed_, seen) = (Arc::clone(mirror), new.clone(), signed.clone(), choice.seen);
         blocking(node, move || mirror_.accept(&new_, now, signed_, seen)).await?;
         info!(mirror = %mirror.config.name, tree = %new.head.tree, head = %new.head_cid, "new head");
+        node.inner.machine.look_now();
         announce(node, &new.head).await;
     } else {
         let (mirror_, signed_, seen) = (Arc::clone(mirror), signed.clone(), choice.seen);

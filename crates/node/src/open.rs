@@ -41,9 +41,12 @@ impl Node {
         end: u64,
         counters: &[&Counters],
     ) -> Result<(Content, Bytes), FetchError> {
-        // Where it comes from a repository without importer, that part knows how long it may take.
         let waiting = match &answer.known {
             Known::Tree => self.inner.fetch.first_byte(&answer.root, answer.len, start),
+            Known::Package(package) if package.is_small() => {
+                self.inner.fetch.first_byte(&answer.root, answer.len, start)
+            }
+            // Where it is fetched whole, that part knows how long it may take.
             Known::Package(_) | Known::Bytes(..) => None,
         };
         let begun = async {
@@ -61,6 +64,9 @@ impl Node {
             biased;
             begun = begun => begun,
             () = too_late, if !answer.sources.upstreams.is_empty() => {
+                if let Known::Package(package) = &answer.known {
+                    self.is_in_pacmans_cache_soon(package);
+                }
                 Err(FetchError::Late { cid: answer.root })
             }
         }

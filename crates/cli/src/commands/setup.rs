@@ -13,6 +13,7 @@ mod plan;
 mod region;
 pub(crate) mod repositories;
 mod service;
+mod signatures;
 
 use std::path::PathBuf;
 
@@ -147,11 +148,19 @@ fn text(args: &Args, plan: &Plan) -> String {
         } else {
             "private, never leaves this machine"
         };
+        let keys = if one.signatures {
+            ", signatures checked"
+        } else {
+            ""
+        };
         let mirrors = match one.upstreams.len() {
             1 => "1 mirror ".to_owned(),
             many => format!("{many} mirrors"),
         };
-        lines.push(format!("{:width$}  {}  {mirrors}  {who}", one.name, one.arch));
+        lines.push(format!(
+            "{:width$}  {}  {mirrors}  {who}{keys}",
+            one.name, one.arch
+        ));
     }
     for one in &plan.left {
         lines.push(format!("{:width$}  left alone: {}", one.name, one.why));

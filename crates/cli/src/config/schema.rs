@@ -314,7 +314,7 @@ pub(crate) const KEYS: &[Key] = &[
         "[repository]",
         "keyring",
         "\"\"",
-        "OpenPGP keys to check a signed database with: a folder as /etc/pacman.d/gnupg, or one file",
+        "OpenPGP keys to check signed databases and packages with: a folder as /etc/pacman.d/gnupg, or one file",
     ),
     key("[import]", "mirror", "", "the NAME to publish under (needed)"),
     key(

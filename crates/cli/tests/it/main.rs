@@ -16,6 +16,7 @@ mod get;
 mod home;
 mod import;
 mod init;
+mod keyring;
 mod keys;
 mod kill;
 mod packaging;

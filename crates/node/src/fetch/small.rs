@@ -52,6 +52,10 @@ const TINY: u64 = 64 << 10;
 /// Mirrors that are asked for one file at a time, where those asked before are silent.
 const MIRRORS_AT_ONCE: usize = 4;
 
+/// How long a mirror may send nothing within the file. Others are asked beside it long before; where there is no other,
+/// a second or two of silence on a line that pacman itself fills is no reason to send pacman away with nothing.
+const SILENT: Duration = Duration::from_secs(6);
+
 /// How long one source may take in all, while bytes come.
 const LONGEST: Duration = Duration::from_mins(2);
 
@@ -499,7 +503,7 @@ async fn body(
             return Ok(None);
         }
         let from = Instant::now();
-        let chunk = tokio::time::timeout(upstreams::STALL, response.chunk());
+        let chunk = tokio::time::timeout(SILENT, response.chunk());
         let Some(chunk) = chunk.await.map_err(|_| SmallError::Stalled)?? else {
             return Ok(Some(data.freeze()));
         };

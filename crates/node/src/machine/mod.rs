@@ -111,9 +111,11 @@ impl Need {
 #[derive(Debug)]
 pub(crate) struct Board {
     need: watch::Sender<Arc<Need>>,
+    /// One look at a time. Files and bytes of the store when they were last classified.
+    looking: tokio::sync::Mutex<(u64, u64)>,
     pub(crate) prefetch: Mutex<prefetch::Progress>,
     pub(crate) scrub: Mutex<scrub::ScrubStatus>,
-    /// Somebody asks for a look now.
+    /// A database or head is new: somebody should look now.
     now: Notify,
     /// Somebody asks for the updates now.
     pub(crate) fetch_now: Notify,
@@ -123,6 +125,7 @@ impl Default for Board {
     fn default() -> Self {
         Self {
             need: watch::Sender::new(Arc::default()),
+            looking: tokio::sync::Mutex::default(),
             prefetch: Mutex::default(),
             scrub: Mutex::default(),
             now: Notify::new(),
@@ -135,6 +138,11 @@ impl Board {
     /// What is needed, as far as it was looked at.
     pub(crate) fn need(&self) -> Arc<Need> {
         Arc::clone(&self.need.borrow())
+    }
+
+    /// Something is new that may change what this machine needs.
+    pub(crate) fn look_now(&self) {
+        self.now.notify_one();
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Need>> {
@@ -179,6 +187,7 @@ impl Node {
     /// # Errors
     /// [`StoreError`] from the store; what was done stays done.
     pub async fn look_at_machine(&self) -> Result<(), StoreError> {
+        let mut classified = self.inner.machine.looking.lock().await;
         let config = self.inner.config.machine.clone();
         let conf = config.pacman_conf.clone();
         let (settings, folders) = self
@@ -198,9 +207,18 @@ impl Node {
         let roots = databases.iter().map(|one| one.root).collect();
         let key = (roots, folders, settings);
         let mut need = self.inner.machine.need();
-        if need.key != key {
+        let stats = self.inner.store.stats();
+        let held = (stats.files, stats.bytes);
+        let is_new = need.key != key;
+        if is_new {
             need = Arc::new(Box::pin(self.work_out(databases, key)).await?);
+        }
+        // What came since, such as the updates themselves, has no class yet.
+        if is_new || *classified != held {
             self.classify(&need).await?;
+            *classified = held;
+        }
+        if is_new {
             self.inner.machine.need.send_replace(Arc::clone(&need));
         }
         // Their names are among those that are looked for below.

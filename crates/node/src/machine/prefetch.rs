@@ -25,6 +25,9 @@ const AGAIN: Duration = Duration::from_mins(5);
 /// Between two looks at whether somebody downloads.
 const BUSY: Duration = Duration::from_secs(2);
 
+/// Longest wait for what mirrors and importers tell, before the updates are worked out from what is here.
+const NEWS: Duration = Duration::from_secs(10);
+
 /// The slowest line that a file is waited for on, in bytes a second; pacman's own limits do not hold here.
 const SLOWEST: u64 = 16 << 10;
 
@@ -96,11 +99,13 @@ fn hour_of(node: &Node) -> u8 {
 }
 
 impl Node {
-    /// Looks at the machine, then fetches what its next update needs, whatever the hour. Gives how it ended.
+    /// Asks for newer databases, looks at the machine, then fetches what its next update needs, whatever the hour. Gives
+    /// how it ended.
     ///
     /// # Errors
     /// [`StoreError`] if the machine's state cannot be worked out; that a file does not come is told in the status.
     pub async fn prefetch(&self) -> Result<PrefetchStatus, StoreError> {
+        self.ask_for_news().await;
         Box::pin(self.look_at_machine()).await?;
         self.fetch_updates().await;
         Ok(self.prefetch_status().await)
@@ -111,12 +116,23 @@ impl Node {
     /// # Errors
     /// [`StoreError`] if the machine's state cannot be worked out.
     pub async fn begin_prefetch(&self) -> Result<PrefetchStatus, StoreError> {
+        self.ask_for_news().await;
         Box::pin(self.look_at_machine()).await?;
         if !self.missing().await?.is_empty() {
             Board::lock(&self.inner.machine.prefetch).running = true;
             self.inner.machine.fetch_now.notify_one();
         }
         Ok(self.prefetch_status().await)
+    }
+
+    /// All mirrors of repositories and all importers are asked at once. Who does not answer in time changes nothing: what
+    /// is here is worked with then. pacman asks us for no database where we are its `CacheServer`, so this is how a new
+    /// one is found.
+    async fn ask_for_news(&self) {
+        let mirrors = self.inner.mirrors.iter();
+        let heads = futures::future::join_all(mirrors.map(|mirror| self.refresh(mirror)));
+        let all = futures::future::join(heads, self.look_at_repositories());
+        let _ = tokio::time::timeout(NEWS, Box::pin(all)).await;
     }
 
     /// What is ready and what is missing, as of the last look at the machine.

@@ -342,7 +342,7 @@ impl Node {
             return self.signature_answer(repository, &state, name, &package).await;
         }
         let small = package.len <= pacstore_dag::MAX_CHUNK.min(super::package::ONE_LEAF);
-        let root = dag::cid_from_sha256(package.sha256);
+        let (root, sha256) = (dag::cid_from_sha256(package.sha256), package.sha256);
         Ok(Answer::File(Box::new(FileAnswer {
             root,
             len: package.len,
@@ -363,11 +363,13 @@ impl Node {
             known: Known::Package(Arc::new(PackageOf {
                 repository: Arc::clone(repository),
                 name: name.to_owned(),
-                sha256: package.sha256,
+                sha256,
+                entry: package,
+                state,
                 small,
                 patience: super::whole::PATIENCE,
             })),
-            against: Against::Database(repository.config.name.clone(), package.sha256),
+            against: Against::Database(repository.config.name.clone(), sha256),
         })))
     }
 

@@ -33,7 +33,7 @@ const HEDGE: Duration = Duration::from_millis(700);
 const LONGEST: Duration = Duration::from_mins(4);
 
 /// A look that ended less than this ago is as good as a new one.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 /// From then on a mirror that is behind is named.
 const FROZEN: Duration = Duration::from_hours(24);
@@ -248,6 +248,7 @@ async fn take(
     match accepted.await {
         Ok(state) => {
             info!(mirror = shown(mirror), line = line.name, state = %state.id, "a newer database");
+            node.inner.machine.look_now();
             Ok(Outcome::New)
         }
         Err(error) => Err(failed(&error)),

@@ -11,6 +11,7 @@
 
 mod ask;
 mod check;
+mod good;
 mod incoming;
 mod index;
 mod line;
@@ -68,6 +69,7 @@ pub(crate) struct Repository {
     rates: Mutex<HashMap<Url, (f64, Instant)>>,
     /// Mirrors that were behind when they were last asked, and since when, in seconds since the epoch.
     late: Mutex<HashMap<Url, u64>>,
+    judge: good::Judge,
 }
 
 /// All repositories of a node.
@@ -116,6 +118,7 @@ impl Repositories {
                 ranking: ranking.clone(),
                 rates: Mutex::default(),
                 late: Mutex::default(),
+                judge: good::Judge::default(),
                 config: config.clone(),
             }));
         }
@@ -174,10 +177,15 @@ impl Repository {
             Some(age) if WARN < age => "warn",
             Some(_) => "current",
         };
+        let unsound = self.judge.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsound = unsound
+            .as_ref()
+            .map(|(name, why)| format!("{name} is not given: {why}"));
         let error: Vec<String> = troubles
             .into_iter()
             .flatten()
             .map(|trouble| trouble.text)
+            .chain(unsound)
             .collect();
         RepositoryStatus {
             name: self.config.name.clone(),

@@ -14,6 +14,8 @@ use pacstore_dag as dag;
 use pacstore_store::OpenFile;
 
 use super::Repository;
+use super::index::Package;
+use super::line::State;
 use crate::error::StoreError;
 use crate::fetch::{FetchError, Opened};
 use crate::node::Node;
@@ -28,6 +30,9 @@ pub(crate) struct PackageOf {
     pub(super) repository: Arc<Repository>,
     pub(super) name: String,
     pub(super) sha256: [u8; 32],
+    /// As this state of the repository names it.
+    pub(super) entry: Package,
+    pub(super) state: Arc<State>,
     /// It is one leaf.
     pub(super) small: bool,
     /// How long who asks waits for it.
@@ -35,11 +40,18 @@ pub(crate) struct PackageOf {
 }
 
 impl PackageOf {
+    /// It is one leaf, found by its CID.
+    pub(crate) fn is_small(&self) -> bool {
+        self.small
+    }
+
     /// The same, for somebody who waits for so long.
     pub(crate) fn within(&self, patience: Duration) -> Self {
         Self {
             repository: Arc::clone(&self.repository),
             name: self.name.clone(),
+            entry: self.entry.clone(),
+            state: Arc::clone(&self.state),
             patience,
             ..*self
         }
@@ -49,6 +61,18 @@ impl PackageOf {
 impl Node {
     /// Opens `package`, which `answer` is about.
     pub(crate) async fn open_package(
+        &self,
+        answer: &FileAnswer,
+        package: &Arc<PackageOf>,
+    ) -> Result<Opened, FetchError> {
+        match &package.repository.config.keyring {
+            None => self.open_known(answer, package).await,
+            Some(keyring) => Box::pin(self.well_signed(answer, package, keyring)).await,
+        }
+    }
+
+    /// The same, by what the database says of it alone.
+    pub(super) async fn open_known(
         &self,
         answer: &FileAnswer,
         package: &Arc<PackageOf>,
@@ -72,6 +96,12 @@ impl Node {
             listed.map_err(|error| failed(&root, error))?;
         }
         self.inner.fetch.open(&root, &answer.sources).await
+    }
+
+    /// pacman is sent to a mirror for it.
+    pub(crate) fn is_in_pacmans_cache_soon(&self, package: &PackageOf) {
+        let board = &self.inner.repositories.redirected;
+        board.put(&package.name, Some(package.sha256));
     }
 
     /// The package if it is on disk, whatever its root.

@@ -5,7 +5,7 @@
 //!
 //! - Invariant: both files come from one mirror.
 //! - Invariant: where a keyring is configured, a signed database whose signature is not good by it is not taken. (Arch's
-//!   databases are not signed; pacman's own keyring checks the packages.)
+//!   databases are not signed; there the signatures of packages count, `super::good`.)
 //! - Invariant: where the state that is here is signed, one without signature counts as torn.
 //! - Not here: which of two states is newer, which mirror is asked.
 

@@ -5,7 +5,7 @@
 //!
 //! - Invariant: what is given is an OpenPGP signature, and not one of other bytes where the package is here.
 //! - Invariant: signatures come from configured mirrors only.
-//! - Not here: checking them with keys.
+//! - Not here: checking them with keys (`super::good`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,12 +68,35 @@ impl Node {
         name: &str,
         package: &Package,
     ) -> Result<Answer, AskError> {
+        Ok(
+            match self.signature_bytes(repository, state, name, package).await? {
+                Got::Bytes(bytes) => in_memory(name, bytes),
+                Got::None => Answer::NotFound("no mirror has this signature".to_owned()),
+                Got::Failed => match repository.urls(name).first() {
+                    Some(url) => Answer::Redirect(Redirect::new(
+                        plain(url),
+                        "no mirror gave this signature to this node",
+                    )),
+                    None => Answer::NotFound("no mirror gives this signature".to_owned()),
+                },
+            },
+        )
+    }
+
+    /// Its bytes: out of the database, kept for this state, from a mirror, or kept for another state.
+    pub(super) async fn signature_bytes(
+        &self,
+        repository: &Arc<Repository>,
+        state: &State,
+        name: &str,
+        package: &Package,
+    ) -> Result<Got, StoreError> {
         if let Some(bytes) = &package.signature {
-            return Ok(in_memory(name, bytes.clone()));
+            return Ok(Got::Bytes(bytes.clone()));
         }
         let kept = self.kept_signature(package).await?;
         if let Some((bytes, _)) = kept.as_ref().filter(|(_, of)| *of == state.id.to_string()) {
-            return Ok(in_memory(name, bytes.clone()));
+            return Ok(Got::Bytes(bytes.clone()));
         }
         // One fetch a signature, however many ask.
         let cell = self.inner.repositories.signatures.cell(&place(repository, name));
@@ -84,15 +107,8 @@ impl Node {
             .unwrap_or(Got::Failed);
         Ok(match (got, kept) {
             // A package that did not change: the signature that was good for it still is.
-            (Got::Bytes(bytes), _) | (Got::None | Got::Failed, Some((bytes, _))) => in_memory(name, bytes),
-            (Got::None, None) => Answer::NotFound("no mirror has this signature".to_owned()),
-            (Got::Failed, None) => match repository.urls(name).first() {
-                Some(url) => Answer::Redirect(Redirect::new(
-                    plain(url),
-                    "no mirror gave this signature to this node",
-                )),
-                None => Answer::NotFound("no mirror gives this signature".to_owned()),
-            },
+            (Got::None | Got::Failed, Some((bytes, _))) => Got::Bytes(bytes),
+            (got, _) => got,
         })
     }
 
@@ -156,7 +172,10 @@ impl Node {
         }
     }
 
-    async fn kept_signature(&self, package: &Package) -> Result<Option<(Bytes, String)>, StoreError> {
+    pub(super) async fn kept_signature(
+        &self,
+        package: &Package,
+    ) -> Result<Option<(Bytes, String)>, StoreError> {
         let (store, key) = (self.inner.store.clone(), key(&package.sha256));
         self.disk(move || {
             let Some(saved) = store.state_get(&key)? else {
@@ -211,7 +230,7 @@ enum NoSignature {
 }
 
 /// Reads a shared file from its start, without moving anybody else's place in it.
-struct FromStart<'a>(&'a std::fs::File, u64);
+pub(super) struct FromStart<'a>(pub(super) &'a std::fs::File, pub(super) u64);
 
 impl std::io::Read for FromStart<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {

@@ -117,15 +117,20 @@ impl Node {
     }
 
     /// pacman gets it from a mirror that was not caught; then it has it in its cache soon.
-    fn elsewhere(&self, answer: &FileAnswer, package: &PackageOf, why: &str, caught: &[Url]) -> FetchError {
+    pub(super) fn elsewhere(
+        &self,
+        answer: &FileAnswer,
+        package: &PackageOf,
+        why: &str,
+        caught: &[Url],
+    ) -> FetchError {
         let (cid, why) = (answer.root, why.to_owned());
         let order = package.repository.mirrors();
         let mut rest = order.iter().filter(|folder| !caught.contains(folder));
         let url = rest.find_map(|folder| url_of(folder, package.name.as_bytes()).ok());
         match url {
             Some(url) => {
-                let board = &self.inner.repositories.redirected;
-                board.put(&package.name, Some(package.sha256));
+                self.is_in_pacmans_cache_soon(package);
                 FetchError::Elsewhere {
                     cid,
                     url: Box::new(plain(&url)),

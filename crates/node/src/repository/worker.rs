@@ -8,7 +8,7 @@ use pacstore_runtime::note;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::check::{Outcome, Phase};
+use super::check::{FRESH, Outcome, Phase};
 use crate::node::Node;
 
 /// Between two looks at one repository.
@@ -22,6 +22,25 @@ const TIDY: Duration = Duration::from_hours(1);
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(30);
+
+impl Node {
+    /// Looks at the mirrors of all repositories, at all of them at once, and waits for what they say.
+    pub(crate) async fn look_at_repositories(&self) {
+        let looks = self.inner.repositories.all.iter().map(|repository| async move {
+            let mut flight = self.look(repository, &repository.database);
+            let is_over = matches!(*flight.phase.borrow(), Phase::Over(_));
+            if is_over {
+                // What it saw may be a second old, and whoever asks has changed something just now.
+                tokio::time::sleep(FRESH).await;
+                flight = self.look(repository, &repository.database);
+            }
+            let mut phase = flight.phase.subscribe();
+            // It ends, at the latest with its task.
+            let _ = phase.wait_for(|phase| matches!(phase, Phase::Over(_))).await;
+        });
+        futures::future::join_all(looks).await;
+    }
+}
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Node) {

@@ -109,6 +109,24 @@ async fn what_the_next_update_needs_is_here_when_all_mirrors_are_gone() -> TestR
     Ok(())
 }
 
+/// As where this node is pacman's `CacheServer`: nobody ever asks it for a database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefetch_finds_newer_databases_by_itself() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").package("small", 30_000))?;
+    let mirror = Upstream::folder(dir.path())?;
+    let machine = Machine::new("");
+    machine.has(&folder(&repo, "small"));
+    let node = machine.under(solo(&[&mirror])).start().await;
+    let status = node.node.prefetch().await?;
+    assert_eq!((status.ready, status.missing), (0, 0));
+    repo.update(&["small"])?;
+    let status = node.node.prefetch().await?;
+    assert_eq!((status.ready, status.missing), (1, 0), "{status:?}");
+    mirror.stop();
+    is_given(&node, &repo, "small").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_an_importer_has_the_next_update_when_its_peers_are_gone() -> TestResult {
     let dir = tempfile::tempdir()?;

@@ -21,6 +21,7 @@ mod secrets;
 mod service;
 mod serving;
 mod share;
+mod signed;
 mod solo;
 mod solo_packages;
 mod solo_private;

@@ -14,6 +14,7 @@ use super::change::Change;
 use super::lines::{self, Way};
 use super::region::{self, Machine, Ports};
 use super::repositories::{LeftAlone, Repository, sort};
+use super::signatures;
 use crate::client::Daemon;
 use crate::config::{self, Loaded};
 use crate::context::Hinted;
@@ -78,8 +79,16 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
     let rest =
         region::take_out(before.as_deref()).with_context(|| home.config_file().display().to_string())?;
     let earlier = Said::of(before.as_deref().unwrap_or_default());
-    // Who made one of them private meant it.
+    // Keys of a system that is only mounted here cannot be tried.
+    let keyring = (place.root == std::path::Path::new("/"))
+        .then(|| signatures::keyring(&pacman.settings))
+        .flatten();
     for one in &mut repositories {
+        let mut of_pacman = pacman.settings.repositories.iter();
+        let settings = of_pacman.find(|settings| settings.name == one.name);
+        one.signatures =
+            keyring.is_some() && settings.is_some_and(|of| signatures::count(&pacman.settings, of));
+        // Who made one of them private meant it.
         one.public &= !earlier.private.contains(&(one.name.clone(), one.arch.clone()));
     }
     let theirs = Said::of(rest.text.as_deref().unwrap_or_default());
@@ -93,7 +102,8 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
         .cloned()
         .collect();
     let ports = ports(place, home, &earlier, &theirs).await?;
-    let machine = machine(place, &pacman, &theirs);
+    let mut machine = machine(place, &pacman, &theirs);
+    machine.keyring = keyring;
     let folder = rest.folder || home.config_file().parent().is_some_and(|dir| !dir.exists());
     let part = region::part(&ports, &machine, &mine);
     let after = region::put_in(rest.text.as_deref(), &part, folder);
@@ -224,6 +234,7 @@ fn machine(place: &Place, pacman: &PacmanConf, theirs: &Said) -> Machine {
         conf: (place.conf != usual).then(|| place.conf.clone()),
         cache: (!theirs.has_pacman).then_some(cache),
         prefetch: !theirs.has_prefetch,
+        keyring: None,
     }
 }
 

@@ -109,6 +109,8 @@ pub(crate) struct Machine {
     pub(crate) conf: Option<PathBuf>,
     /// Its cache directories; none where the user's own part of the file says `[pacman]`.
     pub(crate) cache: Option<Vec<String>>,
+    /// pacman's keyring.
+    pub(crate) keyring: Option<String>,
     /// Updates are fetched ahead; not where the user's own part says `[prefetch]`.
     pub(crate) prefetch: bool,
 }
@@ -151,6 +153,9 @@ pub(crate) fn part(ports: &Ports, machine: &Machine, repositories: &[Repository]
             let _ = writeln!(text, "    {},", quoted(url));
         }
         let _ = writeln!(text, "]\npublic = {}", one.public);
+        if let Some(keyring) = machine.keyring.as_deref().filter(|_| one.signatures) {
+            let _ = writeln!(text, "keyring = {}", quoted(keyring));
+        }
     }
     text
 }

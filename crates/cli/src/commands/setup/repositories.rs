@@ -58,6 +58,8 @@ pub(crate) struct Repository {
     /// Its folder on ordinary mirrors, in pacman's order.
     pub(crate) upstreams: Vec<String>,
     pub(crate) public: bool,
+    /// Its databases and packages are checked by pacman's keyring.
+    pub(crate) signatures: bool,
 }
 
 /// One that we do not serve.
@@ -118,6 +120,7 @@ fn repository(settings: &RepositorySettings, arch: &str) -> Result<Repository, &
         arch: arch.to_owned(),
         upstreams,
         public,
+        signatures: false,
     })
 }
 

@@ -1,0 +1,226 @@
+//! Is a package signed by a key of its repository's keyring?
+//!
+//! A database without signature, as Arch's, is no more than a mirror's word: of such a package it counts who signed it.
+//! pacman checks that for itself; here it is checked before a package is given, so that what is fetched ahead and what
+//! is given to a whole house is no less sure than what pacman gets without us.
+//!
+//! - Invariant: where a keyring is configured, no byte of a package leaves whose signature is not good by it.
+//! - Invariant: a package that has no signature anywhere is pacman's to judge.
+//! - Not here: databases (`super::pair`), where a signature comes from (`super::signature`).
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use cid::Cid;
+use pacstore_dag as dag;
+use pacstore_import::ReadKeyring;
+use pacstore_pacman::openpgp::Verdict;
+use pacstore_runtime::Pool;
+use tracing::warn;
+
+use super::package::{PackageOf, failed};
+use super::signature::{FromStart, Got};
+use crate::error::StoreError;
+use crate::fetch::{FetchError, Opened};
+use crate::node::Node;
+use crate::serve::FileAnswer;
+use crate::status::chain;
+
+/// Good answers that are remembered; then all are forgotten.
+const MOST: usize = 50_000;
+
+/// Files of a keyring's folder that are looked at for changes.
+const MAX_FILES: usize = 1000;
+
+/// Name, time of change, length.
+type Facts = Vec<(PathBuf, Option<SystemTime>, u64)>;
+
+/// What a repository knows of the signatures of its packages.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    keyring: Mutex<Option<(Facts, Arc<ReadKeyring>)>>,
+    /// Package, signature and keyring in one.
+    good: Mutex<HashSet<Cid>>,
+    /// The last package that was not good, and why.
+    pub(super) trouble: Mutex<Option<(String, String)>>,
+}
+
+impl Judge {
+    /// The keyring at `path`, read anew if it changed. Blocks on the disk.
+    fn keyring(&self, path: &Path) -> Result<Arc<ReadKeyring>, pacstore_import::KeyringReadError> {
+        let now = facts(path);
+        let mut held = self.keyring.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, keyring)) = held.as_ref()
+            && *of == now
+        {
+            return Ok(Arc::clone(keyring));
+        }
+        let keyring = Arc::new(pacstore_import::read_keyring(path)?);
+        *held = Some((now, Arc::clone(&keyring)));
+        Ok(keyring)
+    }
+
+    fn is_known(&self, key: &Cid) -> bool {
+        self.good
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(key)
+    }
+
+    /// Notes the answer for `name`.
+    fn note(&self, name: &str, key: Cid, verdict: &Verdict) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if !verdict.is_good() {
+            warn!(name, %verdict, "a package is not given: its signature is not good");
+            *trouble = Some((name.to_owned(), verdict.to_string()));
+            return;
+        }
+        if trouble.as_ref().is_some_and(|(bad, _)| bad == name) {
+            *trouble = None;
+        }
+        drop(trouble);
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if good.len() >= MOST {
+            good.clear();
+        }
+        good.insert(key);
+    }
+}
+
+/// What tells one state of a keyring from the next.
+fn facts(path: &Path) -> Facts {
+    let of = |path: PathBuf| {
+        let meta = fs_err::metadata(&path).ok()?;
+        Some((path, meta.modified().ok(), meta.len()))
+    };
+    let Ok(entries) = fs_err::read_dir(path) else {
+        return of(path.to_owned()).into_iter().collect();
+    };
+    let mut found: Facts = entries
+        .take(MAX_FILES)
+        .filter_map(|entry| of(entry.ok()?.path()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Why a signature was not checked.
+#[derive(Debug, thiserror::Error)]
+enum NotChecked {
+    #[error("cannot check its signature")]
+    Keyring(#[from] pacstore_import::KeyringReadError),
+    #[error("cannot read it")]
+    Read(#[from] std::io::Error),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl Node {
+    /// `opened`, if the signature of it is good, or there is none to be had.
+    pub(super) async fn well_signed(
+        &self,
+        answer: &FileAnswer,
+        package: &Arc<PackageOf>,
+        keyring: &Path,
+    ) -> Result<Opened, FetchError> {
+        // pacman asks for the signature next: it comes meanwhile.
+        let (opened, signature) = tokio::join!(
+            Box::pin(self.open_known(answer, package)),
+            Box::pin(self.any_signature(package))
+        );
+        let (opened, signature) = (opened?, signature.map_err(|error| failed(&answer.root, error))?);
+        let bytes = match signature {
+            Got::Bytes(bytes) => bytes,
+            Got::None | Got::Failed => return Ok(opened),
+        };
+        let elsewhere = |why: &str| Err(self.elsewhere(answer, package, why, &[]));
+        match self.judge(package, keyring, &opened, bytes.clone()).await {
+            Ok(Verdict::Good(_)) => Ok(opened),
+            // A newer one may be better: keys are replaced, packages signed anew.
+            Ok(verdict) => match self.newer_signature(package, &bytes).await {
+                Some(newer) => match self.judge(package, keyring, &opened, newer).await {
+                    Ok(Verdict::Good(_)) => Ok(opened),
+                    Ok(verdict) => elsewhere(&verdict.to_string()),
+                    Err(error) => elsewhere(&chain(&error)),
+                },
+                None => elsewhere(&verdict.to_string()),
+            },
+            Err(error) => elsewhere(&chain(&error)),
+        }
+    }
+
+    async fn judge(
+        &self,
+        package: &Arc<PackageOf>,
+        keyring: &Path,
+        opened: &Opened,
+        signature: Bytes,
+    ) -> Result<Verdict, NotChecked> {
+        let (stored, data) = match opened {
+            Opened::Stored(file) => (Some(Arc::clone(file)), Bytes::new()),
+            Opened::Small(small) => (None, small.data.clone()),
+            Opened::Arriving(_) | Opened::Through(_) => {
+                return Ok(Verdict::Malformed("the package is not here whole"));
+            }
+        };
+        let (package, keyring) = (Arc::clone(package), keyring.to_owned());
+        let now = self.inner.clock.unix_seconds();
+        let judged = self.inner.tasks.blocking(Pool::Hash, move || {
+            let judge = &package.repository.judge;
+            let keyring = judge.keyring(&keyring)?;
+            let key = key(&package.sha256, &signature, &keyring.digest);
+            if judge.is_known(&key) {
+                return Ok(Verdict::Good(pacstore_pacman::openpgp::Signed {
+                    key: String::new(),
+                    made: 0,
+                    key_until: None,
+                }));
+            }
+            let verdict = match stored {
+                Some(file) => {
+                    let mut bytes = std::io::BufReader::new(FromStart(&file.file, 0));
+                    keyring.keys.verify(&signature, &mut bytes, now)?
+                }
+                None => keyring.keys.verify(&signature, &mut &data[..], now)?,
+            };
+            judge.note(&package.name, key, &verdict);
+            Ok(verdict)
+        });
+        judged.await.map_err(|_| NotChecked::Stopping)?
+    }
+
+    /// A signature of the package: of the database, or that was kept, whatever state it was for, or from a mirror.
+    async fn any_signature(&self, package: &PackageOf) -> Result<Got, StoreError> {
+        if let Some(bytes) = &package.entry.signature {
+            return Ok(Got::Bytes(bytes.clone()));
+        }
+        if let Some((bytes, _)) = self.kept_signature(&package.entry).await? {
+            return Ok(Got::Bytes(bytes));
+        }
+        let name = format!("{}.sig", package.name);
+        self.signature_bytes(&package.repository, &package.state, &name, &package.entry)
+            .await
+    }
+
+    /// The one of the state now, if it is another than `old`.
+    async fn newer_signature(&self, package: &PackageOf, old: &Bytes) -> Option<Bytes> {
+        if package.entry.signature.is_some() {
+            return None;
+        }
+        let name = format!("{}.sig", package.name);
+        let got = self
+            .signature_bytes(&package.repository, &package.state, &name, &package.entry)
+            .await;
+        match got {
+            Ok(Got::Bytes(bytes)) if bytes != *old => Some(bytes),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+fn key(package: &[u8; 32], signature: &[u8], keyring: &[u8; 32]) -> Cid {
+    dag::raw_cid(dag::HashKind::Sha2_256, &[package, signature, keyring].concat())
+}

@@ -18,7 +18,7 @@ use pacstore_dag::{self as dag, Profile};
 use pacstore_pacman as pacman;
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Store;
-use pacstore_upstream::{Fetch, FetchError, Http, HttpError, Url, url_of};
+use pacstore_upstream::{Fetch, FetchError, Get, Http, HttpError, IfRangeIgnored, Url, url_of};
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
@@ -272,6 +272,9 @@ impl Web {
         if let Some((len, Some(sha256))) = want.expected
             && let Some(facts) = self.in_store(len, sha256).await?
         {
+            if let Some(why) = self.is_not_there(&want.path).await {
+                return Ok(Got::Item(Item::None(why)));
+            }
             let stamp = Stamp::Web {
                 server: self.server(),
                 size: facts.len,
@@ -303,6 +306,23 @@ impl Web {
             Ok(here.then_some((stamp, facts)))
         };
         self.tasks.blocking(Pool::Disk, work).await?
+    }
+
+    /// Whether the server says that it has no such file. A byte of it is asked for: the store may have what an upstream in the
+    /// middle of its update, or one that is wiped, has not.
+    async fn is_not_there(&self, path: &[u8]) -> Option<NoFile> {
+        let Some(url) = self.url(path) else {
+            return Some(NoFile::Absent);
+        };
+        let mut get = Get::new(&url);
+        (get.range, get.if_range_ignored) = (Some(0..1), IfRangeIgnored::Stream);
+        get.deadline = Some(self.limits.small);
+        match self.http.get(&get).await {
+            Err(HttpError::Status { code: 404 | 410, .. }) => Some(NoFile::Absent),
+            Err(HttpError::Status { code: 401 | 403, .. }) => Some(NoFile::Denied),
+            // A server that is in trouble is found out elsewhere.
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// A file of this digest that the store has under our profile.

@@ -204,9 +204,9 @@ async fn a_directory_without_database_is_an_error_when_listed_and_a_tree_when_al
 }
 
 #[tokio::test]
-async fn a_package_that_the_store_has_is_not_fetched() -> TestResult {
+async fn a_package_that_the_store_has_is_not_fetched_but_must_be_there() -> TestResult {
     let dir = tempfile::tempdir()?;
-    Repo::create(
+    let repo = Repo::create(
         dir.path(),
         RepoSpec::new("core").packages(4, 2_000).package("big", 2_500_000),
     )?;
@@ -217,7 +217,24 @@ async fn a_package_that_the_store_has_is_not_fetched() -> TestResult {
     spec.mirror = "other.mirror".into();
     let second = bench.round(&spec).await?;
     assert_eq!(second.tree, first.tree);
-    assert_eq!(server.requests("*.pkg.tar.zst").len(), 0);
+    // A byte of each, to know that the server has it.
+    let asked: Vec<_> = server
+        .requests("*.pkg.tar.zst")
+        .iter()
+        .map(pacstore_testkit::Request::bytes)
+        .collect();
+    assert_eq!(asked, vec![0..1; 5]);
+
+    repo.lose_package("pkg2")?;
+    spec.mirror = "third.mirror".into();
+    let error = bench.round(&spec).await.unwrap_err();
+    let RoundError::Torn { repositories, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        troubles(repositories),
+        [format!("{} is not there", repo.file_name("pkg2")?)]
+    );
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use pacstore_node::{Node, Online, STOP_GRACE};
 use pacstore_runtime::{Clock, Tasks};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::client::Daemon;
 use crate::config::Loaded;
@@ -60,6 +60,23 @@ fn raise_files() -> u64 {
     let raised = setrlimit(Resource::Nofile, wanted).is_ok();
     let limit = if raised { now.maximum } else { now.current };
     limit.unwrap_or(u64::MAX)
+}
+
+/// SIGTERM and SIGINT. To be made before anything is started: until then either ends the process where it stands.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// From now on they are heard; those that come before somebody waits are not lost.
+    pub(crate) fn hear() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 /// A node that serves.
@@ -134,9 +151,8 @@ impl Serving {
     }
 
     /// Waits for SIGTERM, SIGINT or the death of a task that may not die.
-    pub(crate) async fn wait(&self) -> anyhow::Result<()> {
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
+    pub(crate) async fn wait(&self, mut signals: Signals) -> anyhow::Result<()> {
+        let Signals { term, int } = &mut signals;
         let stop = self.tasks.stop();
         tokio::select! {
             _ = term.recv() => tracing::info!("SIGTERM: stopping"),

@@ -62,7 +62,9 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     };
     say.end(&ended)?;
     let kept = match stage.client.serving() {
-        Ok(serving) if args.keep && ended.is_ok() && kept.is_ok() => serving.wait().await,
+        Ok(serving) if args.keep && ended.is_ok() && kept.is_ok() => {
+            serving.wait(crate::serving::Signals::hear()?).await
+        }
         _ => kept,
     };
     stage.clear().await;

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Exit, Hinted};
 use crate::printer::bytes;
-use crate::serving::Serving;
+use crate::serving::{Serving, Signals};
 
 /// Import a mirror as the configuration says
 #[derive(Debug, clap::Args)]
@@ -100,12 +100,13 @@ async fn forever(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     {
         return Err(unknown(&args.name));
     }
+    let signals = Signals::hear()?;
     let serving = Serving::start(loaded, &ctx.home).await?;
     ctx.out.note(format!(
         "importing {} until stopped; `pacstore status` says how it goes",
         args.name
     ));
-    let ended = serving.wait().await;
+    let ended = serving.wait(signals).await;
     serving.stop().await;
     ended.map(|()| Exit::Done)
 }

@@ -79,3 +79,39 @@ fn the_id_stays_the_same_and_has_addresses_only_while_the_daemon_runs() {
     daemon.stop();
     assert_eq!(home.run(["id", "--json"]).done().json(), before);
 }
+
+/// What a disk or a hand makes of a key file: each is told for what it is, and none is replaced.
+#[test]
+fn a_key_file_that_is_empty_cut_or_of_something_else_is_refused_and_left_alone() {
+    let home = Home::importer("core.example", "/nowhere");
+    let file = home.path().join("state/keys/signs.key");
+    let right = std::fs::read(&file).unwrap();
+    for wrong in [
+        &b""[..],
+        &right[..right.len() / 2],
+        b"-----BEGIN PRIVATE KEY-----\n",
+        &[0; 64],
+    ] {
+        std::fs::write(&file, wrong).unwrap();
+        for arguments in [
+            vec!["daemon"],
+            vec!["import", "core.example", "--once"],
+            vec!["key", "show", "signs"],
+        ] {
+            home.run(arguments)
+                .fails_with(&["signs.key` holds no key", "hint: restore it from your copy"]);
+        }
+        home.run(["key", "new", "signs"])
+            .fails_with(&["there is a key `signs` already"]);
+        assert_eq!(std::fs::read(&file).unwrap(), wrong, "it is left as it was");
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    home.run(["daemon"]).fails_with(&["signs.key`"]);
+    std::fs::remove_dir(&file).unwrap();
+    home.run(["daemon"]).fails_with(&["there is no key `signs`"]);
+    assert!(!file.exists(), "no new key was made");
+    std::fs::write(&file, right).unwrap();
+    home.chmod("state/keys/signs.key", 0o600);
+    Daemon::start(&home).stop();
+}

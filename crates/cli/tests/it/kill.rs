@@ -1,7 +1,9 @@
 //! SIGKILL at random points of imports and of fetches; the node starts again by itself.
 //!
 //! An importer and a client, real processes with real stores. In each round upstream moves on,
-//! one of the two is killed somewhere in the work that follows and is started again. Then:
+//! one of the two is killed somewhere in the work that follows and is started again. The importer
+//! reads a directory, a web server or an rsync daemon, keeps two snapshots, and is often told to
+//! free space meanwhile: a kill falls into transfer, publishing, retention or gc. Then:
 //! the store has no damage, the head is the old or the new one and whole, the work is finished
 //! when it is asked for once more, and every byte is right.
 //!
@@ -13,7 +15,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use pacstore_testkit::{Repo, RepoSpec};
+use pacstore_testkit::{Repo, RepoSpec, RsyncDaemon, Upstream};
 use rustix::process::Signal;
 
 use crate::daemon::{Daemon, until};
@@ -49,6 +51,13 @@ impl Dice {
     }
 }
 
+/// One way to the same upstream.
+struct Source {
+    from: String,
+    /// How much longer a round takes by it than by the directory.
+    slower: f64,
+}
+
 struct Stage {
     // Before the homes, so that their logs are still there when they are dropped.
     importer: Option<Daemon>,
@@ -57,9 +66,16 @@ struct Stage {
     repo: Repo,
     importer_home: Home,
     client_home: Home,
+    /// The importer's configuration before its `[[import]]`.
+    base: String,
+    sources: Vec<Source>,
+    /// Which of them it reads now.
+    source: usize,
     /// How long an import and a fetch took when nobody was killed.
     import_takes: Duration,
     fetch_takes: Duration,
+    _web: Upstream,
+    _rsync: Option<RsyncDaemon>,
     _folder: tempfile::TempDir,
 }
 
@@ -84,10 +100,15 @@ impl Stage {
         importer_home.run(["key", "new", "signs"]).done();
         // A fixed port, so that the client finds the importer again after its restart.
         let base = LOOPBACK.replace("/tcp/0", &format!("/tcp/{}", free_port()));
-        importer_home.configure(&format!(
-            "{base}{}",
-            import_block(NAME, repo.folder().to_str().unwrap())
-        ));
+        let web = Upstream::folder(folder.path()).unwrap();
+        let rsync = RsyncDaemon::serve(folder.path()).unwrap();
+        let source = |from: String, slower| Source { from, slower };
+        let mut sources = vec![
+            source(repo.folder().to_str().unwrap().to_owned(), 1.0),
+            source(web.url(""), 2.0),
+        ];
+        sources.extend(rsync.iter().map(|rsync| source(rsync.url(""), 4.0)));
+        importer_home.configure(&configuration(&base, &sources[0].from));
         let importer = Daemon::start(&importer_home);
         let begun = Instant::now();
         importer_home.run(["import", NAME, "--once"]).done();
@@ -101,10 +122,15 @@ impl Stage {
             repo,
             importer_home,
             client_home,
+            base,
+            sources,
+            source: 0,
             importer: Some(importer),
             client: Some(client),
             import_takes,
             fetch_takes: Duration::ZERO,
+            _web: web,
+            _rsync: rsync,
             _folder: folder,
         };
         stage.follow(&tree(&stage.importer_home));
@@ -167,14 +193,25 @@ impl Stage {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        let moment = self.dice.moment(self.import_takes.mul_f64(1.2));
+        let span = self.import_takes.mul_f64(1.2 * self.sources[self.source].slower);
+        let frees = (self.dice.roll(2) == 0).then(|| self.frees());
+        let moment = self.dice.moment(span);
         std::thread::park_timeout(moment);
         self.importer.take().unwrap().kill();
+        if let Some(frees) = frees {
+            assert!(
+                wait(frees, DEADLINE).is_some(),
+                "gc was not told that its daemon died"
+            );
+        }
         let pid = asking.id();
         if wait(asking, DEADLINE).is_none() {
             signal(pid, Signal::KILL);
             panic!("the command was not told that its daemon died");
         }
+        self.source = self.dice.roll(self.sources.len() as u64) as usize;
+        let from = &self.sources[self.source].from;
+        self.importer_home.configure(&configuration(&self.base, from));
         self.importer = Some(self.rise(Which::Importer, &[&old, &new]));
         let ended = self.importer_home.run(["import", NAME, "--once"]).code;
         assert!(
@@ -183,6 +220,20 @@ impl Stage {
         );
         assert_eq!(tree(&self.importer_home), new, "the importer did not converge");
         self.follow(&new);
+    }
+
+    /// `pacstore gc --target 0`, again and again until its daemon is gone.
+    fn frees(&self) -> std::process::Child {
+        let program = self.importer_home.command(["gc", "--target", "0"]);
+        let mut command = std::process::Command::new("sh");
+        let daemon = self.importer.as_ref().unwrap().pid();
+        let script = format!("while kill -0 {daemon} 2>/dev/null && \"$@\"; do :; done");
+        command.args(["-c", &script, "sh"]);
+        command.arg(program.get_program()).args(program.get_args());
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::null()).spawn().unwrap()
     }
 
     /// Kills the client somewhere between hearing of a head and the last byte of its files.
@@ -249,6 +300,14 @@ impl Stage {
         intact(home, trees);
         daemon
     }
+}
+
+/// The importer's, of which two snapshots stay.
+fn configuration(base: &str, from: &str) -> String {
+    format!(
+        "{base}{}keep = {{ age = \"0s\", count = 2 }}\n",
+        import_block(NAME, from)
+    )
 }
 
 #[derive(Clone, Copy)]

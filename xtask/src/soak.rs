@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: long tests, in release build, with their own words on the terminal.
 //!
-//! - Not here: the tests themselves (`kill.rs` of `cli`, `year.rs` of `import`, `golden.rs` of `dag`, `many.rs` of `store`).
+//! - Not here: the tests themselves (`kill.rs` of `cli`, `day/` of `node`, `year.rs` of `import`, `golden.rs` of `dag`, `many.rs` of `store`).
 
 use std::process::Command;
 
@@ -22,6 +22,12 @@ enum Test {
         #[arg(default_value_t = 200, value_parser = value_parser!(u32).range(1..))]
         times: u32,
         /// Repeat the choices of a run that printed this seed
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A day of an importer of five mirrors with every fault, in simulated time
+    Day {
+        /// Repeat the schedule of a run that printed this seed
         #[arg(long)]
         seed: Option<u64>,
     },
@@ -50,6 +56,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             cargo
                 .args(["-p", "pacstore", "--test", "it", "kill::", "--", "--nocapture"])
                 .env("PACSTORE_KILLS", times.to_string());
+            if let Some(seed) = seed {
+                cargo.env("PACSTORE_SEED", seed.to_string());
+            }
+        }
+        Test::Day { seed } => {
+            cargo.args(["-p", "pacstore-node", "--test", "it", "a_day_of_five_mirrors"]);
+            cargo.args(["--", "--ignored", "--nocapture"]);
             if let Some(seed) = seed {
                 cargo.env("PACSTORE_SEED", seed.to_string());
             }

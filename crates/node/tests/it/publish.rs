@@ -1,8 +1,8 @@
 //! Publishing that is stopped at every step: the last head stays good, the next round converges.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pacstore_import::Files;
@@ -13,20 +13,35 @@ use pacstore_testkit::TestResult;
 
 use crate::nodes::{NAME, Plan};
 
-/// Fails every step from the given one on, as a process that is gone or a disk that is full.
+/// What happens at a step.
+#[derive(Clone, Debug)]
+enum Then {
+    /// It and every later one fails, as where a process is gone or a disk is full.
+    Fails(io::ErrorKind),
+    /// The node is told to stop, as by SIGTERM.
+    Stops,
+}
+
 #[derive(Debug)]
 struct StopAt {
     left: AtomicUsize,
-    kind: io::ErrorKind,
+    then: Then,
+    /// Of the node under way.
+    tasks: Mutex<Option<Tasks>>,
 }
 
 impl Steps for StopAt {
     fn before(&self, _: &'static str) -> io::Result<()> {
         let before = self.left.load(Ordering::SeqCst);
-        if before == 0 {
-            return Err(self.kind.into());
+        match &self.then {
+            Then::Fails(kind) if before == 0 => return Err((*kind).into()),
+            Then::Stops if before == 0 => {
+                for tasks in self.tasks.lock().unwrap().iter() {
+                    tasks.stop().cancel();
+                }
+            }
+            _ => self.left.store(before - 1, Ordering::SeqCst),
         }
-        self.left.store(before - 1, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -72,7 +87,7 @@ impl Short {
     }
 }
 
-async fn stopped_everywhere(kind: io::ErrorKind) -> TestResult {
+async fn stopped_everywhere(then: Then) -> TestResult {
     let dir = tempfile::tempdir()?;
     let show = |state: &str| fs_err::write(dir.path().join("file"), state);
     let mut stops = 0;
@@ -81,7 +96,8 @@ async fn stopped_everywhere(kind: io::ErrorKind) -> TestResult {
         show("old")?;
         let gate = Arc::new(StopAt {
             left: AtomicUsize::new(usize::MAX),
-            kind,
+            then: then.clone(),
+            tasks: Mutex::new(None),
         });
         let mut plan = Plan::importer(dir.path(), Files::All);
         plan.config.tuning = Tuning {
@@ -92,9 +108,11 @@ async fn stopped_everywhere(kind: io::ErrorKind) -> TestResult {
         assert_eq!(node.round().await, Outcome::Published);
         let old = node.head();
         show("newer")?;
+        *gate.tasks.lock().unwrap() = Some(node.tasks.clone());
         gate.left.store(step, Ordering::SeqCst);
         let stopped = node.round().await;
         let all_done = gate.left.load(Ordering::SeqCst) > 0;
+        *gate.tasks.lock().unwrap() = None;
         node.stop().await;
 
         plan.config.tuning = Tuning::default();
@@ -133,10 +151,20 @@ async fn stopped_everywhere(kind: io::ErrorKind) -> TestResult {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_leaves_the_last_head_and_the_next_round_converges() -> TestResult {
-    stopped_everywhere(io::ErrorKind::Interrupted).await
+    stopped_everywhere(Then::Fails(io::ErrorKind::Interrupted)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_at_any_step_leaves_the_last_head_and_the_next_round_converges() -> TestResult {
-    stopped_everywhere(io::ErrorKind::StorageFull).await
+    stopped_everywhere(Then::Fails(io::ErrorKind::StorageFull)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_becomes_read_only_at_any_step_leaves_the_last_head() -> TestResult {
+    stopped_everywhere(Then::Fails(io::ErrorKind::ReadOnlyFilesystem)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_at_any_step_is_clean_and_leaves_the_last_head() -> TestResult {
+    stopped_everywhere(Then::Stops).await
 }

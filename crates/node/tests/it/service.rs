@@ -33,7 +33,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Alerts go to `file`, one JSON a line, as soon as something is wrong.
-fn told_in(file: &Path) -> AlertConfig {
+pub(crate) fn told_in(file: &Path) -> AlertConfig {
     let script = format!("cat >> {0}; echo >> {0}", file.display());
     AlertConfig {
         command: vec!["/bin/sh".to_owned(), "-c".to_owned(), script],
@@ -44,7 +44,7 @@ fn told_in(file: &Path) -> AlertConfig {
     }
 }
 
-fn told(file: &Path) -> Vec<(AlertKind, String)> {
+pub(crate) fn told(file: &Path) -> Vec<(AlertKind, String)> {
     let text = fs_err::read_to_string(file).unwrap_or_default();
     let alerts = text.lines().filter(|line| !line.is_empty());
     let parsed = alerts.map(|line| serde_json::from_str::<Alert>(line).unwrap());

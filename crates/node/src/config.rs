@@ -111,8 +111,8 @@ pub struct MachineConfig {
 pub struct PrefetchConfig {
     /// Bytes a second on average.
     pub rate: Option<u64>,
-    /// From the first hour of the day to the second.
-    pub hours: Option<(u8, u8)>,
+    /// Only then; none = always.
+    pub hours: Option<Hours>,
     /// On metered lines too.
     pub metered: bool,
     /// On battery too.
@@ -153,6 +153,8 @@ pub struct MirrorConfig {
     pub layout: Layout,
     /// Limits `/pacman/` to repositories below this folder.
     pub folder: String,
+    /// Anyone may know that it is followed here, if its head is public.
+    pub public: bool,
 }
 
 /// A repository without importer.

@@ -122,10 +122,10 @@ pub(crate) async fn run(node: Node, mirror: Arc<Mirror>) {
     let stop = node.inner.tasks.stop();
     let mut events = net.subscribe();
     for signed in mirror.signed() {
-        keep_record(&net, &signed);
+        keep_record(&net, &mirror, &signed);
     }
     if let Some(head) = mirror.current() {
-        announce(&node, &head.head).await;
+        announce(&node, &mirror, &head.head).await;
     }
     loop {
         let began = tokio::time::Instant::now();
@@ -192,10 +192,7 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
             .into_iter()
             .find(|signed| signed.key == *key)
             .map(|signed| signed.record);
-        let audience = match mirror.current() {
-            Some(head) => AskPeers::of_head(&head.head),
-            None => AskPeers::Everyone,
-        };
+        let audience = mirror.audience(mirror.current().as_deref().map(|head| &head.head));
         if let Some(record) = newest_record(node, key, known.as_ref(), audience).await {
             better.push((*key, record));
         }
@@ -294,7 +291,7 @@ async fn consider(
         // One importer that lies or is away must not keep the others' heads from us.
         match read_head(node, mirror, key, record).await {
             Ok(new) => {
-                if !new.head.public {
+                if !mirror.is_public(&new.head) {
                     node.inner.privacy.close();
                 }
                 signed.retain(|old| old.key != key);
@@ -319,22 +316,22 @@ async fn consider(
         blocking(node, move || mirror_.accept(&new_, now, signed_, seen)).await?;
         info!(mirror = %mirror.config.name, tree = %new.head.tree, head = %new.head_cid, "new head");
         node.inner.machine.look_now();
-        announce(node, &new.head).await;
+        announce(node, mirror, &new.head).await;
     } else {
         let (mirror_, signed_, seen) = (Arc::clone(mirror), signed.clone(), choice.seen);
         blocking(node, move || mirror_.refresh(signed_, seen)).await?;
     }
     if let Some(net) = &node.inner.net {
         for one in &signed {
-            keep_record(net, one);
+            keep_record(net, mirror, one);
         }
     }
     failed.map_or(Ok(()), Err)
 }
 
 /// What we know of a name others may ask us for.
-pub(crate) fn keep_record(net: &pacstore_net::Net, signed: &Signed) {
-    let kept = if signed.head.public {
+pub(crate) fn keep_record(net: &pacstore_net::Net, mirror: &Mirror, signed: &Signed) {
+    let kept = if mirror.is_public(&signed.head) {
         net.set_record(&signed.key, signed.record.bytes())
     } else {
         net.set_private_record(&signed.key, signed.record.bytes())
@@ -367,10 +364,7 @@ async fn read_head(
             source: SignedError::NoHead,
         });
     };
-    let ask = match mirror.current() {
-        Some(head) => AskPeers::of_head(&head.head),
-        None => AskPeers::Everyone,
-    };
+    let ask = mirror.audience(mirror.current().as_deref().map(|head| &head.head));
     let block = node
         .inner
         .fetch
@@ -393,7 +387,7 @@ async fn read_head(
 /// Fetches the directories of `head` and the databases in use.
 async fn bring(node: &Node, mirror: &Arc<Mirror>, cid: Cid, head: &Head) -> Result<(), FollowError> {
     let all = async {
-        directories(node, &head.tree, AskPeers::of_head(head)).await?;
+        directories(node, &head.tree, mirror.audience(Some(head))).await?;
         databases(node, mirror, head).await;
         Ok(())
     };
@@ -473,7 +467,7 @@ async fn databases(node: &Node, mirror: &Arc<Mirror>, head: &Head) {
             let sources = Sources {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: Some(head.profile.clone()),
-                peers: AskPeers::of_head(head),
+                peers: mirror.audience(Some(head)),
                 upstreams: node.ranked_urls(mirror, head.layout, &segments),
             };
             let (mirror_, path_) = (mirror.clone(), path.clone());
@@ -497,8 +491,8 @@ async fn databases(node: &Node, mirror: &Arc<Mirror>, head: &Head) {
 }
 
 /// Peers of one tree find each other at its root.
-async fn announce(node: &Node, head: &Head) {
-    if let Some(net) = node.inner.net.as_ref().filter(|_| head.public)
+async fn announce(node: &Node, mirror: &Mirror, head: &Head) {
+    if let Some(net) = node.inner.net.as_ref().filter(|_| mirror.is_public(head))
         && let Err(error) = net.provide(&head.tree).await
     {
         debug!(

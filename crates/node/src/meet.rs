@@ -33,7 +33,7 @@ pub(crate) async fn run(node: Node) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         for mirror in node.mirrors() {
-            let Some(head) = mirror.current().filter(|head| head.head.public) else {
+            let Some(head) = mirror.current().filter(|head| mirror.is_public(&head.head)) else {
                 continue;
             };
             if stop

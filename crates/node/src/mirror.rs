@@ -24,6 +24,7 @@ use tracing::warn;
 
 use crate::config::{Keep, MirrorConfig};
 use crate::error::StoreError;
+use crate::fetch::AskPeers;
 use crate::history::History;
 
 /// A head that was served stays at least this long.
@@ -180,6 +181,21 @@ impl Mirror {
     /// The mirror's NAME as text.
     pub fn name(&self) -> String {
         self.config.name.to_string()
+    }
+
+    /// Who may learn that something of `head` is wanted here; without a head, that it is looked for.
+    pub(crate) fn audience(&self, head: Option<&Head>) -> AskPeers {
+        let public = self.config.public && head.is_none_or(|head| head.public);
+        if public {
+            AskPeers::Everyone
+        } else {
+            AskPeers::Friends
+        }
+    }
+
+    /// Anyone may have what `head` holds, and may know that it is here.
+    pub(crate) fn is_public(&self, head: &Head) -> bool {
+        self.audience(Some(head)) == AskPeers::Everyone
     }
 
     /// The head that new requests are answered from.

@@ -157,9 +157,9 @@ impl Node {
         let friends = config.swarm.peers.iter().filter_map(pacstore_net::peer_of);
         let hidden = crate::hidden::Hidden::load(store.clone())?;
         let privacy = Arc::new(Privacy::new(friends.collect(), hidden));
-        let private_heads = mirrors
-            .iter()
-            .any(|mirror: &Arc<Mirror>| mirror.heads().iter().any(|head| !head.head.public));
+        let private_heads = mirrors.iter().any(|mirror: &Arc<Mirror>| {
+            !mirror.config.public || mirror.heads().iter().any(|head| !head.head.public)
+        });
         if private_heads || config.imports.iter().any(|import| !import.public) {
             privacy.close();
         }

@@ -328,7 +328,7 @@ impl Node {
         let Some(signed) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
             return;
         };
-        keep_record(net, &signed);
+        keep_record(net, mirror, &signed);
         if !import.config.public {
             return;
         }
@@ -349,7 +349,8 @@ impl Node {
     /// Learns from the network which sequence of our own keys is in use, after a loss of state.
     async fn learn_sequences(&self) {
         let Some(net) = &self.inner.net else { return };
-        for import in &self.inner.imports {
+        // Of a private one only friends are asked, by whoever follows our own mirror (`crate::follow`).
+        for import in self.inner.imports.iter().filter(|import| import.config.public) {
             let own = import.key.name();
             let found = net.find_record(&own, FIND_OWN).await.unwrap_or_default();
             let Some(highest) = found.iter().map(|found| found.record.sequence()).max() else {

@@ -252,7 +252,7 @@ impl Node {
             sources: Sources {
                 len: (found.cid.codec() == dag::RAW).then_some(len),
                 profile: Some(head.head.profile.clone()),
-                peers: AskPeers::of_head(&head.head),
+                peers: mirror.audience(Some(&head.head)),
                 upstreams: self.ranked_urls(mirror, head.head.layout, path),
             },
             known: Known::Tree,

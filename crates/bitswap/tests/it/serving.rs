@@ -272,35 +272,40 @@ async fn long_cids_break_the_stream_and_inline_ones_are_passed_over() {
     assert!(end.is_err() || end.is_ok_and(|n| n == 0));
 }
 
-/// Uploads to strangers keep to their rate; local peers are not held up.
+/// Bytes that a stranger gets of a bucket that hardly fills stay within it, whatever it asks; local peers are not
+/// held up meanwhile; and what waited comes once there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_to_strangers_keep_to_their_rate() {
+    // A bucket holds 64 KiB, and one byte a second is all that comes in.
+    let limit = RateLimit::new(Some(1));
     let mut config = Config::default();
-    config.upload = Some(RateLimit::new(Some(2_000_000)));
-    let (server, client) = (Node::with(config, Transport::Tcp).await, Node::start().await);
-    client.connect(&server).await;
-    let session = client.bitswap.session(SessionOptions::with_peers([server.id()]));
-    let fetch = |seed: u64| {
-        let cids: Vec<_> = (0..8)
-            .map(|n| server.blocks.put(bytes(seed + n, 500_000)))
-            .collect();
-        let session = session.clone();
-        async move {
-            let start = Instant::now();
-            let got = futures::future::try_join_all(cids.iter().map(|cid| session.get(*cid)));
-            assert_eq!(soon("all blocks", got).await.unwrap().len(), 8);
-            start.elapsed().as_secs_f64()
-        }
-    };
-    let limited = fetch(0).await;
-    assert!(
-        limited > 0.8,
-        "4 MB at 2 MB/s (a second's burst allowed) took {limited} s"
-    );
-    server.bitswap.set_local(std::sync::Arc::new(|_| true));
-    let free = fetch(100).await;
-    assert!(
-        free < limited,
-        "local peers are not limited: {free} s, {limited} s"
-    );
+    config.upload = Some(limit.clone());
+    let server = Node::with(config, Transport::Tcp).await;
+    let (stranger, neighbour) = (Node::start().await, Node::start().await);
+    stranger.connect(&server).await;
+    neighbour.connect(&server).await;
+    let local = neighbour.id();
+    server
+        .bitswap
+        .set_local(std::sync::Arc::new(move |peer| *peer == local));
+    let cids: Vec<_> = (0..40).map(|n| server.blocks.put(bytes(n, 50_000))).collect();
+    let begun = Instant::now();
+    let session = stranger
+        .bitswap
+        .session(SessionOptions::with_peers([server.id()]).patience(crate::node::DEADLINE));
+    let asked = futures::future::try_join_all(cids.iter().map(|cid| session.get(*cid)));
+    let mut asked = std::pin::pin!(asked);
+    let near = neighbour
+        .bitswap
+        .session(SessionOptions::with_peers([server.id()]));
+    let all = futures::future::try_join_all(cids.iter().map(|cid| near.get(*cid)));
+    tokio::select! {
+        _ = &mut asked => panic!("2 MB came through a bucket of 64 KiB"),
+        got = soon("all blocks for the neighbour", all) => assert_eq!(got.unwrap().len(), 40),
+    }
+    let room = 64 * 1024 + begun.elapsed().as_secs() + 1;
+    let came = stranger.bitswap.ledger(&server.id()).received;
+    assert!(came <= room, "{came} bytes came where {room} may have");
+    limit.set_rate(None);
+    assert_eq!(soon("all blocks", asked).await.unwrap().len(), 40);
 }

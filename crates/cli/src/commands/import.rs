@@ -156,13 +156,22 @@ pub(super) fn show(
         )
     })?;
     if report.outcome == Outcome::Published && !ctx.out.json() {
-        ctx.out.note(client_block(report, addresses, gateway));
+        let loaded = ctx.config()?;
+        let mut imports = loaded.node.imports.iter();
+        let private = imports.any(|import| import.name.as_str() == report.name && !import.public);
+        let more = if private { "public = false\n" } else { "" };
+        ctx.out.note(client_block(report, addresses, gateway, more));
     }
     Ok(())
 }
 
-/// What to put into a client's configuration.
-pub(super) fn client_block(report: &RoundReport, addresses: &[String], gateway: Option<&str>) -> String {
+/// What to put into a client's configuration; `more` are further keys of its mirror.
+pub(super) fn client_block(
+    report: &RoundReport,
+    addresses: &[String],
+    gateway: Option<&str>,
+    more: &str,
+) -> String {
     let peers = if addresses.is_empty() {
         "peers = []          # the addresses that `pacstore id` prints while the daemon runs".to_owned()
     } else {
@@ -170,7 +179,7 @@ pub(super) fn client_block(report: &RoundReport, addresses: &[String], gateway: 
     };
     let gateway = gateway.unwrap_or("http://127.0.0.1:8080");
     format!(
-        "\nA client follows it with this in its pacstore.toml:\n\n[swarm]\n{peers}\n\n[[mirror]]\nname = \"{}\"\nimporters = [\"{}\"]\n\n\
+        "\nA client follows it with this in its pacstore.toml:\n\n[swarm]\n{peers}\n\n[[mirror]]\nname = \"{}\"\nimporters = [\"{}\"]\n{more}\n\
          and its pacman with this, above the other Server lines:\n\nServer = {gateway}/pacman/$repo/$arch",
         report.name, report.key
     )

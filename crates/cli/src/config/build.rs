@@ -119,6 +119,7 @@ pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, 
         .collect();
     match mirrors.iter_mut().find(|mirror| mirror.name == import.name) {
         Some(mirror) => {
+            mirror.public &= import.public;
             for key in own {
                 if !mirror.importers.contains(&key) {
                     mirror.importers.push(key);
@@ -132,6 +133,7 @@ pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, 
             upstreams: Vec::new(),
             layout: import.layout,
             folder: String::new(),
+            public: import.public,
         }),
     }
 }
@@ -238,6 +240,7 @@ fn build_mirror(mirror: file::Mirror, at: &str, lines: &Lines) -> Result<MirrorC
         upstreams,
         layout: layout(&mirror.layout, &key("layout"), lines)?,
         folder: mirror.folder,
+        public: mirror.public,
     })
 }
 

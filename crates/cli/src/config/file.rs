@@ -233,6 +233,7 @@ pub(crate) struct Mirror {
     pub(crate) upstreams: OneOrMany,
     pub(crate) layout: String,
     pub(crate) folder: String,
+    pub(crate) public: bool,
     pub(crate) keyring: String,
 }
 
@@ -245,6 +246,7 @@ impl Default for Mirror {
             upstreams: OneOrMany::default(),
             layout: "archlinux".into(),
             folder: String::new(),
+            public: true,
             keyring: String::new(),
         }
     }

@@ -285,6 +285,12 @@ pub(crate) const KEYS: &[Key] = &[
         "\"\"",
         "limits /pacman/ to repositories below this folder",
     ),
+    key(
+        "[mirror]",
+        "public",
+        "true",
+        "false: only [swarm] peers may learn that it is followed here; needed for private ones from the start",
+    ),
     later(
         "[mirror]",
         "keyring",

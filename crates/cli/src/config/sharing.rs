@@ -3,7 +3,7 @@
 //! - Invariant: hours are hours; a budget of connections fits into what a process may hold.
 //! - Not here: what is done with it (`pacstore-node`, `uploads`).
 
-use pacstore_node::config::{Hours, Sharing};
+use pacstore_node::config::Sharing;
 
 use super::file::File;
 use super::values::{hours, rate, size};
@@ -27,8 +27,7 @@ pub(super) fn build(file: &File, lines: &Lines) -> Result<Sharing, ConfigError> 
         "" => None,
         text => {
             let bad = || lines.bad("limits.upload_hours", "write hours, such as 1-6 or 22-6");
-            let (from, to) = hours(text).ok_or_else(bad)?;
-            Some(Hours { from, to })
+            Some(hours(text).ok_or_else(bad)?)
         }
     };
     Ok(Sharing {

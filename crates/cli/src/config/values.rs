@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use pacstore_node::config::Hours;
 use serde::Deserialize;
 
 /// A string where a list of one is meant, or a list.
@@ -111,10 +112,11 @@ pub(crate) fn span(text: &str) -> Result<Duration, ValueError> {
 }
 
 /// Hours of a day: `22-6`.
-pub(crate) fn hours(text: &str) -> Option<(u8, u8)> {
+pub(crate) fn hours(text: &str) -> Option<Hours> {
     let (from, to) = text.split_once('-')?;
     let hour = |text: &str| text.trim().parse().ok().filter(|hour: &u8| *hour <= 24);
-    Some((hour(from)?, hour(to)?)).filter(|(from, to)| from != to)
+    let (from, to) = (hour(from)?, hour(to)?);
+    (from != to).then_some(Hours { from, to })
 }
 
 #[cfg(test)]
@@ -149,8 +151,8 @@ mod tests {
 
     #[test]
     fn hours_are_two_and_not_the_same() {
-        assert_eq!(hours("22-6"), Some((22, 6)));
-        assert_eq!(hours("0 - 24"), Some((0, 24)));
+        assert_eq!(hours("22-6"), Some(Hours { from: 22, to: 6 }));
+        assert_eq!(hours("0 - 24"), Some(Hours { from: 0, to: 24 }));
         for bad in ["", "3", "3-3", "a-b", "1-25", "-1-4"] {
             assert_eq!(hours(bad), None, "{bad}");
         }

@@ -82,17 +82,6 @@ pub enum AskPeers {
     Everyone,
 }
 
-impl AskPeers {
-    /// Who may be asked for what a head of this kind holds.
-    pub fn of_head(head: &pacstore_names::Head) -> Self {
-        if head.public {
-            Self::Everyone
-        } else {
-            Self::Friends
-        }
-    }
-}
-
 /// Where a file may come from beside this disk.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {

@@ -17,7 +17,7 @@ const ASK: Duration = Duration::from_secs(3);
 
 /// Why not now, or nothing.
 pub(super) async fn not_now(config: &PrefetchConfig, hour: u8) -> Option<&'static str> {
-    if config.hours.is_some_and(|hours| !within(hours, hour)) {
+    if config.hours.is_some_and(|hours| !hours.holds(hour)) {
         return Some("outside of its hours");
     }
     if !config.battery && on_battery(Path::new("/sys/class/power_supply")) {
@@ -27,15 +27,6 @@ pub(super) async fn not_now(config: &PrefetchConfig, hour: u8) -> Option<&'stati
         return Some("on a metered line");
     }
     None
-}
-
-/// From the first hour on, before the second; over midnight where the second is earlier.
-fn within((from, to): (u8, u8), hour: u8) -> bool {
-    if from <= to {
-        (from..to).contains(&hour)
-    } else {
-        from <= hour || hour < to
-    }
 }
 
 /// A battery gives power, and nothing else does.
@@ -90,12 +81,6 @@ fn says_metered(answer: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hours_may_go_over_midnight() {
-        assert!(within((2, 6), 2) && within((2, 6), 5) && !within((2, 6), 6) && !within((2, 6), 23));
-        assert!(within((22, 6), 23) && within((22, 6), 0) && !within((22, 6), 6) && !within((22, 6), 12));
-    }
 
     #[test]
     fn a_laptop_without_its_plug_is_on_battery() {

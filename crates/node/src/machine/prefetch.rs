@@ -93,9 +93,7 @@ pub(crate) async fn run(node: Node) {
 
 /// The hour of the day here.
 fn hour_of(node: &Node) -> u8 {
-    let now = jiff::Timestamp::try_from(node.inner.clock.now()).unwrap_or_default();
-    let zoned = now.to_zoned(jiff::tz::TimeZone::system());
-    zoned.hour().unsigned_abs()
+    crate::hours::local(&node.inner.clock).hour().unsigned_abs()
 }
 
 impl Node {

@@ -146,6 +146,7 @@ pub(crate) fn mirror(importers: Vec<IpnsName>) -> MirrorConfig {
         upstreams: Vec::new(),
         layout: Layout::Plain,
         folder: String::new(),
+        public: true,
     }
 }
 

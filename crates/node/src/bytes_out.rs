@@ -27,6 +27,13 @@ pub struct BytesOut {
     pub upstream: u64,
 }
 
+impl BytesOut {
+    /// Of all sources together.
+    pub fn total(&self) -> u64 {
+        self.disk + self.lan + self.peer + self.upstream
+    }
+}
+
 /// The counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

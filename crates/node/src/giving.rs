@@ -4,6 +4,7 @@
 //! - Not here: what is kept of receipts (`crate::receipts`), how a file is opened (`crate::open`).
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use crate::open::Content;
 use crate::receipts::{Ending, Receipt};
 use crate::serve::{FileAnswer, Known, Redirect};
 use crate::status::chain;
+use crate::transfers::Ticket;
 
 /// What the bytes of a file are checked against.
 #[derive(Clone, Debug)]
@@ -68,8 +70,10 @@ struct Begin {
 pub struct Giving {
     node: Node,
     content: Content,
-    tally: Counters,
+    tally: Arc<Counters>,
     begin: Begin,
+    /// While bytes are left.
+    transfer: Option<Ticket>,
     /// Bytes that are still to be given.
     left: u64,
     /// Taken when the receipt is written.
@@ -83,7 +87,7 @@ impl Giving {
     /// # Errors
     /// Why they cannot be had.
     pub async fn read(&mut self, start: u64, end: u64) -> Result<Bytes, FetchError> {
-        let counters = [&self.node.inner.counters, &self.tally];
+        let counters = [&self.node.inner.counters, &*self.tally];
         match self.content.read_for(&self.node, start, end, &counters).await {
             Ok(data) => {
                 self.left = self.left.saturating_sub(data.len() as u64);
@@ -100,7 +104,17 @@ impl Giving {
         }
     }
 
+    /// It is told of from now on.
+    fn begin(&mut self) {
+        if let Some(answer) = &self.answer {
+            let bytes = self.left + self.tally.get().total();
+            let transfers = &self.node.inner.transfers;
+            self.transfer = Some(transfers.given(&answer.name, bytes, &self.tally));
+        }
+    }
+
     fn receipt(&mut self) {
+        self.transfer = None;
         let Some(answer) = self.answer.take() else { return };
         let given = self.left == 0;
         let why = self.why.take();
@@ -133,13 +147,15 @@ impl Node {
         end: u64,
     ) -> Result<(Giving, Bytes), FetchError> {
         let begin = self.now();
-        let tally = Counters::default();
-        let counters = [&self.inner.counters, &tally];
+        let tally = Arc::new(Counters::default());
+        let counters = [&self.inner.counters, &*tally];
         let (content, first) = self.begin_for(answer, start, end, &counters).await?;
         let mut giving = self.giving(answer, content, (tally, begin), end - start);
         giving.left = giving.left.saturating_sub(first.len() as u64);
         if giving.left == 0 {
             giving.receipt();
+        } else {
+            giving.begin();
         }
         Ok((giving, first))
     }
@@ -151,16 +167,25 @@ impl Node {
     pub async fn give_slowly(&self, answer: &FileAnswer, start: u64, end: u64) -> Result<Giving, FetchError> {
         let begin = self.now();
         let content = self.open(answer).await?;
-        Ok(self.giving(answer, content, (Counters::default(), begin), end - start))
+        let mut giving = self.giving(answer, content, (Arc::default(), begin), end - start);
+        giving.begin();
+        Ok(giving)
     }
 
-    fn giving(&self, answer: &FileAnswer, content: Content, counted: (Counters, Begin), left: u64) -> Giving {
+    fn giving(
+        &self,
+        answer: &FileAnswer,
+        content: Content,
+        counted: (Arc<Counters>, Begin),
+        left: u64,
+    ) -> Giving {
         let (tally, begin) = counted;
         Giving {
             node: self.clone(),
             content,
             tally,
             begin,
+            transfer: None,
             left,
             answer: Some(answer.clone()),
             why: None,

@@ -46,6 +46,7 @@ mod rounds;
 mod runs;
 mod serve;
 mod status;
+mod transfers;
 mod uploads;
 
 pub use alert::{Alert, AlertConfig, Delivery, Kind as AlertKind, OpenAlert};
@@ -75,4 +76,5 @@ pub use serve::{Answer, AskError, Client, DirectoryAnswer, FileAnswer, Redirect}
 pub use status::{
     ImportStatus, MirrorStatus, Status, StoreStatus, TaskStatus, WARN_AFTER, chain, state_name,
 };
+pub use transfers::TransferStatus;
 pub use uploads::UploadStatus;

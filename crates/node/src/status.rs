@@ -50,6 +50,9 @@ pub struct Status {
     pub addresses: Vec<String>,
     /// Downloads under way.
     pub fetching: usize,
+    /// Files on their way: given through the gateway or fetched ahead, the oldest first.
+    #[serde(default)]
+    pub transfers: Vec<crate::transfers::TransferStatus>,
     /// Imports.
     pub imports: Vec<ImportStatus>,
     /// Updates of this machine.
@@ -227,6 +230,7 @@ impl Node {
             peers: self.inner.net.as_ref().map_or(0, |net| net.peers().len()),
             addresses: self.addresses().await.iter().map(ToString::to_string).collect(),
             fetching: self.inner.fetch.active(),
+            transfers: self.inner.transfers.list(),
             imports: self
                 .inner
                 .imports

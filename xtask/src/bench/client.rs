@@ -1,6 +1,6 @@
 //! A small HTTP client that only counts: keep-alive GETs of files whose length is told.
 //!
-//! - Invariant: an answer other than 200, or one that ends short, is an error.
+//! - Invariant: an answer that ends short is an error.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -35,12 +35,23 @@ impl Connection {
 
     /// Gets a file and throws it away; its length in bytes.
     pub(super) fn get(&mut self, path: &str) -> anyhow::Result<u64> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        let answer = self.ask(path, "")?;
+        if answer.status != 200 {
+            bail!("{path}: status {}", answer.status);
+        }
+        Ok(answer.length)
+    }
+
+    /// Asks for a path with these further header lines, and throws the body away.
+    pub(super) fn ask(&mut self, path: &str, more: &str) -> anyhow::Result<Answer> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{more}\r\n", self.host);
+        let begun = Instant::now();
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).unwrap_or("nothing").to_owned();
-        let mut length = None;
+        let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let status: u16 = status.with_context(|| format!("{path}: no status"))?;
+        let (mut length, mut last_modified) = (None, None);
         loop {
             line.clear();
             ensure!(
@@ -50,13 +61,20 @@ impl Connection {
             if line.trim().is_empty() {
                 break;
             }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
+            let Some((name, value)) = line.split_once(':') else {
+                continue;
+            };
+            if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.trim().parse::<u64>()?);
+            } else if name.eq_ignore_ascii_case("last-modified") {
+                last_modified = Some(value.trim().to_owned());
             }
         }
-        let length = length.with_context(|| format!("{path}: no length"))?;
+        // A 304 has no body, whatever length it tells.
+        let length = match status {
+            304 => 0,
+            _ => length.with_context(|| format!("{path}: no length"))?,
+        };
         let mut rest = length;
         while rest > 0 {
             let most = rest.min(self.buffer.len() as u64) as usize;
@@ -64,11 +82,23 @@ impl Connection {
             ensure!(read > 0, "{path}: ends {rest} bytes early");
             rest -= read as u64;
         }
-        if status != "200" {
-            bail!("{path}: status {status}");
-        }
-        Ok(length)
+        Ok(Answer {
+            status,
+            length,
+            last_modified,
+            took: begun.elapsed(),
+        })
     }
+}
+
+/// What came for one request.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) length: u64,
+    pub(super) last_modified: Option<String>,
+    /// From the request to its last byte.
+    pub(super) took: Duration,
 }
 
 /// Gets all `paths` over `connections` connections at once: bytes.

@@ -89,7 +89,8 @@ impl Home {
         )
     }
 
-    fn new(bin: &Path, dir: &Path, peers: &str, more: &str) -> anyhow::Result<Self> {
+    /// A node with these peers and these further lines of configuration.
+    pub(super) fn new(bin: &Path, dir: &Path, peers: &str, more: &str) -> anyhow::Result<Self> {
         let home = Self {
             bin: bin.to_owned(),
             dir: dir.to_owned(),
@@ -202,6 +203,17 @@ impl Home {
         }
     }
 
+    /// Waits until the running daemon is connected to so many peers.
+    pub(super) fn await_peers(&self, count: usize) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_mins(1);
+        let wanted = format!("\"peers\": {count}");
+        while !self.run(&["status", "--json"])?.contains(&wanted) {
+            ensure!(Instant::now() < until, "not connected to {count} peers");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// The first multiaddr that a running daemon of this home listens on.
     pub(super) fn address(&self) -> anyhow::Result<String> {
         let id = self.run(&["id", "--json"])?;
@@ -222,6 +234,18 @@ impl Daemon {
     /// The most memory it had resident so far, in MB.
     pub(super) fn peak_mb(&self) -> f64 {
         peak_mb(self.child.id())
+    }
+
+    /// Its resident memory now, in MB.
+    pub(super) fn resident_mb(&self) -> f64 {
+        memory_mb(self.child.id(), "VmRSS:")
+    }
+
+    /// Bytes that it had written to the disk so far.
+    pub(super) fn bytes_written(&self) -> anyhow::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        Ok(line.context("the kernel counts writes")?.trim().parse()?)
     }
 
     /// Seconds of processor time that it used so far.
@@ -262,8 +286,12 @@ pub(super) fn end(child: &mut Child) {
 
 /// The most memory that a process had resident, in MB (10^6 bytes).
 fn peak_mb(pid: u32) -> f64 {
+    memory_mb(pid, "VmHWM:")
+}
+
+fn memory_mb(pid: u32, what: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
     kib.unwrap_or(0.0) * 1024.0 / 1e6
 }

@@ -9,8 +9,10 @@
 //! - Not here: what the figures should be and why (`docs/design/performance.md`).
 
 mod client;
+mod cold;
 mod corpus;
 mod exchange;
+mod given;
 mod import;
 mod importer;
 mod lab;
@@ -18,6 +20,8 @@ mod machine;
 mod serve;
 mod table;
 mod tree;
+mod with_pacman;
+mod world;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -41,7 +45,10 @@ pub(crate) struct Args {
     /// Files of the mirrors of `importer`
     #[arg(long, default_value_t = 100_000)]
     files: usize,
-    /// Only this row of `importer`
+    /// Seconds that the idle node of `client` is watched
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// Only this row of `importer` or `client`
     #[arg(long)]
     row: Option<String>,
     /// Where the temporary directory is made: a real disk with room for three times the corpus
@@ -54,6 +61,8 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Name {
+    /// What pacman gets through a node, beside what it gets without
+    Client,
     /// Bytes a second through `pacstore import`
     Import,
     /// One large file, and 5,000 files, from node to node
@@ -78,6 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     machine::print();
     match args.name {
+        Name::Client => given::run(args),
         Name::Import => import::run(args),
         Name::Exchange => exchange::run(args),
         Name::Importer => importer::run(args),

@@ -27,20 +27,28 @@ const P99: f64 = 2.0;
 /// Measures both in turn.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (bin, dir) = lab::prepare(args)?;
-    let from = dir.path().join("mirror");
+    let mut table = Table::default();
+    warm(args, (&bin, dir.path()), &mut table)?;
+    table.print();
+    Ok(())
+}
+
+/// The rows of files that are here.
+pub(super) fn warm(args: &Args, (bin, dir): (&Path, &Path), table: &mut Table) -> anyhow::Result<()> {
+    let from = dir.join("mirror");
     fs::create_dir_all(&from)?;
     for (name, len, ..) in FILES {
         Noise::new(len).file(&from.join(name), len)?;
     }
     let home = Home::importer(
-        &bin,
-        &dir.path().join("home"),
+        bin,
+        &dir.join("home"),
         &from,
         "files = \"all\"\nreplaced_by_rename = true",
     )?;
     home.import(&[0])?;
     let node = home.start()?;
-    let nginx = Nginx::start(dir.path(), &from)?;
+    let nginx = Nginx::start(dir, &from)?;
     let wrk = find("wrk");
     say(&format!(
         "# {}; {} s a pass, {} passes in turn",
@@ -57,7 +65,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Some(wrk) => with_wrk(wrk, host, path, connections, time),
         None => load(host, path, connections, time),
     };
-    let mut table = Table::default();
     for (name, _, connections, goal) in FILES {
         let path = format!("/ipns/{NAME}/{name}");
         Connection::open(&node.gateway)?.get(&path)?;
@@ -73,14 +80,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             answers += one.per_second * args.seconds as f64;
             own.push(one);
         }
-        rows(&mut table, name, goal, &own, &other);
+        rows(table, name, goal, &own, &other);
         table.tell(
             "  processor time a request",
             &format!("{:.3} ms", cpu / answers * 1e3),
         );
     }
     table.limit("peak memory", node.peak_mb(), "MB", 96.0 * 1.048_576);
-    table.print();
     Ok(())
 }
 
@@ -151,14 +157,14 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// The anchor.
-struct Nginx {
+pub(super) struct Nginx {
     child: Child,
-    host: String,
+    pub(super) host: String,
 }
 
 impl Nginx {
     /// Two workers with sendfile over `files`; nothing if nginx is not installed.
-    fn start(dir: &Path, files: &Path) -> anyhow::Result<Option<Self>> {
+    pub(super) fn start(dir: &Path, files: &Path) -> anyhow::Result<Option<Self>> {
         let Some(program) = find("nginx") else {
             return Ok(None);
         };

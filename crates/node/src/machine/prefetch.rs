@@ -236,6 +236,7 @@ impl Node {
         let patience = Duration::from_secs(60 + file.len / SLOWEST);
         file.be_patient(patience);
         let begin = (self.inner.clock.now(), tokio::time::Instant::now());
+        let _told = (!file.is_here()).then(|| self.inner.transfers.ahead(&file.name, file.len));
         let fetched = async {
             let content = self.open(&file).await?;
             let root = content.root(&file.root);

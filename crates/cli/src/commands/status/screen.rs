@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use pacstore_node::Status;
+use pacstore_node::{Status, TransferStatus};
 
 use crate::printer::{bytes, seconds};
 
 /// Columns of a bar.
 const BAR: usize = 20;
+/// Files on their way that have a line of their own.
+const TRANSFERS: usize = 8;
 /// Longest name that is shown whole.
 const NAME: usize = 34;
 
@@ -75,6 +77,14 @@ fn body(status: &Status, rates: Rates) -> Vec<String> {
         format!("fetching {} files", status.fetching),
         String::new(),
     ];
+    if !status.transfers.is_empty() {
+        lines.extend(status.transfers.iter().take(TRANSFERS).map(transfer));
+        let more = status.transfers.len().saturating_sub(TRANSFERS);
+        if more > 0 {
+            lines.push(format!("         and {more} more"));
+        }
+        lines.push(String::new());
+    }
     lines.extend(given(status, rates));
     lines.push(String::new());
     lines.extend(status.mirrors.iter().map(|one| {
@@ -98,6 +108,23 @@ fn body(status: &Status, rates: Rates) -> Vec<String> {
     }
     lines.extend(tasks(status));
     lines
+}
+
+/// A file on its way: how far it is, from where, how fast, how long yet.
+fn transfer(one: &TransferStatus) -> String {
+    let name = cut(&one.name);
+    if one.ahead {
+        return format!("ahead    {name:NAME$}  {:>9}", bytes(one.bytes));
+    }
+    let left = one.left_s.map(|left| format!("  {} left", seconds(left)));
+    format!(
+        "giving   {name:NAME$}  {:>9} of {:>9}  {:>11}  {}{}",
+        bytes(one.done),
+        bytes(one.bytes),
+        format!("{}/s", bytes(one.rate)),
+        one.sources.join("+"),
+        left.unwrap_or_default()
+    )
 }
 
 fn store(status: &Status) -> String {
@@ -173,6 +200,10 @@ mod tests {
         let text = r#"{
             "peer_id": "12D3KooW", "gateway": "http://127.0.0.1:8080", "peers": 3, "fetching": 2,
             "addresses": ["/ip4/127.0.0.1/tcp/4001"],
+            "transfers": [
+                {"name": "linux-6.16.1-1-x86_64.pkg.tar.zst", "bytes": 140000000, "done": 35000000, "rate": 5000000,
+                 "left_s": 21, "sources": ["lan", "upstream"]},
+                {"name": "firefox-143.0-1-x86_64.pkg.tar.zst", "bytes": 80000000, "ahead": true}],
             "mirrors": [
                 {"name": "x86-64.archlinux.pkg.pacman.store", "tree": null, "sequence": 7, "age_s": 90,
                  "state": "current", "heads": 3, "error": null},
@@ -205,6 +236,9 @@ peers    3 connected, 1 addresses of ours
 store    [==========          ]  5.00 GB of 10.00 GB in 812 files
 fetching 2 files
 
+giving   linux-6.16.1-1-x86_64.pkg.tar.zst     35.0 MB of  140.0 MB     5.0 MB/s
+ahead    firefox-143.0-1-x86_64.pkg.tar.zst    80.0 MB
+
 disk     [                    ]        0 B        0 B/s
 lan      [==========          ]     5.0 MB     1.5 MB/s
 peer     [=====               ]     2.5 MB        0 B/s
@@ -218,12 +252,18 @@ tasks    2
          http/gateway  panicked
 ";
         let expected: Vec<_> = expected.lines().map(str::trim_end).collect();
-        assert_eq!(screen(&view(), 80, 24), expected);
+        assert_eq!(screen(&view(), 80, 26), expected);
+        let wide = screen(&view(), 120, 26);
+        assert!(
+            wide[7].ends_with("5.0 MB/s  lan+upstream  21 s left"),
+            "{}",
+            wide[7]
+        );
     }
 
     #[test]
     fn a_small_screen_loses_its_end_and_nothing_else() {
-        let large = screen(&view(), 80, 24);
+        let large = screen(&view(), 80, 26);
         for (width, height) in [(40, 10), (1, 1), (80, 3), (0, 0)] {
             let small = screen(&view(), width, height);
             assert_eq!(small.len(), large.len().min(height));

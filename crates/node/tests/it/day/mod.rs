@@ -187,6 +187,13 @@ fn schedule(dice: &mut Dice) -> Vec<Event> {
             if at < FULL.1 + HOUR && FULL.0 - HOUR / 2 < at + lasts {
                 at = FULL.1 + HOUR + dice.roll(HOUR / 2);
             }
+            // What is held for its signature is taken once the clock says that its time is over, whatever made it say so.
+            let jumps = [AHEAD, BEHIND]
+                .iter()
+                .any(|span| at < span.1 && span.0 < at + lasts);
+            if fault == Fault::Unpaired && jumps {
+                continue;
+            }
             if CALM < at + lasts {
                 break;
             }

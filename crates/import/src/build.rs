@@ -3,6 +3,7 @@
 //! The order makes any crash harmless: the new tree is held under a second label before the manifest knows of it, and
 //! the old one is let go of only after.
 //!
+//! - Invariant: no node of a new tree is ever loose in the store.
 //! - Invariant: the tree that the manifest names is held by the store, with all its files.
 //! - Not here: which rows (`crate::settle`).
 //! - Read first: `crate::tree`.
@@ -106,10 +107,10 @@ impl Build {
             return Ok(Outcome::Lost(lost));
         }
         let base = old.and_then(State::tree);
+        let mut nodes: Vec<Block> = Vec::new();
         let tree = match base {
             Some(base) if difference.rows.is_empty() => base,
             _ => {
-                let mut nodes: Vec<Block> = Vec::new();
                 let edit = edit_tree(
                     &self.profile,
                     base.as_ref(),
@@ -117,13 +118,14 @@ impl Build {
                     &self.store,
                     &mut nodes,
                 )?;
-                self.put(&nodes)?;
                 edit.root.cid
             }
         };
         let moved = base != Some(tree);
         if moved {
+            // Held before its nodes come, so that gc has no moment to take one between.
             self.store.retain(&self.labels.next, &tree)?;
+            self.put(&nodes)?;
         }
         // Between the first look and the hold gc may have been there.
         let lost = self.lost(&difference)?;

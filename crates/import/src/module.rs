@@ -31,6 +31,7 @@ use crate::source::{Want, scan};
 use crate::spec::{Files, Wanted};
 use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
+use crate::web::is_database;
 
 /// An rsync module and the tree that it is copied to.
 #[derive(Debug)]
@@ -379,11 +380,6 @@ impl Module {
             .add(report.received_bytes, report.transferred, began.elapsed());
         Ok(())
     }
-}
-
-fn is_database(path: &[u8]) -> bool {
-    let name = std::str::from_utf8(names::split(path).1);
-    name.is_ok_and(|name| DbFileName::parse(name).is_some())
 }
 
 /// How many folders of the module lie above the folder that the URL names.

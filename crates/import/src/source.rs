@@ -88,7 +88,11 @@ impl Transport {
 
     /// Puts away what turned out wrong, so that the next look brings it anew.
     pub(crate) async fn distrust(&self, paths: Vec<Vec<u8>>) -> Result<(), SourceError> {
-        let Self::Rsync(module) = self else { return Ok(()) };
+        let module = match self {
+            Self::Directory(_) => return Ok(()),
+            Self::Rsync(module) => module,
+            Self::Web(web) => return web.distrust(paths).await,
+        };
         let Some(root) = module.root.clone() else {
             return Ok(());
         };

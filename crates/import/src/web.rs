@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use pacstore_dag::{self as dag, Profile};
 use pacstore_pacman as pacman;
-use pacstore_runtime::{Pool, Tasks};
+use pacstore_runtime::{Backoff, Pool, Tasks};
 use pacstore_store::Store;
 use pacstore_upstream::{Fetch, FetchError, Get, Http, HttpError, IfRangeIgnored, Url, url_of};
 use ring::digest::{SHA256, digest};
@@ -26,7 +26,7 @@ use crate::error::SourceError;
 use crate::facts::FileFacts;
 use crate::globs::Globs;
 use crate::layout::Layout;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Update};
 use crate::names;
 use crate::progress::{Progress, Step};
 use crate::repos::Repo;
@@ -35,12 +35,18 @@ use crate::spec::{Limits, Wanted};
 use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 
-/// The longest database, and the longest file that a database gives no size of.
-const MAX_FILE: u64 = 4 << 30;
+/// The longest file that a database gives no size of.
+const MAX_FILE: u64 = 16 << 30;
+/// The longest database of which nothing is known; of a known one, this beside four times its size.
+const MAX_DATABASE: u64 = 1 << 30;
+const MORE_DATABASE: u64 = 64 << 20;
 /// The longest signature.
 const MAX_SIGNATURE: u64 = 1 << 20;
 /// Tries for one file.
 const TRIES: u32 = 3;
+/// The pause between two of them, and the longest that a server may ask for.
+const PAUSE: Duration = Duration::from_millis(200);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Files of one pass that may fail before the mirror is given up.
 const MAX_FAILED: usize = 16;
 
@@ -167,6 +173,18 @@ impl Web {
         let named = self.named_in_vain(view, asked).await;
         without_bytes(view, named);
         Ok(())
+    }
+
+    /// Forgets what was remembered of these, so that they are asked for without a condition: a server that sent
+    /// wrong bytes under the right name of their version would call them "not modified" for ever.
+    pub(crate) async fn distrust(&self, paths: Vec<Vec<u8>>) -> Result<(), SourceError> {
+        let manifest = Arc::clone(&self.manifest);
+        let update = Update {
+            forget: paths.into_iter().map(Vec::into_boxed_slice).collect(),
+            ..Update::default()
+        };
+        let forgotten = self.tasks.blocking(Pool::Disk, move || manifest.commit(&update));
+        Ok(forgotten.await??)
     }
 
     async fn get_all(&self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
@@ -378,17 +396,20 @@ impl Web {
         }
         let mut fetch = Fetch::new(&url, &dest);
         let expected_len = want.expected.and_then(|(len, _)| len);
-        let longest = if want.path.ends_with(b".sig") {
-            MAX_SIGNATURE
+        let known_len = remembered.as_ref().map(|(stamp, _)| stamp.size());
+        let (longest, deadline) = if want.path.ends_with(b".sig") {
+            (MAX_SIGNATURE, self.limits.small)
+        } else if is_database(&want.path) {
+            let more = known_len.map(|len| len.saturating_mul(4) + MORE_DATABASE);
+            (
+                more.map_or(MAX_DATABASE, |len| len.min(MAX_DATABASE)),
+                self.limits.small,
+            )
         } else {
-            MAX_FILE
+            (MAX_FILE, self.limits.source)
         };
         fetch.max_len = Some(expected_len.unwrap_or(longest));
-        fetch.deadline = if named {
-            Some(self.limits.source)
-        } else {
-            Some(self.limits.small)
-        };
+        fetch.deadline = Some(deadline);
         if let Some((
             Stamp::Web {
                 modified, etag, size, ..
@@ -409,6 +430,7 @@ impl Web {
             }
         }
         let mut tried = 0;
+        let mut backoff = Backoff::new(PAUSE, MAX_PAUSE);
         loop {
             tried += 1;
             let error = match self.http.fetch_to_file(&self.tasks, &fetch).await {
@@ -456,8 +478,15 @@ impl Web {
                 HttpError::Connect { .. } | HttpError::Busy { .. } if TRIES <= tried => {
                     return Err(error.into());
                 }
-                _ if http.is_transient() && tried < TRIES => {}
-                _ if http.is_transient() && named => return none(NoFile::Cut),
+                _ if http.is_transient() && tried < TRIES => {
+                    let asked = match http {
+                        HttpError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+                        _ => Duration::ZERO,
+                    };
+                    tokio::time::sleep(backoff.next().max(asked).min(MAX_PAUSE)).await;
+                }
+                // One file does not come: its repository is torn. Without a database nothing can be said.
+                _ if !is_database(&want.path) => return none(NoFile::Cut),
                 _ => return Err(error.into()),
             }
         }
@@ -479,6 +508,11 @@ impl Web {
             move || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == len);
         Ok(self.tasks.blocking(Pool::Disk, work).await?)
     }
+}
+
+pub(crate) fn is_database(path: &[u8]) -> bool {
+    let name = std::str::from_utf8(names::split(path).1);
+    name.is_ok_and(|name| pacman::DbFileName::parse(name).is_some())
 }
 
 /// Adds names that are there without bytes.

@@ -7,12 +7,14 @@
 mod changing;
 mod common;
 mod crash;
+mod faults;
 mod incremental;
 mod keyring;
 mod layouts;
 mod links;
 mod sources;
 mod stamps;
+mod stops;
 mod torn;
 mod trees;
 mod upstreams;

@@ -19,8 +19,8 @@ use crate::manifest::{Manifest, Update};
 use crate::state::State;
 use crate::tree::{Difference, Regions, Row, Rows, difference};
 
-/// Nodes of one transaction, in bytes.
-const NODE_BATCH: usize = 16 << 20;
+/// Nodes of one transaction, in bytes: with them a few thousand references, so that other writers go on meanwhile.
+const NODE_BATCH: usize = 256 << 10;
 
 /// The labels under which the store holds a mirror's trees.
 #[derive(Debug, Clone)]
@@ -123,8 +123,9 @@ impl Build {
         };
         let moved = base != Some(tree);
         if moved {
-            // Held before its nodes come, so that gc has no moment to take one between.
+            // Held before its nodes come, and parents before what they link to: gc has no moment to take one between.
             self.store.retain(&self.labels.next, &tree)?;
+            nodes.reverse();
             self.put(&nodes)?;
         }
         // Between the first look and the hold gc may have been there.

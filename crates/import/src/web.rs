@@ -475,9 +475,11 @@ impl Web {
                     ..
                 } => return Ok(Got::Absent),
                 HttpError::TooLong { .. } => return none(NoFile::Longer),
-                HttpError::Connect { .. } | HttpError::Busy { .. } if TRIES <= tried => {
+                // The mirror itself is away, not only where it sent us for this file.
+                HttpError::Connect { url: at, .. } if TRIES <= tried && is_same_host(at, &url) => {
                     return Err(error.into());
                 }
+                HttpError::Busy { .. } if TRIES <= tried => return Err(error.into()),
                 _ if http.is_transient() && tried < TRIES => {
                     let asked = match http {
                         HttpError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
@@ -510,6 +512,12 @@ impl Web {
     }
 }
 
+fn is_same_host(at: &str, url: &Url) -> bool {
+    let at = Url::parse(at);
+    at.is_ok_and(|at| (at.host(), at.port_or_known_default()) == (url.host(), url.port_or_known_default()))
+}
+
+/// Whether a path ends in the name of a database, or of a signature of one.
 pub(crate) fn is_database(path: &[u8]) -> bool {
     let name = std::str::from_utf8(names::split(path).1);
     name.is_ok_and(|name| pacman::DbFileName::parse(name).is_some())

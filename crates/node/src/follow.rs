@@ -11,6 +11,7 @@
 //! - Not here: where heads are kept (`crate::mirror`).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -182,9 +183,11 @@ impl Node {
 
 async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
     let mut better = Vec::new();
+    let mut imported = false;
     for key in &mirror.config.importers {
         if let Some(import) = node.inner.imports.iter().find(|import| import.key.name() == *key) {
             own(node, mirror, import).await?;
+            imported = true;
             continue;
         }
         let known = mirror
@@ -197,10 +200,16 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
             better.push((*key, record));
         }
     }
-    if better.is_empty() {
-        return Ok(());
+    let looked = if better.is_empty() {
+        Ok(())
+    } else {
+        consider(node, mirror, better).await
+    };
+    // A tree of our own is held before its directories come.
+    if !imported {
+        complete(node, mirror).await?;
     }
-    consider(node, mirror, better).await
+    looked
 }
 
 /// Looks for a newer record of our own than we know of: this node lost its state, or came back
@@ -394,6 +403,28 @@ async fn bring(node: &Node, mirror: &Arc<Mirror>, cid: Cid, head: &Head) -> Resu
     tokio::time::timeout(WHOLE_HEAD, all)
         .await
         .map_err(|_| FollowError::Late(cid))?
+}
+
+/// Fetches what is missing of the current head and its directories: what came before it was held gc may have taken,
+/// and it is held when it comes again.
+async fn complete(node: &Node, mirror: &Mirror) -> Result<(), FollowError> {
+    let Some(current) = mirror.current() else {
+        return Ok(());
+    };
+    if current.whole.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let (cid, ask) = (current.cid, mirror.audience(Some(&current.head)));
+    let all = async {
+        let block = node.inner.fetch.block(&cid, ask).await;
+        block.map_err(|e| FollowError::Fetch(cid, e))?;
+        directories(node, &current.head.tree, ask).await
+    };
+    tokio::time::timeout(WHOLE_HEAD, all)
+        .await
+        .map_err(|_| FollowError::Late(cid))??;
+    current.whole.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// All directory nodes below `root`, and the inner nodes of files of more than one leaf:

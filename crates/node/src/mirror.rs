@@ -10,7 +10,7 @@
 //! - Not here: how heads come in (`crate::follow`) or are made (`crate::publish`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -44,6 +44,8 @@ pub struct Accepted {
     pub accepted: u64,
     /// Seconds since the epoch when it was last served; 0 = never.
     served: AtomicU64,
+    /// It and all its directories were here since it is held.
+    pub(crate) whole: AtomicBool,
 }
 
 impl Accepted {
@@ -266,6 +268,7 @@ impl Mirror {
             head: new.head.clone(),
             accepted: now,
             served: AtomicU64::new(0),
+            whole: AtomicBool::new(false),
         });
         let moves = self.current().is_none_or(|old| old.head.tree != new.head.tree);
         let line = if moves {
@@ -503,6 +506,7 @@ fn load_head(store: &Store, saved: &SavedHead) -> Option<Accepted> {
         head,
         accepted: saved.accepted,
         served: AtomicU64::new(saved.served),
+        whole: AtomicBool::new(false),
     })
 }
 

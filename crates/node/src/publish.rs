@@ -110,12 +110,12 @@ fn put_out(node: &Node, import: &Importing, mirror: &Mirror, head: &Head) -> Res
     let own = import.key.name();
     let (cid, bytes) = head.encode()?;
     let store = &node.inner.store;
-    store
-        .put_nodes(&[Block {
-            cid,
-            data: bytes.clone().into(),
-        }])
-        .map_err(StoreError::from)?;
+    let block = Block {
+        cid,
+        data: bytes.clone().into(),
+    };
+    let blocks = std::slice::from_ref(&block);
+    store.put_nodes(blocks).map_err(StoreError::from)?;
     // Ours stays whole for others even where the quorum prefers another tree.
     store
         .retain(&format!("own/{own}"), &head.tree)
@@ -123,6 +123,8 @@ fn put_out(node: &Node, import: &Importing, mirror: &Mirror, head: &Head) -> Res
     let record = sign(node, import, cid, &head.tree, head.sequence)?;
     let signed = Signed::verify(own, record, &bytes, node.inner.clock.now())?;
     take_in(node, mirror, signed)?;
+    // Held only now: gc may have taken it before.
+    store.put_nodes(blocks).map_err(StoreError::from)?;
     Ok(cid)
 }
 

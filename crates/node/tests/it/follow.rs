@@ -1,7 +1,10 @@
 //! Following: heads come, move, and never go back.
 
+use std::time::Duration;
+
 use pacstore_import::Files;
 use pacstore_node::Answer;
+use pacstore_runtime::CancellationToken;
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 
 use crate::nodes::{Plan, TestNode};
@@ -85,6 +88,48 @@ async fn a_new_head_reaches_a_connected_client_and_its_files_too() -> TestResult
     importer.import().await;
     client.follows(&importer).await;
     same_files(&client, dir.path()).await;
+    Ok(())
+}
+
+/// Nothing that comes with a head is lost to a gc that runs while it comes: it is whole once the look that brought it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_comes_while_garbage_is_collected_is_whole() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    for n in 0..300 {
+        let folder = dir.path().join(format!("folder{n}"));
+        fs_err::create_dir(&folder)?;
+        fs_err::write(folder.join(format!("file{n}")), format!("{n}"))?;
+    }
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await])
+        .start()
+        .await;
+    let stop = CancellationToken::new();
+    let collecting = {
+        let (store, stop) = (client.node.store().clone(), stop.clone());
+        std::thread::spawn(move || {
+            let mut passes = 0;
+            while !stop.is_cancelled() {
+                store.gc(Some(0)).expect("garbage is collected");
+                passes += 1;
+            }
+            passes
+        })
+    };
+    client.connected().await;
+    let followed = async {
+        while client.tree().is_none() {
+            client.refresh().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), followed).await?;
+    stop.cancel();
+    assert!(0 < collecting.join().expect("no panic"));
+    importer.stop().await;
+    for name in names(dir.path()) {
+        client.file(&name).await;
+    }
     Ok(())
 }
 

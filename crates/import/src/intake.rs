@@ -480,7 +480,11 @@ pub(crate) fn sweep(scratch: &Path) -> io::Result<()> {
     for entry in fs_err::read_dir(scratch)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            fs_err::remove_file(entry.path())?;
+            match fs_err::remove_file(entry.path()) {
+                // Work that a dropped round left under way removes its own.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())

@@ -34,8 +34,11 @@ struct Place {
 }
 
 impl Place {
+    /// Link-local addresses are the same on every interface: without its name they tell of none.
     fn holds(self, other: IpAddr) -> bool {
         match (self.address, other) {
+            (_, IpAddr::V4(other)) if other.is_link_local() => false,
+            (_, IpAddr::V6(other)) if other.is_unicast_link_local() => false,
             (IpAddr::V4(own), IpAddr::V4(other)) => same_bits(&own.octets(), &other.octets(), self.prefix),
             (IpAddr::V6(own), IpAddr::V6(other)) => same_bits(&own.octets(), &other.octets(), self.prefix),
             _ => false,
@@ -207,7 +210,12 @@ mod tests {
         assert!(near(place("10.77.0.1", 24), "10.77.0.9") && !near(place("10.77.0.1", 24), "10.78.0.9"));
         assert!(near(place("10.77.0.1", 20), "10.77.15.1") && !near(place("10.77.0.1", 20), "10.77.16.1"));
         assert!(near(place("10.77.0.1", 32), "10.77.0.1") && !near(place("10.77.0.1", 32), "10.77.0.2"));
-        assert!(near(place("10.77.0.1", 0), "8.8.8.8") && near(place("fe80::1", 64), "fe80::2"));
+        assert!(near(place("10.77.0.1", 0), "8.8.8.8") && near(place("fd00::1", 64), "fd00::2"));
+        assert!(
+            !near(place("fe80::1", 64), "fe80::2"),
+            "any interface may have it"
+        );
+        assert!(!near(place("169.254.0.1", 16), "169.254.9.9"));
         assert!(!near(place("10.77.0.1", 0), "::1") && !near(place("fd00::1", 64), "fe80::2"));
     }
 

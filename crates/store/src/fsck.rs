@@ -104,6 +104,8 @@ pub struct FsckProgress {
     pub of_files: u64,
     /// Bytes read.
     pub bytes: u64,
+    /// About how many there are to read: what the files take on the disk.
+    pub of_bytes: u64,
 }
 
 /// What fsck found.
@@ -189,7 +191,7 @@ impl Inner {
         report: &mut FsckReport,
         progress: &mut dyn FnMut(FsckProgress),
     ) -> Result<(), WriteError> {
-        let of_files = self.index.counters().files;
+        let all = self.index.counters();
         let mut from = 0;
         loop {
             let rows = self.index.read(|txn| {
@@ -216,8 +218,9 @@ impl Inner {
                 }
                 progress(FsckProgress {
                     files: report.files,
-                    of_files,
+                    of_files: all.files,
                     bytes: report.bytes,
+                    of_bytes: all.file_bytes,
                 });
             }
         }

@@ -20,7 +20,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         let own = ctx.offline().await?;
         let bar = ctx.out.bar("checking", 0);
         let report = own.node.store().fsck(args.repair, &mut |progress| {
-            bar.set_length(progress.bytes);
+            bar.set_length(progress.of_bytes.max(progress.bytes));
             bar.set_position(progress.bytes);
             bar.set_message(format!("{}/{} files", progress.files, progress.of_files));
         });

@@ -83,6 +83,10 @@ fn a_sound_store_has_no_damage_and_all_of_it_was_read() -> TestResult {
         seen.last().map(|last| (last.files, last.of_files, last.bytes)),
         Some((3, 3, 8700))
     );
+    assert!(
+        seen.iter().all(|now| 8700 <= now.of_bytes),
+        "how much there is is known from the start"
+    );
     Ok(())
 }
 

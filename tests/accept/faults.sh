@@ -3,14 +3,7 @@
 mkdir "$work/faults"; cd "$work/faults" || exit 1
 mib=1048576
 "$LAB" repo repo lab.gpg a=$((9 * mib)) b=$((5 * mib)) c=$((2 * mib)) d=700000 e=40000 f=30000 g=20000 h=10000 || no 'faults: repository'
-# serve NAME ARGS...: runs the lab in the background; its address in ADDR, orders to FD.
-serve() {
-  local name=$1; shift
-  mkfifo "$name.ctl"; "$LAB" "$@" <"$name.ctl" >"$name.out" 2>"$name.err" & pids+=($!)
-  exec {FD}>"$name.ctl"
-  for ((i = 0; i < 100; i++)); do ADDR=$(head -1 "$name.out"); [ -n "$ADDR" ] && return; sleep 0.1; done
-  no "faults: $name does not start"
-}
+. "$here/world.sh"
 serve mirror upstream repo 0; mirror=$FD; up=$ADDR
 folder=$(cd repo && dirname "$(find . -name lab.db | head -1)"); folder=${folder#.}; folder=${folder#/}; up=${up%/}${folder:+/$folder}
 mkdir -p cli; chmod 700 cli

@@ -4,16 +4,7 @@ mkdir "$work/large"; cd "$work/large" || exit 1
 mib=1048576
 "$LAB" repo repo lab.gpg small=$((3 * mib)) middle=$((64 * mib)) big=$((300 * mib)) || no 'large: repository'
 folder=$(cd repo && dirname "$(find . -name lab.db -o -type l -name lab.db | head -1)"); folder=${folder#.}; folder=${folder#/}
-# serve NAME ARGS...: runs the lab in the background; its address in ADDR, orders to FD.
-serve() {
-  local name=$1; shift
-  mkfifo "$name.ctl"; "$LAB" "$@" <"$name.ctl" >"$name.out" 2>"$name.err" & pids+=($!)
-  exec {FD}>"$name.ctl"
-  for ((i = 0; i < 100; i++)); do ADDR=$(head -1 "$name.out"); [ -n "$ADDR" ] && return; sleep 0.1; done
-  no "large: $name does not start"
-}
-# ask NAME FD: the answer to `log`.
-ask() { local lines; lines=$(wc -l <"$1.out"); echo log >&"$2"; for ((i = 0; i < 100; i++)); do [ "$(tail -1 "$1.out")" = end ] && break; sleep 0.1; done; tail -n +$((lines + 1)) "$1.out"; }
+. "$here/world.sh"
 pm=$1; version=$("$pm" --version | grep -o 'Pacman v[0-9.]*')
 importer imp large.test "$PWD/repo"; sed -i 's/^mdns = false/mdns = false\ndht = "off"/' imp/pacstore.toml
 start imp; imp=$PID

@@ -1,9 +1,9 @@
-# What matrix, prefetch and thin have in common: parts of the outside world, a machine of pacman's, two lanes. (Sourced by them.)
+# What large, matrix, prefetch, thin and faults have in common: parts of the outside world, a machine of pacman's, two lanes. (Sourced by them.)
 
 # serve NAME ARGS...: runs the lab in the background; its address in ADDR, orders to FD and NAME.ctl.
 serve() {
   local name=$1; shift
-  mkfifo "$name.ctl"; "$LAB" "$@" <"$name.ctl" >"$name.out" 2>"$name.err" & pids+=($!)
+  : >"$name.out"; mkfifo "$name.ctl"; "$LAB" "$@" <"$name.ctl" >"$name.out" 2>"$name.err" & pids+=($!)
   exec {FD}>"$name.ctl"
   for ((i = 0; i < 100; i++)); do ADDR=$(head -1 "$name.out" 2>/dev/null); [ -n "$ADDR" ] && return; sleep 0.1; done
   no "$name does not start"

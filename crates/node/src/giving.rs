@@ -88,7 +88,15 @@ impl Giving {
     /// Why they cannot be had.
     pub async fn read(&mut self, start: u64, end: u64) -> Result<Bytes, FetchError> {
         let counters = [&self.node.inner.counters, &*self.tally];
-        match self.content.read_for(&self.node, start, end, &counters).await {
+        let read = match &self.answer {
+            Some(answer) => {
+                let (node, content) = (&self.node, &mut self.content);
+                node.read_on(answer, content, start..end, &counters).await
+            }
+            // All was given; who asks for more gets what the content says.
+            None => self.content.read_for(&self.node, start, end, &counters).await,
+        };
+        match read {
             Ok(data) => {
                 self.left = self.left.saturating_sub(data.len() as u64);
                 if self.left == 0 {

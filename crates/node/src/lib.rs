@@ -61,6 +61,7 @@ pub use history::Past;
 pub use importer::{Importing, Outcome, RepositoryReport, RoundReport};
 pub use keys::{KeyError, Keys};
 pub use lookup::Hint;
+pub use machine::cache::CacheStatus;
 pub use machine::prefetch::PrefetchStatus;
 pub use machine::scrub::ScrubStatus;
 pub use mirror::{Accepted, Found, FoundKind, Mirror};

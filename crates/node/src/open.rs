@@ -5,6 +5,7 @@
 //! - Not here: which file it is (`crate::serve`), how it comes (`crate::fetch`,
 //!   `crate::repository`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,7 +52,7 @@ impl Node {
         };
         let begun = async {
             let mut content = self.open_at(answer, start).await?;
-            let first = content.read_for(self, start, end, counters).await?;
+            let first = self.read_on(answer, &mut content, start..end, counters).await?;
             Ok((content, first))
         };
         let too_late = async {
@@ -86,6 +87,25 @@ impl Node {
     /// [`FetchError`] if no source gives it.
     pub async fn open(&self, answer: &FileAnswer) -> Result<Content, FetchError> {
         self.open_at(answer, 0).await
+    }
+
+    /// Reads on in the file of `answer`. What was shared with somebody who wrote to it, or took it away, comes from
+    /// elsewhere then.
+    pub(crate) async fn read_on(
+        &self,
+        answer: &FileAnswer,
+        content: &mut Content,
+        range: Range<u64>,
+        counters: &[&Counters],
+    ) -> Result<Bytes, FetchError> {
+        let (start, end) = (range.start, range.end);
+        match content.read_for(self, start, end, counters).await {
+            Err(FetchError::Read { .. }) if matches!(content, Content::Stored(_)) => {
+                *content = Box::pin(self.open_at(answer, start)).await?;
+                content.read_for(self, start, end, counters).await
+            }
+            read => read,
+        }
     }
 
     async fn open_at(&self, answer: &FileAnswer, start: u64) -> Result<Content, FetchError> {

@@ -4,6 +4,7 @@
 //! costs more than the read. Only what is not cached goes to the disk pool.
 //!
 //! - Invariant: an answer has at least one byte.
+//! - Invariant: nothing is given of a shared file that was written to before it was read.
 
 use std::fs::File;
 use std::io;
@@ -39,17 +40,28 @@ pub(crate) fn buffers() -> Buffers {
 pub(crate) trait Holds: Send + Sync + 'static {
     /// The file.
     fn file(&self) -> &File;
+
+    /// Nobody else wrote to it, so that what was read of it until now is right.
+    fn is_unchanged(&self) -> bool;
 }
 
 impl Holds for File {
     fn file(&self) -> &File {
         self
     }
+
+    fn is_unchanged(&self) -> bool {
+        true
+    }
 }
 
 impl Holds for OpenFile {
     fn file(&self) -> &File {
         &self.file
+    }
+
+    fn is_unchanged(&self) -> bool {
+        Self::is_unchanged(self)
     }
 }
 
@@ -64,7 +76,14 @@ pub(crate) async fn stored(
 ) -> Result<Bytes, FetchError> {
     let wanted = end.saturating_sub(start).min(PIECE as u64) as usize;
     let mut piece = buffers.take(wanted);
+    let failed = |error: io::Error| FetchError::Read {
+        cid: root,
+        source: Arc::new(error),
+    };
     if let Some(read) = cached(file.file(), piece.room(), start) {
+        if !file.is_unchanged() {
+            return Err(failed(changed()));
+        }
         return Ok(piece.filled(read));
     }
     let file = Arc::clone(file);
@@ -74,16 +93,23 @@ pub(crate) async fn stored(
         if read == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
+        if !file.is_unchanged() {
+            return Err(changed());
+        }
         Ok(piece.filled(read))
     });
     match read.await {
         Ok(Ok(data)) => Ok(data),
-        Ok(Err(error)) => Err(FetchError::Read {
-            cid: root,
-            source: Arc::new(error),
-        }),
+        Ok(Err(error)) => Err(failed(error)),
         Err(_) => Err(FetchError::Stopping),
     }
+}
+
+fn changed() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "somebody wrote to the file while it was read",
+    )
 }
 
 /// What the page cache has of it, if anything.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::alert::OpenAlert;
 use crate::bytes_out::BytesOut;
 use crate::importer::{Importing, RoundReport};
+use crate::machine::cache::CacheStatus;
 use crate::machine::prefetch::PrefetchStatus;
 use crate::machine::scrub::ScrubStatus;
 use crate::mirror::Mirror;
@@ -58,6 +59,9 @@ pub struct Status {
     /// Updates of this machine.
     #[serde(default)]
     pub prefetch: PrefetchStatus,
+    /// pacman's caches, from which packages are taken.
+    #[serde(default)]
+    pub caches: Vec<CacheStatus>,
     /// What re-reading the store has seen.
     #[serde(default)]
     pub scrub: ScrubStatus,
@@ -238,6 +242,7 @@ impl Node {
                 .map(|import| ImportStatus::of(import))
                 .collect(),
             prefetch: self.prefetch_status().await,
+            caches: self.cache_status(),
             scrub: self.scrub_status(),
             tasks: self
                 .inner

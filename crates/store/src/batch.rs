@@ -219,7 +219,7 @@ impl Batch {
         Ok(info)
     }
 
-    /// Reflinks a file that may also stay where it is; `None` where the file system cannot, or the cap leaves no room.
+    /// Reflinks a file that may also stay where it is; `None` where the file system cannot, or the cap has no room left.
     fn reflink(
         &mut self,
         id: u64,
@@ -232,13 +232,14 @@ impl Batch {
         if !inner.taker.may_reflink() {
             return Ok(None);
         }
-        let room = match if needs_room {
-            self.store.reserve(len).map(Some)
+        // It costs nothing where it is: nothing has to go for it.
+        let room = if needs_room {
+            let Some(room) = self.store.reserve_spare(len) else {
+                return Ok(None);
+            };
+            Some(room)
         } else {
-            Ok(None)
-        } {
-            Err(WriteError::Full { .. }) => return Ok(None),
-            room => room?,
+            None
         };
         let target = inner
             .disk

@@ -45,6 +45,8 @@ impl std::fmt::Debug for Hashed {
 pub(crate) struct Body {
     pub(crate) id: u64,
     pub(crate) shape: Shape,
+    /// Bytes of disk that it takes when it is whole.
+    pub(crate) on_disk: u64,
     /// Bytes that count against the cap: none while something refers to the root.
     pub(crate) capped: AtomicU64,
     /// Last use, in seconds since 1970.
@@ -142,6 +144,7 @@ impl Body {
     ) -> Self {
         Self {
             id,
+            on_disk: inner.index.on_disk(shape.len),
             shape,
             capped: AtomicU64::new(capped),
             used: AtomicU64::new(inner.now()),

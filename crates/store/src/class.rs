@@ -6,6 +6,8 @@
 //! - Invariant: a file's class never makes it stay above the cap or go while something refers to it.
 //! - Not here: why a file has its class, eviction itself (`crate::gc`).
 
+use std::ops::RangeInclusive;
+
 use crate::error::WriteError;
 use crate::files::{self, Lookup};
 use crate::index::FILES;
@@ -63,6 +65,15 @@ impl FileRecord {
             Class::Needed => (self.used | LAST, id),
         }
     }
+}
+
+/// The places in the order of eviction of files that were used later than `time`, in seconds since 1970.
+pub(crate) fn uses_after(time: u64) -> [RangeInclusive<(u64, u64)>; 2] {
+    let last = LAST - 1;
+    [
+        (time + 1, 0)..=(last, u64::MAX),
+        ((time + 1) | LAST, 0)..=(last | LAST, u64::MAX),
+    ]
 }
 
 impl Store {

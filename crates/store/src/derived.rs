@@ -58,6 +58,8 @@ impl Derived {
         derived.add_nodes(t)?;
         let kept = t.counters;
         derived.counters.transactions = kept.transactions;
+        // By its own block these were counted, see `files::recount`.
+        derived.counters.block = t.block;
         derived.counters.next_id = derived.counters.next_id.max(kept.next_id);
         derived.counters.next_node = derived.counters.next_node.max(kept.next_node);
         Ok((derived, lost))
@@ -105,10 +107,10 @@ impl Derived {
             .iter()
             .any(|layout| self.refs.contains_key(&layout.root));
         self.counters.files += 1;
-        self.counters.file_bytes += record.disk_len();
+        self.counters.file_bytes += record.disk_len(t.block);
         if !held && !matches!(record.place, Place::Reference(..)) {
             self.lru.insert(record.lru_key(id));
-            self.counters.free_file_bytes += record.disk_len();
+            self.counters.free_file_bytes += record.disk_len(t.block);
         }
         Ok(whole)
     }

@@ -220,7 +220,7 @@ pub(crate) fn insert(t: &mut Tables<'_>, rows: &[NewRow]) -> Result<(), IndexErr
         }
         digests.extend(row.record.sha256_row().map(|sha256| (sha256, row.id)));
         t.counters.files += 1;
-        t.counters.file_bytes += row.record.disk_len();
+        t.counters.file_bytes += row.record.disk_len(t.block);
         t.counters.next_id = t.counters.next_id.max(row.id + 1);
     }
     insert_blocks(t, &mut blocks)?;
@@ -311,7 +311,7 @@ pub(crate) fn remove(t: &mut Tables<'_>, id: u64) -> Result<Option<FileRecord>, 
         t.sha256.remove(&sha256)?;
     }
     t.counters.files = t.counters.files.saturating_sub(1);
-    t.counters.file_bytes = t.counters.file_bytes.saturating_sub(record.disk_len());
+    t.counters.file_bytes = t.counters.file_bytes.saturating_sub(record.disk_len(t.block));
     Ok(Some(record))
 }
 
@@ -392,19 +392,43 @@ pub(crate) fn set_place(t: &mut Tables<'_>, id: u64, place: Place) -> Result<(),
     Ok(())
 }
 
+/// Counts the disk anew that files take, where it was counted by another block.
+pub(crate) fn recount(t: &mut Tables<'_>) -> Result<(), IndexError> {
+    let (mut all, mut free) = (0, 0);
+    for row in t.files.iter()? {
+        let (id, row) = row?;
+        // A row that makes no sense is fsck's.
+        let Ok(record) = FileRecord::decode(row.value()) else {
+            continue;
+        };
+        let len = record.disk_len(t.block);
+        all += len;
+        if t.lru.get(record.lru_key(id.value()))?.is_some() {
+            free += len;
+        }
+    }
+    t.counters.file_bytes = all;
+    t.counters.free_file_bytes = free;
+    t.counters.block = t.block;
+    Ok(())
+}
+
 fn free(t: &mut Tables<'_>, id: u64, record: &FileRecord) -> Result<(), IndexError> {
     if matches!(record.place, Place::Reference(..)) {
         return Ok(());
     }
     if t.lru.insert(record.lru_key(id), ())?.is_none() {
-        t.counters.free_file_bytes += record.disk_len();
+        t.counters.free_file_bytes += record.disk_len(t.block);
     }
     Ok(())
 }
 
 fn unfree(t: &mut Tables<'_>, id: u64, record: &FileRecord) -> Result<(), IndexError> {
     if t.lru.remove(record.lru_key(id))?.is_some() {
-        t.counters.free_file_bytes = t.counters.free_file_bytes.saturating_sub(record.disk_len());
+        t.counters.free_file_bytes = t
+            .counters
+            .free_file_bytes
+            .saturating_sub(record.disk_len(t.block));
     }
     Ok(())
 }

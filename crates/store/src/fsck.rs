@@ -238,6 +238,14 @@ impl Inner {
         let path = self.path_of(id, &record.place);
         let file = match File::open(&path) {
             Ok(file) => file,
+            // Its owner removed it, as may be: it was never ours.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound
+                    && matches!(record.place, Place::Reference(..)) =>
+            {
+                self.drop_file(id, &record.place, "it is gone")?;
+                return Ok(None);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 // Evicted while we came here?
                 let gone = self.index.read(|txn| txn.file(id))?.is_none();

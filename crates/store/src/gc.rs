@@ -16,9 +16,10 @@ use std::sync::atomic::Ordering;
 use redb::ReadableTable;
 use tracing::debug;
 
+use crate::class;
 use crate::error::{IndexError, WriteError};
 use crate::files::{self, Lookup};
-use crate::index::Tables;
+use crate::index::{LRU, Tables};
 use crate::nodes;
 use crate::partials::Idle;
 use crate::store::{Inner, Store, write_touched};
@@ -26,6 +27,8 @@ use crate::work;
 
 const FILES_AT_ONCE: usize = 256;
 const NODES_AT_ONCE: u64 = 2048;
+/// Uses that lie further ahead than this, in seconds, were written down by a clock that was wrong.
+const AHEAD: u64 = 3600;
 /// Admission frees up to this many bytes (and 1 % of the cap) more than asked, so that it need not each time.
 const SLACK: u64 = 64 << 20;
 
@@ -70,7 +73,7 @@ impl Drop for Reservation {
 }
 
 impl Store {
-    /// Makes room for `len` bytes under the cap, evicting what is least recently used.
+    /// Makes room for `len` bytes, in whole blocks of the disk, under the cap, evicting what is least recently used.
     ///
     /// Batches and partial files do this themselves.
     ///
@@ -78,6 +81,7 @@ impl Store {
     /// [`WriteError::Full`] if what is evictable does not give enough.
     pub fn reserve(&self, len: u64) -> Result<Reservation, WriteError> {
         let inner = &self.0;
+        let len = inner.index.on_disk(len);
         let _one_at_a_time = inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = GcReport::default();
         if inner.used().saturating_add(len) > inner.max_size {
@@ -101,6 +105,21 @@ impl Store {
         })
     }
 
+    /// Room for `len` bytes if there is some under the cap without evicting anything.
+    pub(crate) fn reserve_spare(&self, len: u64) -> Option<Reservation> {
+        let inner = &self.0;
+        let len = inner.index.on_disk(len);
+        let _one_at_a_time = inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.used().saturating_add(len) > inner.max_size {
+            return None;
+        }
+        inner.reserved.fetch_add(len, Ordering::AcqRel);
+        Some(Reservation {
+            store: self.clone(),
+            len,
+        })
+    }
+
     /// Frees until at most `target` evictable bytes are left (by default `max_size`), and nodes that nothing
     /// holds until they are under their own cap and under `target`. Writes down which files were used.
     ///
@@ -117,6 +136,7 @@ impl Store {
             inner.write_to_free("write uses", |t| write_touched(t, &uses))?;
         }
         inner.settle_to_free()?;
+        inner.forget_future_uses()?;
         inner.refresh_partials()?;
         while inner.evictable() > target {
             if inner.evict(inner.evictable() - target, &mut report)? == 0 {
@@ -147,6 +167,32 @@ impl Store {
 }
 
 impl Inner {
+    /// Files that were used in the future, by a clock that was wrong, were used now: else they would be the last
+    /// to go until then.
+    fn forget_future_uses(&self) -> Result<(), WriteError> {
+        let now = self.now();
+        // Bounded whatever a damaged index says.
+        for _ in 0..=self.index.counters().files / FILES_AT_ONCE as u64 {
+            let ahead = self.index.read(|txn| {
+                let lru = txn.open_table(LRU)?;
+                let mut ahead = Vec::new();
+                for range in class::uses_after(now + AHEAD) {
+                    for row in lru.range(range)?.take(FILES_AT_ONCE) {
+                        ahead.push(row?.0.value().1);
+                    }
+                }
+                Ok(ahead)
+            })?;
+            if ahead.is_empty() {
+                return Ok(());
+            }
+            self.write_to_free("write uses", |t| {
+                ahead.iter().try_for_each(|id| files::touch(t, *id, now))
+            })?;
+        }
+        Ok(())
+    }
+
     /// Bytes that gc may free.
     fn evictable(&self) -> u64 {
         self.index.counters().free_file_bytes + self.partials.sums().capped
@@ -240,7 +286,7 @@ impl Picked {
                 picked.partials.push(*partial);
             }
             if freed < over && !busy.contains_key(&id) {
-                let len = t.file(id)?.map_or(0, |record| record.disk_len());
+                let len = t.file(id)?.map_or(0, |record| record.disk_len(t.block));
                 freed += len;
                 picked.file_bytes += len;
                 picked.files.push(id);

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::keys::RefKey;
 use crate::read::OpenFile;
-use crate::record::Facts;
 
 /// Files kept open of each kind.
 const OPEN_FILES: usize = 32;
@@ -31,8 +30,6 @@ pub(crate) struct Handles {
 #[derive(Clone, Debug)]
 struct Whole {
     root: RefKey,
-    /// What the file was like when it was hashed, if others may write to it.
-    facts: Option<Facts>,
     file: Arc<OpenFile>,
 }
 
@@ -42,11 +39,7 @@ impl Whole {
         let Ok(meta) = self.file.file.metadata() else {
             return false;
         };
-        let same = match &self.facts {
-            None => meta.len() == self.file.info.len,
-            Some(facts) => Facts::of(&meta) == *facts,
-        };
-        same && meta.nlink() > 0
+        meta.len() == self.file.info.len && meta.nlink() > 0 && self.file.is_unchanged()
     }
 }
 
@@ -90,7 +83,7 @@ impl Handles {
     }
 
     /// As [`Self::put`], for a whole file.
-    pub(crate) fn put_whole(&self, root: RefKey, facts: Option<Facts>, file: &Arc<OpenFile>, removals: u64) {
+    pub(crate) fn put_whole(&self, root: RefKey, file: &Arc<OpenFile>, removals: u64) {
         let mut whole = lock(&self.whole);
         if self.removals() != removals || whole.iter().any(|one| one.root == root) {
             return;
@@ -99,7 +92,7 @@ impl Handles {
             whole.remove(0);
         }
         let file = Arc::clone(file);
-        whole.push(Whole { root, facts, file });
+        whole.push(Whole { root, file });
     }
 
     /// Closes a file that is about to go.

@@ -20,7 +20,11 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
+use tracing::warn;
+
 use crate::error::IndexError;
+use crate::files;
+use crate::record::in_blocks;
 use crate::steps::Hook;
 
 /// File id -> [`crate::record::FileRecord`].
@@ -96,6 +100,8 @@ counters! {
     free_node_bytes,
     /// Rows of `WORK`.
     pending,
+    /// The block of the disk, in bytes, by which `file_bytes` and `free_file_bytes` were counted; 0 says 1.
+    block,
 }
 
 /// All tables in one write transaction.
@@ -120,10 +126,23 @@ pub(crate) struct Tables<'t> {
     pub(crate) counters: Counters,
     /// How many references one transaction counts before the rest is left as work.
     pub(crate) refs_at_once: usize,
+    /// The disk gives whole blocks of so many bytes.
+    pub(crate) block: u64,
+}
+
+/// What only tests and unusual machines change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Memory for pages, in bytes.
+    pub(crate) cache_bytes: usize,
+    /// As [`Tables::refs_at_once`].
+    pub(crate) refs_at_once: usize,
+    /// As [`Tables::block`].
+    pub(crate) block: u64,
 }
 
 impl<'t> Tables<'t> {
-    fn open(txn: &'t WriteTransaction, refs_at_once: usize) -> Result<Self, IndexError> {
+    fn open(txn: &'t WriteTransaction, settings: &Settings) -> Result<Self, IndexError> {
         let meta = txn.open_table(META)?;
         let counters = meta
             .get(COUNTERS)?
@@ -147,7 +166,8 @@ impl<'t> Tables<'t> {
             state: txn.open_table(STATE)?,
             meta,
             counters,
-            refs_at_once,
+            refs_at_once: settings.refs_at_once,
+            block: settings.block,
         })
     }
 
@@ -162,8 +182,7 @@ impl<'t> Tables<'t> {
 #[derive(Debug)]
 pub(crate) struct Index {
     path: PathBuf,
-    cache_bytes: usize,
-    refs_at_once: usize,
+    settings: Settings,
     hook: Hook,
     db: RwLock<Option<Database>>,
     broken: AtomicBool,
@@ -172,16 +191,14 @@ pub(crate) struct Index {
 
 impl Index {
     /// Opens the database in `path`, or makes it.
-    pub(crate) fn open(
-        path: &Path,
-        cache_bytes: usize,
-        refs_at_once: usize,
-        hook: &Hook,
-    ) -> Result<Self, IndexError> {
+    pub(crate) fn open(path: &Path, settings: Settings, hook: &Hook) -> Result<Self, IndexError> {
         let over = |path: &Path| Self {
             path: path.to_owned(),
-            cache_bytes,
-            refs_at_once: refs_at_once.max(1),
+            settings: Settings {
+                refs_at_once: settings.refs_at_once.max(1),
+                block: settings.block.max(1),
+                ..settings
+            },
             hook: hook.clone(),
             db: RwLock::new(None),
             broken: AtomicBool::new(true),
@@ -194,14 +211,31 @@ impl Index {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
             }
-            over(&new).write(|_| Ok(()))?;
+            over(&new).write(|t| {
+                t.counters.block = t.block;
+                Ok(())
+            })?;
             hook.before("rename index")?;
             fs_err::rename(&new, path)?;
         }
         let index = over(path);
         // All tables exist from the first transaction on, so that reading never meets a missing one.
         index.write(|_| Ok(()))?;
+        if index.counters().block.max(1) != index.settings.block
+            && let Err(error) = index.write(files::recount)
+        {
+            // A full disk, say: the next open tries again.
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "bytes on disk are still counted as an earlier version did"
+            );
+        }
         Ok(index)
+    }
+
+    /// The disk that `len` bytes take, in bytes.
+    pub(crate) fn on_disk(&self, len: u64) -> u64 {
+        in_blocks(len, self.settings.block)
     }
 
     /// The counters as the last transaction left them.
@@ -246,7 +280,7 @@ impl Index {
         self.with(|db| {
             let mut txn = db.begin_write()?;
             txn.set_durability(durability)?;
-            let mut tables = Tables::open(&txn, self.refs_at_once)?;
+            let mut tables = Tables::open(&txn, &self.settings)?;
             let answer = change(&mut tables)?;
             let counters = tables.save()?;
             self.hook.before("index commit")?;
@@ -279,7 +313,7 @@ impl Index {
         }
         drop(db.take());
         let mut builder = Builder::new();
-        builder.set_cache_size(self.cache_bytes);
+        builder.set_cache_size(self.settings.cache_bytes);
         *db = Some(if self.hook.is_set() {
             builder.create_with_backend(Hooked::open(&self.path, self.hook.clone())?)?
         } else {

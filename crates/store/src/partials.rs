@@ -58,7 +58,7 @@ impl Registry {
             }
         }
         self.sums.count += 1;
-        self.sums.bytes += body.shape.len;
+        self.sums.bytes += body.on_disk;
         self.sums.capped += body.capped.load(Ordering::Relaxed);
         self.by_root.insert(root, body);
     }
@@ -72,7 +72,7 @@ impl Registry {
             }
         }
         self.sums.count -= 1;
-        self.sums.bytes -= body.shape.len;
+        self.sums.bytes -= body.on_disk;
         self.sums.capped -= body.capped.load(Ordering::Relaxed);
         Some(body)
     }
@@ -177,7 +177,7 @@ impl Store {
         let capped = if self.0.is_referenced(&root)? {
             0
         } else {
-            shape.len
+            self.0.index.on_disk(shape.len)
         };
         let room = self.reserve(capped)?;
         let body = Arc::new(Body::create(&self.0, self.0.new_id(), shape, capped)?);
@@ -255,7 +255,11 @@ impl Inner {
             }
         };
         let referenced = self.is_referenced(&shape.layout.root).unwrap_or(false);
-        let capped = if referenced { 0 } else { shape.len };
+        let capped = if referenced {
+            0
+        } else {
+            self.index.on_disk(shape.len)
+        };
         let body = Body::resume(self, id, shape, capped, bitmap, &states);
         body.inspect_err(|error| {
             warn!(
@@ -287,7 +291,7 @@ impl Inner {
             let Some(body) = registry.by_root.get(root) else {
                 continue;
             };
-            let now = if referenced { 0 } else { body.shape.len };
+            let now = if referenced { 0 } else { body.on_disk };
             let before = body.capped.swap(now, Ordering::Relaxed);
             registry.sums.capped = registry.sums.capped + now - before;
         }

@@ -36,6 +36,23 @@ pub struct OpenFile {
     pub info: FileInfo,
     /// The file, opened for this caller alone, at its beginning.
     pub file: File,
+    /// What it was like when it was hashed, if others may write to it.
+    facts: Option<Facts>,
+}
+
+impl OpenFile {
+    /// False if somebody wrote to it since it was hashed, as far as can be told without reading it. What was read
+    /// before is right if this is true afterwards. Removed files are still readable.
+    pub fn is_unchanged(&self) -> bool {
+        let Some(facts) = &self.facts else { return true };
+        self.file.metadata().is_ok_and(|meta| Facts::of(&meta) == *facts)
+    }
+}
+
+/// A file that is the one that was hashed, and what it was like then if others may write to it.
+pub(crate) struct Checked {
+    pub(crate) file: File,
+    facts: Option<Facts>,
 }
 
 /// Where a block was found.
@@ -147,6 +164,22 @@ impl Store {
         Ok(Some(record.info(id, record.first_root()?)))
     }
 
+    /// True if the whole file with this SHA-256 is here and its bytes are where they should be. A record whose
+    /// bytes turn out to be gone or changed is dropped; a file that was only touched is hashed again.
+    ///
+    /// # Errors
+    /// [`ReadError::File`] if it cannot be told, [`ReadError::Index`].
+    pub fn has_sha256(&self, sha256: &[u8; 32]) -> Result<bool, ReadError> {
+        let Some((id, record)) = self.0.index.read(|txn| txn.find_sha256(sha256))? else {
+            return Ok(false);
+        };
+        match self.0.open_checked(id, &record) {
+            Ok(checked) => Ok(checked.is_some()),
+            Err(ReadError::Changed(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the whole file with this root, and notes that it was used. `None` if it is not here, or no longer.
     ///
     /// # Errors
@@ -159,13 +192,14 @@ impl Store {
         let Some((id, record)) = self.0.index.read(|txn| txn.find_root(&key))? else {
             return Ok(None);
         };
-        let Some(file) = self.0.open_checked(id, &record)? else {
+        let Some(Checked { file, facts }) = self.0.open_checked(id, &record)? else {
             return Ok(None);
         };
         self.0.touch(key);
         Ok(Some(OpenFile {
             info: record.info(id, *root),
             file,
+            facts,
         }))
     }
 
@@ -185,15 +219,13 @@ impl Store {
         let Some((id, record)) = self.0.index.read(|txn| txn.find_root(&key))? else {
             return Ok(None);
         };
-        let Some(file) = self.0.open_checked(id, &record)? else {
+        let Some(Checked { file, facts }) = self.0.open_checked(id, &record)? else {
             return Ok(None);
         };
         self.0.touch(key);
         let info = record.info(id, *root);
-        let file = Arc::new(OpenFile { info, file });
-        self.0
-            .handles
-            .put_whole(key, record.place.facts().copied(), &file, removals);
+        let file = Arc::new(OpenFile { info, file, facts });
+        self.0.handles.put_whole(key, &file, removals);
         Ok(Some(file))
     }
 
@@ -342,6 +374,10 @@ impl Inner {
                     self.drop_file(at.id, &record.place, "it is shorter than it was")?;
                     return Ok(false);
                 }
+                if is_lost(&record.place, &error) {
+                    self.drop_file(at.id, &record.place, UNREADABLE)?;
+                    return Ok(false);
+                }
                 Err(ReadError::File(self.path_of(at.id, &record.place), error))
             }
         }
@@ -361,7 +397,7 @@ impl Inner {
             self.handles.forget(id);
         }
         let file = match self.open_checked(id, record) {
-            Ok(Some(file)) => Arc::new(file),
+            Ok(Some(checked)) => Arc::new(checked.file),
             Ok(None) | Err(ReadError::Changed(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -388,7 +424,7 @@ impl Inner {
     }
 
     /// Opens a file and checks that it is the one that was hashed. `None`: it is gone, and no longer in the index.
-    pub(crate) fn open_checked(&self, id: u64, record: &FileRecord) -> Result<Option<File>, ReadError> {
+    pub(crate) fn open_checked(&self, id: u64, record: &FileRecord) -> Result<Option<Checked>, ReadError> {
         let path = self.path_of(id, &record.place);
         let (file, meta) = match open_with_meta(&path) {
             Ok(opened) => opened,
@@ -396,33 +432,58 @@ impl Inner {
                 self.drop_file(id, &record.place, "it is gone")?;
                 return Ok(None);
             }
+            Err(error) if is_lost(&record.place, &error) => {
+                self.drop_file(id, &record.place, UNREADABLE)?;
+                return Ok(None);
+            }
             Err(error) => return Err(ReadError::File(path, error)),
         };
         match record.place.facts() {
-            None if meta.len() == record.len => Ok(Some(file)),
+            None if meta.len() == record.len => Ok(Some(Checked { file, facts: None })),
             None => {
                 self.drop_file(id, &record.place, "it has another length")?;
                 Ok(None)
             }
-            Some(facts) if meta.is_file() && *facts == Facts::of(&meta) => Ok(Some(file)),
+            Some(facts) if meta.is_file() && *facts == Facts::of(&meta) => Ok(Some(Checked {
+                file,
+                facts: Some(*facts),
+            })),
             Some(_) => self.recheck(id),
         }
     }
 
     /// Hashes a shared file whose facts differ. Its bytes right: the new facts are kept.
-    fn recheck(&self, id: u64) -> Result<Option<File>, ReadError> {
+    fn recheck(&self, id: u64) -> Result<Option<Checked>, ReadError> {
         let _one_at_a_time = self.recheck.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody may have done it while we waited.
         let Some(record) = self.index.read(|txn| txn.file(id))? else {
             return Ok(None);
         };
         let path = self.path_of(id, &record.place);
-        let (file, meta) = open_with_meta(&path).map_err(|error| ReadError::File(path.clone(), error))?;
+        let (file, meta) = match open_with_meta(&path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_lost(&record.place, &error) => {
+                self.drop_file(id, &record.place, UNREADABLE)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(ReadError::File(path, error)),
+        };
         let facts = Facts::of(&meta);
+        let checked = |file| {
+            Ok(Some(Checked {
+                file,
+                facts: Some(facts),
+            }))
+        };
         if record.place.facts() == Some(&facts) {
-            return Ok(Some(file));
+            return checked(file);
         }
-        let same = meta.is_file() && facts.len == record.len && has_digest(&file, &record, &path)?;
+        let same = meta.is_file()
+            && facts.len == record.len
+            && match has_digest(&file, &record, &path) {
+                Err(ReadError::File(_, error)) if is_lost(&record.place, &error) => false,
+                read => read?,
+            };
         let after = file
             .metadata()
             .map_err(|error| ReadError::File(path.clone(), error))?;
@@ -437,7 +498,7 @@ impl Inner {
             Place::Reference(path, _) => Place::Reference(path, facts),
         };
         self.index.write(|t| files::set_place(t, id, place))?;
-        Ok(Some(file))
+        checked(file)
     }
 
     /// Takes a file whose bytes are not right out of the index, if it still is the one that was looked at.
@@ -461,6 +522,20 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Why a file that is shared in place may be let go of.
+const UNREADABLE: &str = "it cannot be read any more";
+
+/// A file that somebody else keeps, and that this process may no longer read: it can come another way. A limit of
+/// this process itself says nothing about the file.
+fn is_lost(place: &Place, error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    matches!(place, Place::Reference(..))
+        && !of_ours
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn has_digest(file: &File, record: &FileRecord, path: &Path) -> Result<bool, ReadError> {

@@ -146,12 +146,12 @@ impl Place {
         }
     }
 
-    /// How many bytes of the store's disk the file takes.
-    pub(crate) fn disk_len(&self, len: u64) -> u64 {
+    /// How many bytes of the store's disk a file of `len` bytes takes there; the disk gives whole blocks of `block`.
+    pub(crate) fn disk_len(&self, len: u64, block: u64) -> u64 {
         if matches!(self, Self::Reference(..)) {
             0
         } else {
-            len
+            in_blocks(len, block)
         }
     }
 }
@@ -222,8 +222,9 @@ impl FileRecord {
             .root_cid()
     }
 
-    pub(crate) fn disk_len(&self) -> u64 {
-        self.place.disk_len(self.len)
+    /// Bytes of the store's disk, which gives whole blocks of `block` bytes.
+    pub(crate) fn disk_len(&self, block: u64) -> u64 {
+        self.place.disk_len(self.len, block)
     }
 
     /// The SHA-256 that a root of the file already says.
@@ -334,6 +335,11 @@ impl FileRecord {
         }
         row.0.is_empty().then_some(record)
     }
+}
+
+/// The disk that `len` bytes take where it gives whole blocks of `block` bytes.
+pub(crate) fn in_blocks(len: u64, block: u64) -> u64 {
+    len.checked_next_multiple_of(block).unwrap_or(len)
 }
 
 /// The path as it is kept: absolute, not resolved.

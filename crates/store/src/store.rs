@@ -21,7 +21,7 @@ use crate::error::{IndexError, OpenError, ReadError, WriteError};
 use crate::files::{self, Lookup};
 use crate::group::Group;
 use crate::handles::Handles;
-use crate::index::{FILES, Index, LABELS, STATE, Tables};
+use crate::index::{FILES, Index, LABELS, STATE, Settings, Tables};
 use crate::intake::Taker;
 use crate::keys::{self, RefKey};
 use crate::nodes::{self, Put};
@@ -39,7 +39,7 @@ const MAX_TOUCHED: usize = 16_384;
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Cap on the bytes of files that nothing retains or pins, partial files included.
+    /// Cap on the bytes of disk of files that nothing retains or pins, partial files included.
     pub max_size: u64,
     /// Says when files were used.
     pub clock: Clock,
@@ -64,6 +64,8 @@ pub struct Tuning {
     pub max_free_node_bytes: Option<u64>,
     /// How many references one transaction counts; what is left is done in further ones.
     pub refs_at_once: usize,
+    /// The disk gives whole blocks of so many bytes: what files take of it, and of the cap, is counted in these.
+    pub block: u64,
     /// The crash seam.
     pub steps: Option<Arc<dyn Steps>>,
 }
@@ -74,6 +76,8 @@ impl Default for Tuning {
             cache_bytes: 24 << 20,
             max_free_node_bytes: None,
             refs_at_once: 4096,
+            // What ext4, xfs, btrfs and tmpfs have.
+            block: 4096,
             steps: None,
         }
     }
@@ -147,7 +151,12 @@ impl Store {
         let hook = Hook::new(tuning.steps);
         let disk = Disk::open(dir, hook.clone())?;
         let clean = disk.take_clean_mark();
-        let index = Index::open(&disk.index(), tuning.cache_bytes, tuning.refs_at_once, &hook)?;
+        let settings = Settings {
+            cache_bytes: tuning.cache_bytes,
+            refs_at_once: tuning.refs_at_once,
+            block: tuning.block,
+        };
+        let index = Index::open(&disk.index(), settings, &hook)?;
         disk.sync_root()
             .map_err(|error| OpenError::File(disk.dir().to_owned(), error))?;
         let default_nodes = (options.max_size / 64).clamp(64 * MIB, 1024 * MIB);

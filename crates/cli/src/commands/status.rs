@@ -58,6 +58,16 @@ fn human(status: &Status) -> String {
     if status.prefetch.ready + status.prefetch.missing > 0 {
         let _ = writeln!(text, "updates  {}", super::prefetch::human(&status.prefetch));
     }
+    for cache in &status.caches {
+        let _ = writeln!(
+            text,
+            "cache    {}  {} of {} packages shared, {} signatures",
+            cache.path, cache.shared, cache.packages, cache.signatures
+        );
+        if let Some(error) = &cache.error {
+            let _ = writeln!(text, "         {error}");
+        }
+    }
     if status.scrub.damaged > 0 {
         let _ = writeln!(
             text,

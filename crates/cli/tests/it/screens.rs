@@ -121,7 +121,7 @@ fn the_screens_in_the_documentation_are_the_programs_own() -> TestResult {
     fs::write(
         &conf,
         format!(
-            "[options]\nArchitecture = x86_64\nCacheDir = {dir}/pkg\nDBPath = {dir}\n\n# The usual ones\n[extra]\nInclude = {dir}/mirrorlist\n\n[custom]\nServer = file:///srv/custom\n"
+            "[options]\nArchitecture = x86_64\nCacheDir = {dir}/pkg\nDBPath = {dir}\nGPGDir = {dir}/gnupg\n\n# The usual ones\n[extra]\nInclude = {dir}/mirrorlist\n\n[custom]\nServer = file:///srv/custom\n"
         ),
     )?;
     fs::write(format!("{dir}/mirrorlist"), format!("Server = {mirror}\n"))?;

@@ -97,15 +97,18 @@ fn provides(desc: &str) -> Vec<String> {
         .collect()
 }
 
-/// Names in a folder.
+/// Names in a folder; none if it cannot be read.
 pub(super) fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs_err::read_dir(folder) else {
-        return Vec::new();
-    };
-    entries
-        .take(MAX_NAMES)
+    try_names(folder).unwrap_or_default()
+}
+
+/// Names in a folder.
+pub(super) fn try_names(folder: &Path) -> std::io::Result<Vec<String>> {
+    let entries = fs_err::read_dir(folder)?;
+    let names = entries.take(MAX_NAMES);
+    Ok(names
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect()
+        .collect())
 }
 
 fn text(path: &Path) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@
 //! - Invariant: nothing of a file is taken before its SHA-256 is one that a database in use names.
 //! - Not here: fetching (`crate::fetch`, `crate::repository`), eviction itself (`pacstore-store`).
 
-mod cache;
+pub(crate) mod cache;
 mod local;
 mod moment;
 mod plan;
@@ -17,6 +17,7 @@ pub(crate) mod scrub;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub(crate) struct Listed {
     pub(crate) filename: Box<str>,
     pub(crate) len: u64,
     pub(crate) sha256: [u8; 32],
+    /// The database has its signature.
+    signed: bool,
     /// `NAME-VERSION`.
     package: Box<str>,
 }
@@ -105,14 +108,33 @@ impl Need {
     fn of_name(&self, name: &str) -> Option<&Listed> {
         self.by_name.get(name).map(|at| &self.listed[*at])
     }
+
+    /// It may be here, and is not given: its signature is not good.
+    fn is_unsound(&self, listed: &Listed) -> bool {
+        match self.databases.get(listed.database).map(|one| &one.route) {
+            Some(Route::Repository(one)) => one.is_unsound(&listed.sha256),
+            Some(Route::Mirror(..)) | None => false,
+        }
+    }
+}
+
+/// What the store held at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    files: u64,
+    bytes: u64,
+    /// Packages that are not given.
+    unsound: usize,
 }
 
 /// What the workers know, for each other and for `status`.
 #[derive(Debug)]
 pub(crate) struct Board {
     need: watch::Sender<Arc<Need>>,
-    /// One look at a time. Files and bytes of the store when they were last classified.
-    looking: tokio::sync::Mutex<(u64, u64)>,
+    /// One look at a time. What the store held when its files were last classified.
+    looking: tokio::sync::Mutex<Held>,
+    /// pacman's caches as they were last seen.
+    caches: Mutex<HashMap<PathBuf, cache::Seen>>,
     pub(crate) prefetch: Mutex<prefetch::Progress>,
     pub(crate) scrub: Mutex<scrub::ScrubStatus>,
     /// A database or head is new: somebody should look now.
@@ -126,6 +148,7 @@ impl Default for Board {
         Self {
             need: watch::Sender::new(Arc::default()),
             looking: tokio::sync::Mutex::default(),
+            caches: Mutex::default(),
             prefetch: Mutex::default(),
             scrub: Mutex::default(),
             now: Notify::new(),
@@ -208,7 +231,11 @@ impl Node {
         let key = (roots, folders, settings);
         let mut need = self.inner.machine.need();
         let stats = self.inner.store.stats();
-        let held = (stats.files, stats.bytes);
+        let held = Held {
+            files: stats.files,
+            bytes: stats.bytes,
+            unsound: self.inner.repositories.unsound(),
+        };
         let is_new = need.key != key;
         if is_new {
             need = Arc::new(Box::pin(self.work_out(databases, key)).await?);
@@ -309,6 +336,7 @@ impl Node {
                         filename: desc.filename.clone(),
                         len,
                         sha256,
+                        signed: desc.pgpsig.is_some(),
                         package: desc.folder().into(),
                     });
                 }
@@ -381,7 +409,9 @@ impl Node {
                 let key = hex(&sha256);
                 if let Some(listed) = need.of_sha256(&sha256) {
                     names.insert(key, listed.package.to_string());
-                    return if need.needed.contains(&sha256) {
+                    return if need.is_unsound(listed) {
+                        Class::Spare
+                    } else if need.needed.contains(&sha256) {
                         Class::Needed
                     } else {
                         Class::Listed

@@ -154,7 +154,8 @@ impl Node {
         self.on_disk(move || {
             let mut missing = Vec::new();
             for listed in need.updates.iter().map(|at| &need.listed[*at]) {
-                if store.file_by_sha256(&listed.sha256)?.is_none() {
+                // One that is here and not given, or whose bytes somebody took away, is missing all the same.
+                if need.is_unsound(listed) || !store.has_sha256(&listed.sha256).unwrap_or(false) {
                     missing.push(listed.clone());
                 }
             }

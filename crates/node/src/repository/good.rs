@@ -19,10 +19,13 @@ use pacstore_dag as dag;
 use pacstore_import::ReadKeyring;
 use pacstore_pacman::openpgp::Verdict;
 use pacstore_runtime::Pool;
+use pacstore_store::{Origin, Store};
 use tracing::warn;
 
 use super::package::{PackageOf, failed};
 use super::signature::{FromStart, Got};
+use super::unsound::Unsound;
+use crate::config::RepositoryConfig;
 use crate::error::StoreError;
 use crate::fetch::{FetchError, Opened};
 use crate::node::Node;
@@ -39,16 +42,25 @@ const MAX_FILES: usize = 1000;
 type Facts = Vec<(PathBuf, Option<SystemTime>, u64)>;
 
 /// What a repository knows of the signatures of its packages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Judge {
     keyring: Mutex<Option<(Facts, Arc<ReadKeyring>)>>,
     /// Package, signature and keyring in one.
     good: Mutex<HashSet<Cid>>,
-    /// The last package that was not good, and why.
-    pub(super) trouble: Mutex<Option<(String, String)>>,
+    /// Packages that were not good.
+    pub(super) unsound: Unsound,
 }
 
 impl Judge {
+    /// With what the store remembers. Blocks on the disk.
+    pub(super) fn load(config: &RepositoryConfig, store: Store) -> Result<Self, StoreError> {
+        Ok(Self {
+            keyring: Mutex::default(),
+            good: Mutex::default(),
+            unsound: Unsound::load(config, store)?,
+        })
+    }
+
     /// The keyring at `path`, read anew if it changed. Blocks on the disk.
     fn keyring(&self, path: &Path) -> Result<Arc<ReadKeyring>, pacstore_import::KeyringReadError> {
         let now = facts(path);
@@ -70,18 +82,7 @@ impl Judge {
             .contains(key)
     }
 
-    /// Notes the answer for `name`.
-    fn note(&self, name: &str, key: Cid, verdict: &Verdict) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if !verdict.is_good() {
-            warn!(name, %verdict, "a package is not given: its signature is not good");
-            *trouble = Some((name.to_owned(), verdict.to_string()));
-            return;
-        }
-        if trouble.as_ref().is_some_and(|(bad, _)| bad == name) {
-            *trouble = None;
-        }
-        drop(trouble);
+    fn note_good(&self, key: Cid) {
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         if good.len() >= MOST {
             good.clear();
@@ -133,23 +134,65 @@ impl Node {
         );
         let (opened, signature) = (opened?, signature.map_err(|error| failed(&answer.root, error))?);
         let bytes = match signature {
-            Got::Bytes(bytes) => bytes,
+            Got::Bytes(bytes, _) => bytes,
             Got::None | Got::Failed => return Ok(opened),
         };
-        let elsewhere = |why: &str| Err(self.elsewhere(answer, package, why, &[]));
-        match self.judge(package, keyring, &opened, bytes.clone()).await {
-            Ok(Verdict::Good(_)) => Ok(opened),
-            // A newer one may be better: keys are replaced, packages signed anew.
-            Ok(verdict) => match self.newer_signature(package, &bytes).await {
-                Some(newer) => match self.judge(package, keyring, &opened, newer).await {
-                    Ok(Verdict::Good(_)) => Ok(opened),
-                    Ok(verdict) => elsewhere(&verdict.to_string()),
-                    Err(error) => elsewhere(&chain(&error)),
-                },
-                None => elsewhere(&verdict.to_string()),
-            },
-            Err(error) => elsewhere(&chain(&error)),
+        let trouble = match self.verdict(package, keyring, &opened, bytes).await {
+            Ok(Verdict::Good(_)) => None,
+            Ok(verdict) => Some(verdict.to_string()),
+            Err(NotChecked::Stopping) => return Err(FetchError::Stopping),
+            Err(error) => Some(chain(&error)),
+        };
+        self.remember(package, trouble.clone()).await;
+        match trouble {
+            None => Ok(opened),
+            Some(why) => Err(self.elsewhere(answer, package, &why, &[])),
         }
+    }
+
+    async fn verdict(
+        &self,
+        package: &Arc<PackageOf>,
+        keyring: &Path,
+        opened: &Opened,
+        signature: Bytes,
+    ) -> Result<Verdict, NotChecked> {
+        let verdict = self.judge(package, keyring, opened, signature.clone()).await?;
+        if verdict.is_good() {
+            return Ok(verdict);
+        }
+        // A newer one may be better: keys are replaced, packages signed anew.
+        match self.newer_signature(package, &signature).await {
+            Some(newer) => self.judge(package, keyring, opened, newer).await,
+            None => Ok(verdict),
+        }
+    }
+
+    /// Writes down that a package is given, or why not: it counts as missing then, here or not.
+    async fn remember(&self, package: &Arc<PackageOf>, trouble: Option<String>) {
+        let unsound = &package.repository.judge.unsound;
+        if trouble.is_none() && !unsound.has(&package.sha256) {
+            return;
+        }
+        if let Some(why) = &trouble {
+            let name = &package.name;
+            warn!(name, why, "a package is not given: its signature is not good");
+        }
+        let package = Arc::clone(package);
+        let written = self.disk(move || {
+            let unsound = &package.repository.judge.unsound;
+            match &trouble {
+                None => unsound.forget(&package.sha256),
+                Some(why) => unsound.note(package.sha256, &package.name, why),
+            }
+        });
+        if let Err(error) = written.await {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "which packages are not given is not written down"
+            );
+        }
+        self.inner.machine.look_now();
     }
 
     async fn judge(
@@ -186,7 +229,9 @@ impl Node {
                 }
                 None => keyring.keys.verify(&signature, &mut &data[..], now)?,
             };
-            judge.note(&package.name, key, &verdict);
+            if verdict.is_good() {
+                judge.note_good(key);
+            }
             Ok(verdict)
         });
         judged.await.map_err(|_| NotChecked::Stopping)?
@@ -195,10 +240,10 @@ impl Node {
     /// A signature of the package: of the database, or that was kept, whatever state it was for, or from a mirror.
     async fn any_signature(&self, package: &PackageOf) -> Result<Got, StoreError> {
         if let Some(bytes) = &package.entry.signature {
-            return Ok(Got::Bytes(bytes.clone()));
+            return Ok(Got::Bytes(bytes.clone(), Origin::Upstream));
         }
-        if let Some((bytes, _)) = self.kept_signature(&package.entry).await? {
-            return Ok(Got::Bytes(bytes));
+        if let Some(kept) = self.kept_signature(&package.entry).await? {
+            return Ok(Got::Bytes(kept.bytes, kept.origin));
         }
         let name = format!("{}.sig", package.name);
         self.signature_bytes(&package.repository, &package.state, &name, &package.entry)
@@ -215,7 +260,7 @@ impl Node {
             .signature_bytes(&package.repository, &package.state, &name, &package.entry)
             .await;
         match got {
-            Ok(Got::Bytes(bytes)) if bytes != *old => Some(bytes),
+            Ok(Got::Bytes(bytes, _)) if bytes != *old => Some(bytes),
             Ok(_) | Err(_) => None,
         }
     }

@@ -47,6 +47,7 @@ pub(super) struct Arrived {
     pub(super) dag: FileDag,
     /// SHA-256 of all of it.
     pub(super) sha256: [u8; 32],
+    origin: Origin,
 }
 
 /// Removed when it is dropped.
@@ -130,11 +131,18 @@ impl Incoming {
             file,
             dag: builder.finish(),
             sha256: digest,
+            origin: Origin::Upstream,
         })
     }
 }
 
 impl Arrived {
+    /// It did not come from a mirror.
+    pub(super) fn from(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
     /// Where it lies.
     pub(super) fn path(&self) -> &Path {
         &self.file.path
@@ -160,7 +168,7 @@ impl Arrived {
             how: Intake::Move,
             dag: &self.dag,
             sha256: Some(self.sha256),
-            origin: ByOrigin::all(Origin::Upstream, self.dag.len),
+            origin: ByOrigin::all(self.origin, self.dag.len),
         })?;
         batch.commit()?;
         Ok(info)
@@ -186,6 +194,7 @@ pub(super) fn arrived(store: &Store, data: &[u8]) -> io::Result<Arrived> {
         file,
         dag: builder.finish(),
         sha256,
+        origin: Origin::Upstream,
     })
 }
 

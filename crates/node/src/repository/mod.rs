@@ -21,6 +21,7 @@ mod pair;
 mod peers;
 mod redirected;
 mod signature;
+mod unsound;
 mod whole;
 mod worker;
 
@@ -43,6 +44,7 @@ use crate::node::Node;
 use line::Line;
 pub(crate) use package::PackageOf;
 pub use redirected::Redirected;
+pub(crate) use signature::{adopt_signature, has_signature};
 pub(crate) use worker::run;
 
 /// From this age on a database is old, though still given.
@@ -108,6 +110,7 @@ impl Repositories {
         ranking: &Mirrors,
     ) -> Result<Self, StoreError> {
         incoming::sweep(store);
+        unsound::sweep(store, configured)?;
         let mut all = Vec::new();
         for config in configured {
             let key = |kind: DbKind| format!("{}{}", prefix(config), kind.as_str());
@@ -118,7 +121,7 @@ impl Repositories {
                 ranking: ranking.clone(),
                 rates: Mutex::default(),
                 late: Mutex::default(),
-                judge: good::Judge::default(),
+                judge: good::Judge::load(config, store.clone())?,
                 config: config.clone(),
             }));
         }
@@ -148,8 +151,14 @@ impl Repositories {
         for one in &self.all {
             one.database.prune(now, in_use)?;
             one.files.prune(now, in_use)?;
+            one.judge.unsound.prune()?;
         }
         Ok(())
+    }
+
+    /// How many packages are here and not given.
+    pub(crate) fn unsound(&self) -> usize {
+        self.all.iter().map(|one| one.judge.unsound.len()).sum()
     }
 }
 
@@ -157,6 +166,11 @@ impl Repository {
     /// The newest database here.
     pub(crate) fn database_root(&self) -> Option<Cid> {
         self.database.current().map(|state| state.database.root)
+    }
+
+    /// The package may be here, and is not given: who signed it is not known or not trusted.
+    pub(crate) fn is_unsound(&self, sha256: &[u8; 32]) -> bool {
+        self.judge.unsound.has(sha256)
     }
 
     /// As `pacstore status` shows it.
@@ -177,15 +191,11 @@ impl Repository {
             Some(age) if WARN < age => "warn",
             Some(_) => "current",
         };
-        let unsound = self.judge.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let unsound = unsound
-            .as_ref()
-            .map(|(name, why)| format!("{name} is not given: {why}"));
         let error: Vec<String> = troubles
             .into_iter()
             .flatten()
             .map(|trouble| trouble.text)
-            .chain(unsound)
+            .chain(self.judge.unsound.trouble())
             .collect();
         RepositoryStatus {
             name: self.config.name.clone(),

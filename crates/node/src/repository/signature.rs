@@ -4,7 +4,7 @@
 //! changing them, so one that was kept is asked for again when the database changed.
 //!
 //! - Invariant: what is given is an OpenPGP signature, and not one of other bytes where the package is here.
-//! - Invariant: signatures come from configured mirrors only.
+//! - Invariant: signatures come from configured mirrors only, and from this machine's own pacman.
 //! - Not here: checking them with keys (`super::good`).
 
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::{Repository, plain, shown};
 use crate::error::StoreError;
 use crate::fetch::Sources;
 use crate::giving::Against;
+use crate::hidden::Hidden;
 use crate::node::Node;
 use crate::serve::{Answer, AskError, FileAnswer, Known, NAME_TTL, Redirect};
 use crate::status::chain;
@@ -43,8 +44,8 @@ const ALL: Duration = Duration::from_secs(7);
 /// What came of asking the mirrors.
 #[derive(Clone, Debug)]
 pub(super) enum Got {
-    /// The signature.
-    Bytes(Bytes),
+    /// The signature, and where it came from.
+    Bytes(Bytes, Origin),
     /// They have none.
     None,
     /// They do not answer.
@@ -55,7 +56,14 @@ pub(super) enum Got {
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     root: String,
-    /// The state of the repository in which it was asked for.
+    /// The state of the repository in which it was asked for; empty for one of pacman's cache.
+    state: String,
+}
+
+/// One that was kept.
+pub(super) struct KeptSignature {
+    pub(super) bytes: Bytes,
+    pub(super) origin: Origin,
     state: String,
 }
 
@@ -70,7 +78,7 @@ impl Node {
     ) -> Result<Answer, AskError> {
         Ok(
             match self.signature_bytes(repository, state, name, package).await? {
-                Got::Bytes(bytes) => in_memory(name, bytes),
+                Got::Bytes(bytes, origin) => in_memory(name, bytes, origin),
                 Got::None => Answer::NotFound("no mirror has this signature".to_owned()),
                 Got::Failed => match repository.urls(name).first() {
                     Some(url) => Answer::Redirect(Redirect::new(
@@ -92,11 +100,11 @@ impl Node {
         package: &Package,
     ) -> Result<Got, StoreError> {
         if let Some(bytes) = &package.signature {
-            return Ok(Got::Bytes(bytes.clone()));
+            return Ok(Got::Bytes(bytes.clone(), Origin::Upstream));
         }
         let kept = self.kept_signature(package).await?;
-        if let Some((bytes, _)) = kept.as_ref().filter(|(_, of)| *of == state.id.to_string()) {
-            return Ok(Got::Bytes(bytes.clone()));
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.state == state.id.to_string()) {
+            return Ok(Got::Bytes(kept.bytes.clone(), kept.origin));
         }
         // One fetch a signature, however many ask.
         let cell = self.inner.repositories.signatures.cell(&place(repository, name));
@@ -107,7 +115,7 @@ impl Node {
             .unwrap_or(Got::Failed);
         Ok(match (got, kept) {
             // A package that did not change: the signature that was good for it still is.
-            (Got::None | Got::Failed, Some((bytes, _))) => Got::Bytes(bytes),
+            (Got::None | Got::Failed, Some(kept)) => Got::Bytes(kept.bytes, kept.origin),
             (got, _) => got,
         })
     }
@@ -133,7 +141,7 @@ impl Node {
                             "a signature is given but not kept"
                         );
                     }
-                    return Got::Bytes(bytes);
+                    return Got::Bytes(bytes, Origin::Upstream);
                 }
                 Err(why) => {
                     none |= matches!(&why, NoSignature::Http(HttpError::Status { code: 404 | 410, .. }));
@@ -156,16 +164,10 @@ impl Node {
         let bytes = response.bytes().await?;
         let seal = Seal::read(&bytes).ok_or(NoSignature::Garbage)?;
         let (store, sha256) = (self.inner.store.clone(), package.sha256);
-        let fit = self.inner.tasks.blocking(Pool::Hash, move || {
-            let file = store
-                .file_by_sha256(&sha256)?
-                .map(|info| store.open_file(&info.root));
-            let Some(file) = file.transpose()?.flatten() else {
-                return Ok(Fit::Unknown);
-            };
-            let open = || Ok(std::io::BufReader::new(FromStart(&file.file, 0)));
-            Ok::<_, StoreError>(seal.fit(open).unwrap_or(Fit::Unknown))
-        });
+        let fit = self
+            .inner
+            .tasks
+            .blocking(Pool::Hash, move || fit(&store, &seal, &sha256));
         match fit.await.map_err(|_| NoSignature::Stopping)?? {
             Fit::Other => Err(NoSignature::Other),
             Fit::Fits | Fit::Unknown => Ok(bytes),
@@ -175,19 +177,18 @@ impl Node {
     pub(super) async fn kept_signature(
         &self,
         package: &Package,
-    ) -> Result<Option<(Bytes, String)>, StoreError> {
-        let (store, key) = (self.inner.store.clone(), key(&package.sha256));
+    ) -> Result<Option<KeptSignature>, StoreError> {
+        let (store, sha256) = (self.inner.store.clone(), package.sha256);
         self.disk(move || {
-            let Some(saved) = store.state_get(&key)? else {
+            let Some((root, state)) = kept(&store, &sha256)? else {
                 return Ok(None);
             };
-            let Ok(kept) = serde_json::from_slice::<Kept>(&saved) else {
+            let Some(bytes) = store.block(&root)? else {
                 return Ok(None);
             };
-            let Ok(root) = Cid::try_from(kept.root.as_str()) else {
-                return Ok(None);
-            };
-            Ok(store.block(&root)?.map(|bytes| (bytes, kept.state)))
+            let ours = store.file(&root)?.is_some_and(|info| info.by_origin.disk > 0);
+            let origin = if ours { Origin::Disk } else { Origin::Upstream };
+            Ok(Some(KeptSignature { bytes, origin, state }))
         })
         .await
     }
@@ -200,18 +201,78 @@ impl Node {
         bytes: Bytes,
     ) -> Result<(), StoreError> {
         let (inner, private) = (Arc::clone(&self.inner), !repository.config.public);
-        let (key, state) = (key(&package.sha256), state.id.to_string());
+        let (sha256, state) = (package.sha256, state.id.to_string());
         self.disk(move || {
-            let cid = dag::raw_cid(dag::HashKind::Sha2_256, &bytes);
-            let file = arrived(&inner.store, &bytes).map_err(|error| StoreError::Disk(cid, error))?;
-            let root = file.dag.root.to_string();
             let hidden = private.then_some(&*inner.privacy.hidden);
-            file.keep(&inner.store, hidden, None)?;
-            let saved = serde_json::to_vec(&Kept { root, state }).unwrap_or_default();
-            Ok(inner.store.state_put(&[(&key, Some(&saved))])?)
+            keep(&inner.store, hidden, &sha256, &bytes, (Origin::Upstream, state))
         })
         .await
     }
+}
+
+/// The signature of this package is kept. Blocks on the disk.
+pub(crate) fn has_signature(store: &Store, package: &[u8; 32]) -> Result<bool, StoreError> {
+    match kept(store, package)? {
+        Some((root, _)) => Ok(store.file(&root)?.is_some()),
+        None => Ok(false),
+    }
+}
+
+/// Keeps a signature that lies beside the package in pacman's cache; `false` if it is none, or of other bytes. It may
+/// be older than the one that mirrors have, so those are asked first. Blocks on the disk.
+pub(crate) fn adopt_signature(
+    store: &Store,
+    private: Option<&Hidden>,
+    package: &[u8; 32],
+    bytes: &[u8],
+) -> Result<bool, StoreError> {
+    let Some(seal) = Seal::read(bytes) else {
+        return Ok(false);
+    };
+    if fit(store, &seal, package)? == Fit::Other {
+        return Ok(false);
+    }
+    keep(store, private, package, bytes, (Origin::Disk, String::new()))?;
+    Ok(true)
+}
+
+/// Whether the signature can be of the package, as far as that is here.
+fn fit(store: &Store, seal: &Seal, package: &[u8; 32]) -> Result<Fit, StoreError> {
+    let file = store
+        .file_by_sha256(package)?
+        .map(|info| crate::read::open_shared(store, &info.root));
+    let Some(file) = file.transpose()?.flatten() else {
+        return Ok(Fit::Unknown);
+    };
+    let open = || Ok(std::io::BufReader::new(FromStart(&file.file, 0)));
+    Ok(seal.fit(open).unwrap_or(Fit::Unknown))
+}
+
+/// The root of the signature that was kept, and its state.
+fn kept(store: &Store, package: &[u8; 32]) -> Result<Option<(Cid, String)>, StoreError> {
+    let Some(saved) = store.state_get(&key(package))? else {
+        return Ok(None);
+    };
+    let Ok(kept) = serde_json::from_slice::<Kept>(&saved) else {
+        return Ok(None);
+    };
+    let root = Cid::try_from(kept.root.as_str()).ok();
+    Ok(root.map(|root| (root, kept.state)))
+}
+
+fn keep(
+    store: &Store,
+    private: Option<&Hidden>,
+    package: &[u8; 32],
+    bytes: &[u8],
+    (origin, state): (Origin, String),
+) -> Result<(), StoreError> {
+    let cid = dag::raw_cid(dag::HashKind::Sha2_256, bytes);
+    let file = arrived(store, bytes).map_err(|error| StoreError::Disk(cid, error))?;
+    let root = file.dag.root.to_string();
+    file.from(origin).keep(store, private, None)?;
+    let saved = serde_json::to_vec(&Kept { root, state }).unwrap_or_default();
+    Ok(store.state_put(&[(&key(package), Some(&saved))])?)
 }
 
 /// Why a mirror gave no signature.
@@ -271,7 +332,7 @@ fn place(repository: &Repository, name: &str) -> Cid {
     dag::raw_cid(dag::HashKind::Sha2_256, text.as_bytes())
 }
 
-fn in_memory(name: &str, bytes: Bytes) -> Answer {
+fn in_memory(name: &str, bytes: Bytes, origin: Origin) -> Answer {
     let root = dag::raw_cid(dag::HashKind::Sha2_256, &bytes);
     Answer::File(Box::new(FileAnswer {
         root,
@@ -281,7 +342,7 @@ fn in_memory(name: &str, bytes: Bytes) -> Answer {
         roots: vec![root],
         ttl: Some(NAME_TTL),
         sources: Sources::default(),
-        known: Known::Bytes(bytes, Origin::Upstream),
+        known: Known::Bytes(bytes, origin),
         against: Against::Signature,
     }))
 }

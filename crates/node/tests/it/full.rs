@@ -10,10 +10,10 @@ use crate::nodes::{Plan, read};
 const MIB: usize = 1 << 20;
 
 /// A file system of its own with 16 MiB.
-struct Small(tempfile::TempDir);
+pub(crate) struct Small(pub(crate) tempfile::TempDir);
 
 impl Small {
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=16m,mode=755", "none"])

@@ -49,13 +49,13 @@ impl Machine {
 }
 
 /// `NAME-VERSION` of a package of the repository now.
-fn folder(repo: &Repo, name: &str) -> String {
+pub(crate) fn folder(repo: &Repo, name: &str) -> String {
     let file = repo.file_name(name).unwrap();
     let (folder, _) = file.rsplit_once('-').unwrap();
     folder.to_owned()
 }
 
-fn digest(repo: &Repo, name: &str) -> [u8; 32] {
+pub(crate) fn digest(repo: &Repo, name: &str) -> [u8; 32] {
     let file = fs_err::read(repo.package_path(name).unwrap()).unwrap();
     sha256(&file)
 }
@@ -229,7 +229,7 @@ async fn superseded_files_go_first_and_what_is_installed_stays() -> TestResult {
     assert_eq!(class(&digest(&repo, "pkg0")), Some(Class::Needed));
     // Room is needed: what is installed stays.
     let evictable = node.node.store().stats().evictable;
-    node.node.gc(Some(evictable - 45_000)).await?;
+    node.node.gc(Some(evictable - 60_000)).await?;
     assert_eq!(old.each_ref().map(class), [None, None, None]);
     assert_eq!(class(&digest(&repo, "pkg0")), Some(Class::Needed));
     Ok(())

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod caches;
 mod day;
 mod fetching;
 mod follow;

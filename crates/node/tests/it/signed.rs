@@ -1,8 +1,10 @@
 //! Packages of repositories without importer under a keyring.
 
 use pacstore_pacman::build::SigningKey;
+use pacstore_store::Class;
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 
+use crate::machine::{Machine, digest, folder};
 use crate::nodes::TestNode;
 use crate::solo::{LARGE, on_disk, solo};
 
@@ -169,5 +171,78 @@ async fn a_package_that_was_only_signed_anew_is_given_by_its_new_signature() -> 
             "it is here"
         );
     }
+    Ok(())
+}
+
+/// Also what was fetched ahead: it is not ready, and it is not fetched again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_whose_signature_is_not_good_counts_as_missing_until_its_key_is_trusted() -> TestResult {
+    let mut house = House::new(false);
+    let machine = Machine::new("");
+    for package in ["small", "large"] {
+        machine.has(&folder(&house.repo, package));
+    }
+    house.repo.update(&["small", "large"])?;
+    house.unsign("core.db");
+    let stranger = stranger(TIME - 10);
+    for package in ["small", "large"] {
+        house.sign(package, &stranger, TIME);
+    }
+    let mut plan = machine.under(solo(&[&house.mirror]));
+    plan.config.repositories[0].keyring = Some(house.keys.clone());
+    let mut node = plan.start().await;
+    let asked = |house: &House| -> Vec<usize> {
+        let names = ["small", "large"].map(|package| house.repo.file_name(package).unwrap());
+        names
+            .iter()
+            .map(|name| house.mirror.requests(name).len())
+            .collect()
+    };
+    let class = |node: &TestNode, package| node.node.store().class_of_sha256(&digest(&house.repo, package));
+    for round in 0..3 {
+        let status = node.node.prefetch().await?;
+        assert_eq!((status.ready, status.missing), (0, 2), "{round}: {status:?}");
+        let waiting = status.waiting.unwrap_or_default();
+        assert!(waiting.contains("not in the keyring"), "{waiting}");
+        node.idle().await;
+        node.node.look_at_machine().await?;
+        for package in ["small", "large"] {
+            assert_eq!(class(&node, package)?, Some(Class::Spare), "{package} goes first");
+        }
+        assert_eq!(
+            asked(&house),
+            [1, 1],
+            "round {round}: it is here, though not given"
+        );
+        let error = node.state().await.1;
+        assert!(
+            error.contains("is not given") && error.contains("1 other"),
+            "{error}"
+        );
+        node = node.stop().await.start().await;
+        let status = node.node.prefetch_status().await;
+        assert_eq!(status.ready, 0, "not before anybody looked either: {status:?}");
+    }
+    house.trusts(&stranger);
+    let status = node.node.prefetch().await?;
+    assert_eq!((status.ready, status.missing), (2, 0), "{status:?}");
+    assert_eq!(node.state().await.1, "");
+    assert_eq!(asked(&house), [1, 1]);
+    node.node.look_at_machine().await?;
+    assert_eq!(class(&node, "large")?, Some(Class::Needed));
+    // What is evicted is no longer remembered.
+    fs_err::write(&house.keys, house.repo.key().public_key())?;
+    let status = node.node.prefetch().await?;
+    assert_eq!(
+        (status.ready, status.missing),
+        (2, 0),
+        "it was good when it came: {status:?}"
+    );
+    house.leaves(&node, "large", "not in the keyring").await?;
+    assert_eq!(node.node.prefetch_status().await.missing, 1);
+    for _ in 0..2 {
+        node.node.gc(Some(0)).await?;
+    }
+    assert_eq!(node.state().await.1, "");
     Ok(())
 }

@@ -249,3 +249,75 @@ fn readers_and_writers_go_on_while_gc_runs() -> TestResult {
     assert_sound(&store, &home);
     Ok(())
 }
+
+/// Signatures have some 300 bytes, and the disk gives each of them 4 KiB: both count.
+#[test]
+fn the_cap_counts_whole_blocks_of_the_disk_whatever_an_earlier_version_counted() -> TestResult {
+    let mut home = Home::new(200_000);
+    // As before there were blocks.
+    let store = home.open();
+    for seed in 0..60 {
+        put(&store, &home, &bytes(seed, 310));
+    }
+    assert_eq!(store.stats().evictable, 60 * 310);
+    drop(store);
+    home.block = 4096;
+    let store = home.open();
+    assert_eq!(store.stats().evictable, 60 * 4096);
+    assert_sound(&store, &home);
+    store.gc(None)?;
+    for seed in 60..120 {
+        put(&store, &home, &bytes(seed, 310 + seed as usize * 90));
+        let on_disk: u64 = home
+            .on_disk()
+            .iter()
+            .map(|path| std::fs::metadata(path).unwrap().len().next_multiple_of(4096))
+            .sum();
+        let stats = store.stats();
+        assert!(
+            on_disk <= 200_000 && stats.evictable == on_disk,
+            "{on_disk}: {stats:?}"
+        );
+    }
+    let part = dag(&TINY, &bytes(500, 4097));
+    let partial = store.begin_partial(&part)?;
+    assert_eq!(store.stats().evictable % 4096, 0);
+    assert!(store.stats().evictable <= 200_000);
+    partial.discard();
+    assert_sound(&store, &home);
+    drop(store);
+    home.block = 1;
+    let store = home.open();
+    assert_sound(&store, &home);
+    Ok(())
+}
+
+/// For a day this machine believed that it was a year later.
+#[test]
+fn what_was_used_by_a_clock_that_ran_ahead_does_not_stay_for_it() -> TestResult {
+    let home = Home::new(10_000);
+    let store = home.open();
+    let right = home.clock.now();
+    home.hand.advance(Duration::from_hours(24 * 365));
+    let old = put(&store, &home, &bytes(1, 4000));
+    let needed = put(&store, &home, &bytes(2, 2000));
+    store.classify(&mut |info, _| {
+        if info.root == needed {
+            pacstore_store::Class::Needed
+        } else {
+            pacstore_store::Class::Plain
+        }
+    })?;
+    drop(store);
+    home.hand.set(right);
+    let store = home.open();
+    store.gc(None)?;
+    assert_sound(&store, &home);
+    home.hand.advance(Duration::from_mins(1));
+    let new = put(&store, &home, &bytes(3, 4000));
+    put(&store, &home, &bytes(4, 3000));
+    let here = [old, needed, new].map(|root| store.file(&root).unwrap().is_some());
+    assert_eq!(here, [false, true, true]);
+    assert_sound(&store, &home);
+    Ok(())
+}

@@ -66,6 +66,8 @@ pub(crate) struct Home {
     pub(crate) hand: FakeClock,
     pub(crate) max_size: u64,
     pub(crate) refs_at_once: usize,
+    /// A byte, so that caps and files of tests can be small.
+    pub(crate) block: u64,
 }
 
 impl Home {
@@ -85,6 +87,7 @@ impl Home {
             hand,
             max_size,
             refs_at_once: Tuning::default().refs_at_once,
+            block: 1,
         }
     }
 
@@ -107,6 +110,7 @@ impl Home {
     pub(crate) fn open(&self) -> Store {
         let tuning = Tuning {
             refs_at_once: self.refs_at_once,
+            block: self.block,
             ..Tuning::default()
         };
         Store::open_with(&self.path(), self.options(), tuning).unwrap()
@@ -117,6 +121,7 @@ impl Home {
         let tuning = Tuning {
             cache_bytes: 1 << 20,
             refs_at_once: self.refs_at_once,
+            block: self.block,
             steps: Some(steps),
             ..Tuning::default()
         };

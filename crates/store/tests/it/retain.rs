@@ -309,6 +309,7 @@ fn others_write_between_the_transactions_of_one_retain() -> TestResult {
     let meanwhile = std::sync::Arc::new(Meanwhile::default());
     let tuning = pacstore_store::Tuning {
         refs_at_once: home.refs_at_once,
+        block: home.block,
         steps: Some(std::sync::Arc::clone(&meanwhile) as _),
         ..pacstore_store::Tuning::default()
     };

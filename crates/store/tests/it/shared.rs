@@ -211,3 +211,112 @@ fn a_file_taken_in_place_has_no_second_copy_and_is_noticed_when_it_changes() -> 
     assert_sound(&store, &home);
     Ok(())
 }
+
+/// Reading on in a file that its owner writes to tells so, whatever was read of it before.
+#[test]
+fn whoever_reads_a_shared_file_can_tell_that_it_was_written_to() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 5000);
+    let (root, path) = share(&store, &home, &data, Intake::Reference);
+    let open = store.open_shared(&root)?.ok_or("here")?;
+    assert!(open.is_unchanged());
+    let mut other = data.clone();
+    other[4500] ^= 1;
+    std::fs::write(&path, &other)?;
+    set_times(&path, 2_000_000);
+    assert!(!open.is_unchanged());
+    // Touched only: what is opened now is right, and known to be.
+    std::fs::write(&path, &data)?;
+    set_times(&path, 3_000_000);
+    let open = store.open_shared(&root)?.ok_or("hashed again")?;
+    assert!(open.is_unchanged());
+    // A removed file is still readable for who has it open.
+    std::fs::remove_file(&path)?;
+    assert!(open.is_unchanged());
+    assert!(store.open_shared(&root)?.is_none());
+    // Files of the store are nobody else's.
+    let own = put(&store, &home, &data);
+    assert!(store.open_shared(&own)?.ok_or("here")?.is_unchanged());
+    Ok(())
+}
+
+#[test]
+fn a_referenced_file_that_may_not_be_read_any_more_is_let_go_of() -> TestResult {
+    use std::os::unix::fs::symlink;
+    for by_block in [false, true] {
+        let home = Home::new(1 << 20);
+        let store = home.open();
+        let data = bytes(1, 5000);
+        let leaf = dag(&TINY, &data).leaves[4].cid;
+        let (root, path) = share(&store, &home, &data, Intake::Reference);
+        // A link to itself can be opened by nobody, not even by root.
+        std::fs::remove_file(&path)?;
+        symlink(&path, &path)?;
+        if by_block {
+            assert!(!store.block_into(&leaf, &mut Vec::new())?);
+        } else {
+            assert!(store.open_file(&root)?.is_none());
+        }
+        assert_eq!(store.stats().files, 0);
+        assert_eq!(put(&store, &home, &data), root, "it comes another way");
+        assert_eq!(read(&store, &root), Some(data));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_is_here_by_its_sha256_only_while_its_bytes_are() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 5000);
+    let digest = sha256(&data);
+    assert!(!store.has_sha256(&digest)?);
+    let (_, path) = share(&store, &home, &data, Intake::Reference);
+    assert!(store.has_sha256(&digest)?);
+    set_times(&path, 2_000_000);
+    assert!(store.has_sha256(&digest)?, "only touched");
+    std::fs::write(&path, bytes(2, 5000))?;
+    set_times(&path, 3_000_000);
+    assert!(!store.has_sha256(&digest)?);
+    assert_eq!(store.stats().files, 0);
+    let (_, path) = share(&store, &home, &data, Intake::Reference);
+    std::fs::remove_file(&path)?;
+    assert!(!store.has_sha256(&digest)?);
+    assert_eq!(store.stats().files, 0);
+    Ok(())
+}
+
+/// `paccache -r` removes packages all the time: that is neither damage nor a reason to fetch them again.
+#[test]
+fn what_the_owner_removes_or_replaces_is_no_damage_and_a_flipped_bit_is() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let (_, path) = share(&store, &home, &bytes(1, 5000), Intake::Reference);
+    std::fs::remove_file(&path)?;
+    assert_eq!(store.scrub_next(0)?, None);
+    assert_eq!(store.stats().files, 0);
+    let (_, path) = share(&store, &home, &bytes(1, 5000), Intake::Reference);
+    std::fs::remove_file(&path)?;
+    assert_eq!(store.fsck(false, &mut |_| {})?.damages, vec![]);
+    assert_eq!(store.stats().files, 0);
+    let (_, path) = share(&store, &home, &bytes(1, 5000), Intake::Reference);
+    std::fs::write(&path, b"another package")?;
+    assert_eq!(store.scrub_next(0)?, None);
+    assert_eq!(store.stats().files, 0);
+    // Touched: still right.
+    let (root, path) = share(&store, &home, &bytes(1, 5000), Intake::Reference);
+    set_times(&path, 2_000_000);
+    assert_eq!(store.scrub_next(0)?, None, "looked at, and kept");
+    let scrubbed = store.scrub_next(0)?.ok_or("read again")?;
+    assert_eq!((scrubbed.root, scrubbed.damage), (root, None));
+    // The disk flips a bit, which changes no times.
+    let mut data = bytes(1, 5000);
+    data[77] ^= 1;
+    std::fs::write(&path, &data)?;
+    set_times(&path, 2_000_000);
+    let scrubbed = store.scrub_next(0)?.ok_or("read again")?;
+    assert!(scrubbed.damage.is_some(), "{scrubbed:?}");
+    assert_eq!(store.stats().files, 0);
+    Ok(())
+}

@@ -4,7 +4,7 @@
 //! - Not here: how the facts are found (`super::probe`).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -87,6 +87,8 @@ pub(crate) struct DaemonFacts {
     pub(crate) peers: u64,
     pub(crate) store: (u64, u64),
     pub(crate) addresses: Vec<String>,
+    /// pacman's caches that it takes packages from, and what keeps it from that.
+    pub(crate) caches: Vec<(PathBuf, Option<String>)>,
 }
 
 /// What one upstream answers for one database.
@@ -130,6 +132,8 @@ pub(crate) struct CacheFacts {
     pub(crate) exists: bool,
     /// Others than root may read it.
     pub(crate) readable: bool,
+    /// Root may write to it, so pacman downloads there.
+    pub(crate) writable: bool,
     /// Unfinished downloads: how many, and how old the oldest is.
     pub(crate) parts: Option<(usize, Duration)>,
 }
@@ -281,7 +285,8 @@ fn pacman(facts: &Facts) -> Vec<Line> {
         let says = format!("{} has no repository", pacman.conf.display());
         lines.push(warn("pacman", says, "add the sections of your distribution"));
     }
-    lines.extend(pacman.caches.iter().map(cache));
+    let caches = pacman.caches.iter();
+    lines.extend(caches.map(|one| cache(one, facts.daemon.as_ref())));
     for cache in &pacman.caches {
         if let Some((count, age)) = cache.parts.filter(|(_, age)| *age > Duration::from_hours(24)) {
             let says = format!(
@@ -360,9 +365,27 @@ fn wrong_port(name: &str, asked: u16, port: u16) -> Line {
     bad("pacman", says, "run `pacstore setup` again")
 }
 
-fn cache(one: &CacheFacts) -> Line {
+fn cache(one: &CacheFacts, daemon: Option<&DaemonFacts>) -> Line {
     let path = one.path.display();
-    match (one.exists, one.readable) {
+    // The daemon has tried: rights of folders above it, lists of users, a sandbox count, too.
+    let tried = daemon.and_then(|daemon| {
+        let known = daemon.caches.iter().find(|(path, _)| same(path, &one.path))?;
+        Some(known.1.as_deref())
+    });
+    if one.exists
+        && let Some(Some(why)) = tried
+    {
+        return warn(
+            "cache",
+            format!("{path}: {why}"),
+            "chmod o+rX it and the folders above it, if packages that pacman already has are to be shared",
+        );
+    }
+    match (one.exists, one.readable || tried.is_some()) {
+        (true, true) if !one.writable => ok(
+            "cache",
+            format!("{path} can be read; it is read-only, so pacman downloads elsewhere"),
+        ),
         (true, true) => ok("cache", format!("{path} can be read")),
         (true, false) => warn(
             "cache",
@@ -375,6 +398,11 @@ fn cache(one: &CacheFacts) -> Line {
             "pacman makes it when it downloads first",
         ),
     }
+}
+
+/// The same folder, however its slashes are written.
+fn same(one: &Path, other: &Path) -> bool {
+    one.components().eq(other.components())
 }
 
 fn upstreams(facts: &Facts) -> Vec<Line> {

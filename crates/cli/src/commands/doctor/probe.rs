@@ -121,7 +121,17 @@ fn daemon_facts(status: &Value) -> DaemonFacts {
             .iter()
             .filter_map(|one| Some(one.as_str()?.to_owned()))
             .collect(),
+        caches: caches_tried(status),
     }
+}
+
+fn caches_tried(status: &Value) -> Vec<(PathBuf, Option<String>)> {
+    let caches = status["caches"].as_array().into_iter().flatten();
+    let one = |cache: &Value| {
+        let path = PathBuf::from(cache["path"].as_str()?);
+        Some((path, cache["error"].as_str().map(str::to_owned)))
+    };
+    caches.filter_map(one).collect()
 }
 
 /// What is behind the gateway's address, seen from this machine.
@@ -276,9 +286,17 @@ fn cache(path: &Path) -> CacheFacts {
     CacheFacts {
         path: path.to_owned(),
         exists: meta.is_some(),
+        writable: meta.as_ref().is_some_and(|meta| is_writable(path, meta)),
         readable: meta.is_some_and(|meta| meta.permissions().mode() & 0o005 == 0o005),
         parts: ages.iter().max().map(|oldest| (ages.len(), *oldest)),
     }
+}
+
+/// As pacman looks at it: it leaves out folders without any `w`, and file systems that are read-only.
+fn is_writable(path: &Path, meta: &std::fs::Metadata) -> bool {
+    let read_only = rustix::fs::statvfs(path)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    !read_only && meta.permissions().mode() & 0o222 != 0
 }
 
 fn lock(settings: &Settings, place: &Place) -> Option<(PathBuf, bool)> {

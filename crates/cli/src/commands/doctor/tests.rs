@@ -48,6 +48,7 @@ fn sound() -> Facts {
             peers: 2,
             store: (1, 2),
             addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
+            caches: vec![(PathBuf::from("/var/cache/pacman/pkg/"), None)],
         }),
         gateway: (SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), Reached::Answer),
         localhost_names: true,
@@ -65,6 +66,7 @@ fn sound() -> Facts {
                 path: PathBuf::from("/var/cache/pacman/pkg"),
                 exists: true,
                 readable: true,
+                writable: true,
                 parts: None,
             }],
             lock: None,
@@ -340,4 +342,30 @@ fn without_a_daemon_the_port_tells_whether_another_program_has_it() {
             .iter()
             .any(|line| line.link == "daemon" && line.verdict == Verdict::Bad)
     );
+}
+
+#[test]
+fn a_cache_is_what_the_daemon_made_of_it_and_by_its_mode_only_without_one() {
+    use Verdict::Warn;
+    let cache = |f: &mut Facts, change: &dyn Fn(&mut CacheFacts)| {
+        change(&mut f.pacman.as_mut().expect("pacman").caches[0]);
+    };
+    // A list of users lets the daemon in, whatever the mode says.
+    let lines = with(|f| cache(f, &|one| one.readable = false));
+    assert!(lines.iter().all(|line| line.verdict == Verdict::Ok), "{lines:#?}");
+    let lines = with(|f| {
+        f.daemon.as_mut().expect("it").caches.clear();
+        cache(f, &|one| one.readable = false);
+    });
+    only(&lines, Warn, "cache", "cannot be read by the daemon");
+    let lines = with(|f| {
+        f.daemon.as_mut().expect("it").caches[0].1 = Some("Permission denied".to_owned());
+    });
+    only(&lines, Warn, "cache", "Permission denied");
+    let lines = with(|f| cache(f, &|one| one.writable = false));
+    let line = lines.iter().find(|line| line.link == "cache").expect("a line");
+    assert_eq!(line.verdict, Verdict::Ok);
+    assert!(line.says.contains("read-only"), "{line:?}");
+    let lines = with(|f| cache(f, &|one| one.exists = false));
+    only(&lines, Warn, "cache", "is not there");
 }

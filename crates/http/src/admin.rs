@@ -74,6 +74,13 @@ pub struct GetRequest {
     pub from: u64,
 }
 
+/// A key to rotate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RotateRequest {
+    /// Its label.
+    pub label: String,
+}
+
 /// What an error looks like.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -145,6 +152,7 @@ pub fn serve_admin(path: &Path, admin: Admin) -> Result<(), AdminError> {
         .route("/v1/prefetch", post(prefetch))
         .route("/v1/heads", get(heads))
         .route("/v1/alert/test", post(test_alerts))
+        .route("/v1/key/rotate", post(rotate))
         .route("/metrics", get(metrics))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(admin);
@@ -254,6 +262,20 @@ async fn import(
         import.accept();
     }
     Json(admin.node.import_now(&import).await).into_response()
+}
+
+async fn rotate(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(asked): Json<RotateRequest>,
+) -> Response {
+    if !peer.may_change() {
+        return forbidden();
+    }
+    match admin.node.rotate(&asked.label).await {
+        Ok(rotated) => Json(rotated).into_response(),
+        Err(error) => refuse(StatusCode::CONFLICT, chain(&error), error.hint()),
+    }
 }
 
 async fn gc(

@@ -21,7 +21,7 @@ mod route;
 mod server;
 mod slots;
 
-pub use admin::{Admin, AdminError, ErrorBody, GetRequest, NameRequest, serve_admin};
+pub use admin::{Admin, AdminError, ErrorBody, GetRequest, NameRequest, RotateRequest, serve_admin};
 pub use allow::{Allow, Network, NetworkError};
 pub use gateway::Gateway;
 pub use listen::listen_everywhere;

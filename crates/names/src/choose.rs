@@ -91,6 +91,21 @@ struct Vote {
 }
 
 impl Seen {
+    /// What was seen of `from` counts for `to`, which goes on counting above `sequence`, that of the
+    /// record that handed over and linked `head`.
+    pub fn hand_over(&mut self, from: &IpnsName, to: &IpnsName, sequence: u64, head: Cid) {
+        self.keys.remove(from);
+        let seen = self.keys.entry(*to).or_insert(SeenKey { sequence, head });
+        if seen.sequence < sequence {
+            *seen = SeenKey { sequence, head };
+        }
+        if let Some(current) = &mut self.current
+            && let Some(vote) = current.votes.remove(from)
+        {
+            current.votes.entry(*to).or_insert(vote);
+        }
+    }
+
     /// For the disk.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_ipld_dagcbor::to_vec(self).expect("what was seen is always dag-cbor")

@@ -34,6 +34,7 @@
 mod arch;
 mod choose;
 mod dnslink;
+mod hand_over;
 mod head;
 mod key;
 mod mirror_name;
@@ -50,6 +51,7 @@ pub use arch::{Arch, ArchError, arch_of_folder};
 pub use choose::{Choice, Current, Rejection, Seen, SeenKey, choose};
 pub use cid::Cid;
 pub use dnslink::{DnslinkError, LinkTarget, parse_dnslink};
+pub use hand_over::{HandOverError, HandOvers, MAX_HAND_OVERS};
 pub use head::{
     Counts, HEAD_VERSION, Head, HeadError, Layout, LayoutError, MAX_HEAD, MAX_REPOSITORIES, TreeTimes,
 };
@@ -57,7 +59,7 @@ pub use key::{KeyError, PublicKey, SigningKey};
 pub use mirror_name::{MirrorName, MirrorNameError};
 pub use name::{IpnsName, NameError};
 pub use path::{MAX_PATH, MAX_SEGMENT, MAX_SEGMENTS, PathError, RequestPath, parse_request_path};
-pub use record::{HEAD_KEY, MAX_RECORD, Record, RecordData, RecordError, better};
+pub use record::{HEAD_KEY, MAX_RECORD, NEXT_KEY, Record, RecordData, RecordError, better};
 pub use repository::{RepoState, Repository, State};
 pub use signed::{Signed, SignedError};
 pub use summary::{ArchField, FellBack, ImporterLine, RepositoryLine, Summary};

@@ -30,6 +30,9 @@ pub const MAX_RECORD: usize = 10 * 1024;
 /// The key in a record's data under which the head is linked.
 pub const HEAD_KEY: &str = "_pacstore/head";
 
+/// The key in a record's data under which the KEY stands that signs from now on.
+pub const NEXT_KEY: &str = "_pacstore/next";
+
 /// Validity type 0: the validity is an end of life.
 const EOL: u64 = 0;
 const SIGN_PREFIX: &[u8] = b"ipns-signature:";
@@ -64,6 +67,8 @@ struct Data {
     validity_type: u64,
     #[serde(rename = "_pacstore/head", default, skip_serializing_if = "Option::is_none")]
     head: Option<Cid>,
+    #[serde(rename = "_pacstore/next", default, skip_serializing_if = "Option::is_none")]
+    next: Option<IpnsName>,
 }
 
 /// A record in its form on the wire, and what it says.
@@ -132,6 +137,18 @@ impl Record {
     /// [`RecordError::TooLarge`] for a value of several kilobytes, and
     /// [`RecordError::Validity`] for a time that RFC 3339 cannot write.
     pub fn create(key: &SigningKey, new: RecordData) -> Result<Self, RecordError> {
+        Self::make(key, new, None)
+    }
+
+    /// The last record of `key`: from then on `successor` signs.
+    ///
+    /// # Errors
+    /// As [`Record::create`].
+    pub fn hand_over(key: &SigningKey, new: RecordData, successor: IpnsName) -> Result<Self, RecordError> {
+        Self::make(key, new, Some(successor))
+    }
+
+    fn make(key: &SigningKey, new: RecordData, next: Option<IpnsName>) -> Result<Self, RecordError> {
         let validity = write_validity(new.validity).ok_or(RecordError::Validity)?;
         let data = Data {
             ttl: u64::try_from(new.ttl.as_nanos()).unwrap_or(u64::MAX),
@@ -140,6 +157,7 @@ impl Record {
             validity: ByteBuf::from(validity),
             validity_type: EOL,
             head: new.head,
+            next,
         };
         let cbor = serde_ipld_dagcbor::to_vec(&data).expect("a record's data is always dag-cbor");
         let v1 = key.sign(&[data.value.as_slice(), &data.validity, b"EOL"].concat());
@@ -260,6 +278,11 @@ impl Record {
     /// The head that it links.
     pub fn head(&self) -> Option<Cid> {
         self.data.head
+    }
+
+    /// The KEY that signs instead of this one, if it was handed over.
+    pub fn successor(&self) -> Option<IpnsName> {
+        self.data.next
     }
 }
 

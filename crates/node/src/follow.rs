@@ -25,6 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tracing::{debug, info, warn};
 
 use crate::fetch::{AskPeers, FetchError, Sources};
+use crate::hand_over;
 use crate::importer::Importing;
 use crate::mirror::Mirror;
 use crate::node::Node;
@@ -41,6 +42,9 @@ const ASK_DHT: Duration = Duration::from_mins(5);
 
 /// Peers asked for one record at once.
 const MAX_ASKED: usize = 16;
+
+/// Hand-overs that one look goes along with.
+const MAX_HOPS: usize = 8;
 
 /// How long one peer may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -125,6 +129,7 @@ pub(crate) async fn run(node: Node, mirror: Arc<Mirror>) {
     for signed in mirror.signed() {
         keep_record(&net, &mirror, &signed);
     }
+    hand_over::keep(&net, &mirror);
     if let Some(head) = mirror.current() {
         announce(&node, &mirror, &head.head).await;
     }
@@ -182,10 +187,33 @@ impl Node {
 }
 
 async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
+    // Whom a KEY was handed over to is asked in the same look, and may have been handed over too.
+    for _ in 0..MAX_HOPS {
+        if look_once(node, mirror).await? == HandedOver::No {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether some KEY turned out to have been handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandedOver {
+    Yes,
+    No,
+}
+
+async fn look_once(node: &Node, mirror: &Arc<Mirror>) -> Result<HandedOver, FollowError> {
     let mut better = Vec::new();
     let mut imported = false;
-    for key in &mirror.config.importers {
-        if let Some(import) = node.inner.imports.iter().find(|import| import.key.name() == *key) {
+    let mut handed = HandedOver::No;
+    for key in &mirror.importers() {
+        if let Some(import) = node
+            .inner
+            .imports
+            .iter()
+            .find(|import| import.key().name() == *key)
+        {
             own(node, mirror, import).await?;
             imported = true;
             continue;
@@ -197,7 +225,13 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
             .map(|signed| signed.record);
         let audience = mirror.audience(mirror.current().as_deref().map(|head| &head.head));
         if let Some(record) = newest_record(node, key, known.as_ref(), audience).await {
-            better.push((*key, record));
+            if record.successor().is_some() {
+                if hand_over(node, mirror, *key, record).await? {
+                    handed = HandedOver::Yes;
+                }
+            } else {
+                better.push((*key, record));
+            }
         }
     }
     let looked = if better.is_empty() {
@@ -209,13 +243,35 @@ async fn look(node: &Node, mirror: &Arc<Mirror>) -> Result<(), FollowError> {
     if !imported {
         complete(node, mirror).await?;
     }
-    looked
+    looked.map(|()| handed)
+}
+
+/// Follows another KEY instead of `key` from now on, as `record` says.
+async fn hand_over(
+    node: &Node,
+    mirror: &Arc<Mirror>,
+    key: IpnsName,
+    record: Record,
+) -> Result<bool, FollowError> {
+    let (mirror_, record_) = (Arc::clone(mirror), record.clone());
+    let work = move || mirror_.hand_over(key, &record_);
+    let news = match node.inner.tasks.blocking(Pool::Disk, work).await {
+        Ok(news) => news?,
+        Err(_) => return Err(FollowError::Stopping),
+    };
+    if news {
+        info!(mirror = %mirror.config.name, old = %key, new = ?record.successor().map(|key| key.to_string()), "the mirror's key was handed over");
+        if let Some(net) = &node.inner.net {
+            hand_over::keep(net, mirror);
+        }
+    }
+    Ok(news)
 }
 
 /// Looks for a newer record of our own than we know of: this node lost its state, or came back
 /// from an old copy. What we say must go above it, or nobody would believe us again.
 async fn own(node: &Node, mirror: &Arc<Mirror>, import: &Arc<Importing>) -> Result<(), FollowError> {
-    let key = import.key.name();
+    let key = import.key().name();
     let ask = if import.config.public {
         AskPeers::Everyone
     } else {
@@ -226,6 +282,13 @@ async fn own(node: &Node, mirror: &Arc<Mirror>, import: &Arc<Importing>) -> Resu
     let Some(record) = newest_record(node, &key, known, ask).await else {
         return Ok(());
     };
+    if record.successor().is_some() {
+        // On another machine, or before this copy of it was made: what we sign counts for nothing more.
+        if hand_over(node, mirror, key, record).await? {
+            warn!(mirror = %mirror.config.name, %key, "the key that signs here was handed over elsewhere");
+        }
+        return Ok(());
+    }
     let (node_, sequence) = (node.clone(), record.sequence());
     blocking(node, move || publish::saw_sequence(&node_, &key, sequence)).await?;
     // Without a head of our own, the first that we publish goes above it.
@@ -290,7 +353,9 @@ async fn consider(
     mirror: &Arc<Mirror>,
     records: Vec<(IpnsName, Record)>,
 ) -> Result<(), FollowError> {
+    let trusted = mirror.importers();
     let mut signed = mirror.signed();
+    signed.retain(|one| trusted.contains(&one.key));
     let mut failed = None;
     for (key, record) in records {
         if record.head().is_none() {
@@ -309,12 +374,7 @@ async fn consider(
             Err(error) => failed = Some(error),
         }
     }
-    let choice = pacstore_names::choose(
-        &signed,
-        &mirror.config.importers,
-        mirror.config.quorum,
-        &mirror.seen(),
-    );
+    let choice = pacstore_names::choose(&signed, &trusted, mirror.config.quorum, &mirror.seen());
     for (index, why) in &choice.rejected {
         debug!(key = %signed[*index].key, ?why, "a head has no vote");
     }
@@ -340,6 +400,9 @@ async fn consider(
 
 /// What we know of a name others may ask us for.
 pub(crate) fn keep_record(net: &pacstore_net::Net, mirror: &Mirror, signed: &Signed) {
+    if mirror.is_over(&signed.key) {
+        return;
+    }
     let kept = if mirror.is_public(&signed.head) {
         net.set_record(&signed.key, signed.record.bytes())
     } else {

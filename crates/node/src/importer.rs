@@ -9,8 +9,8 @@
 //! - Invariant: a round in which nothing moves for [`STILL`] is given up, wherever it stands.
 //! - Not here: what a round does (`pacstore-import`), heads (`crate::publish`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use pacstore_import::{Importer, Progress, RepoFacts, RepoState, Round, RoundError, Status, Step};
@@ -50,7 +50,8 @@ const MAX_DETAIL: usize = 1000;
 pub struct Importing {
     /// What the configuration says.
     pub config: ImportConfig,
-    pub(crate) key: SigningKey,
+    /// What signs; another one after a rotation.
+    key: RwLock<Arc<SigningKey>>,
     importer: tokio::sync::Mutex<Importer>,
     progress: Progress,
     /// Whether the next round publishes what is held because of its signatures.
@@ -154,7 +155,7 @@ impl Importing {
             let (asks, asked) = mpsc::channel(MAX_ASKED);
             imports.push(Arc::new(Self {
                 config: import.clone(),
-                key: keys.load(&import.key)?,
+                key: RwLock::new(Arc::new(keys.load(&import.key)?)),
                 importer: tokio::sync::Mutex::new(importer),
                 progress: Progress::default(),
                 accept: AtomicBool::new(false),
@@ -179,7 +180,21 @@ impl Importing {
 
     /// The KEY it publishes under.
     pub fn key_name(&self) -> String {
-        self.key.name().to_string()
+        self.key().name().to_string()
+    }
+
+    /// The key that signs.
+    pub(crate) fn key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_key(&self, key: SigningKey) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+
+    /// Waits for the round under way, and keeps others from beginning while it is held.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, Importer> {
+        self.importer.lock().await
     }
 
     /// The last round's report.

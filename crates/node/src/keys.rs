@@ -8,7 +8,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use pacstore_names::SigningKey;
+use pacstore_names::{IpnsName, Record, SigningKey};
+use tracing::warn;
 
 /// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,9 @@ pub struct Keys {
     dir: PathBuf,
 }
 
+/// How the files end in which hand-overs are kept; they begin with the KEY that was handed over.
+const HAND_OVER: &str = ".handover";
+
 /// File name of the node's own key; not a label, since labels do not begin with a dot.
 const NODE: &str = ".node";
 
@@ -93,30 +97,87 @@ impl Keys {
         self.read(check(label)?)
     }
 
+    /// The key that is to take the place of `label`'s: made once, the same one after a stop in between.
+    pub(crate) fn prepare(&self, label: &str) -> Result<SigningKey, KeyError> {
+        let next = next_of(check(label)?);
+        match self.read(&next) {
+            Err(KeyError::Missing { .. }) => self.write(&next),
+            other => other,
+        }
+    }
+
+    /// Keeps the record by which `from` was handed over; one of an attempt that stopped is replaced.
+    pub(crate) fn keep_hand_over(&self, from: &IpnsName, record: &Record) -> Result<(), KeyError> {
+        let path = self.dir.join(format!("{from}{HAND_OVER}"));
+        let temporary = self.write_beside(&from.to_string(), record.bytes())?;
+        fs_err::rename(&temporary, &path).map_err(|e| KeyError::Io(path, e))?;
+        self.sync()
+    }
+
+    /// The records by which keys of this node were handed over. A damaged one is told: others have it.
+    pub(crate) fn hand_overs(&self) -> Result<Vec<(IpnsName, Record)>, KeyError> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            let Some(Ok(key)) = name.strip_suffix(HAND_OVER).map(str::parse::<IpnsName>) else {
+                continue;
+            };
+            let path = self.dir.join(&name);
+            let bytes = fs_err::read(&path).map_err(|e| KeyError::Io(path.clone(), e))?;
+            match Record::from_bytes(&bytes) {
+                Ok(record) => found.push((key, record)),
+                Err(error) => {
+                    warn!(path = %path.display(), error = &error as &dyn std::error::Error, "a hand-over cannot be read");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts the key `label`, whose KEY is `key`, aside under that name, beside its label.
+    pub(crate) fn retire(&self, label: &str, key: &IpnsName) -> Result<(), KeyError> {
+        let aside = self.dir.join(format!("{key}.retired"));
+        match fs_err::hard_link(self.path(check(label)?), &aside) {
+            Ok(()) => self.sync(),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(KeyError::Io(aside, error)),
+        }
+    }
+
+    /// The key that [`Keys::prepare`] made takes the place of `label`'s.
+    pub(crate) fn exchange(&self, label: &str) -> Result<(), KeyError> {
+        let path = self.path(check(label)?);
+        fs_err::rename(self.path(&next_of(label)), &path).map_err(|e| KeyError::Io(path, e))?;
+        self.sync()
+    }
+
     /// Labels, sorted.
     ///
     /// # Errors
     /// [`KeyError::Io`].
     pub fn labels(&self) -> Result<Vec<String>, KeyError> {
+        let names = self.names()?;
+        let labels = names.iter().filter_map(|name| name.strip_suffix(".key"));
+        let mut labels: Vec<String> = labels
+            .filter(|label| check(label).is_ok())
+            .map(str::to_owned)
+            .collect();
+        labels.sort();
+        Ok(labels)
+    }
+
+    /// The names in the folder that are text.
+    fn names(&self) -> Result<Vec<String>, KeyError> {
         let entries = match fs_err::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(KeyError::Io(self.dir.clone(), error)),
         };
-        let mut labels = Vec::new();
+        let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|e| KeyError::Io(self.dir.clone(), e))?;
-            if let Some(label) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.strip_suffix(".key"))
-                && check(label).is_ok()
-            {
-                labels.push(label.to_owned());
-            }
+            names.extend(entry.file_name().into_string());
         }
-        labels.sort();
-        Ok(labels)
+        Ok(names)
     }
 
     /// The node's own key, made at first use: it signs nothing that others rely on.
@@ -167,13 +228,7 @@ impl Keys {
             .map_err(io(&self.dir))?;
         let key = SigningKey::generate().map_err(|_| KeyError::Random)?;
         let path = self.path(label);
-        let temporary = self.dir.join(format!(".{label}.new-{}", std::process::id()));
-        let mut options = fs_err::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        fs_err::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&temporary).map_err(io(&temporary))?;
-        file.write_all(&key.to_bytes()).map_err(io(&temporary))?;
-        file.sync_all().map_err(io(&temporary))?;
+        let temporary = self.write_beside(label, &key.to_bytes())?;
         // A link, not a rename: an existing key is never replaced.
         let linked = fs_err::hard_link(&temporary, &path);
         fs_err::remove_file(&temporary).map_err(io(&temporary))?;
@@ -184,11 +239,33 @@ impl Keys {
             }
             Err(error) => return Err(KeyError::Io(path, error)),
         }
-        fs_err::File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(io(&self.dir))?;
+        self.sync()?;
         Ok(key)
     }
+
+    /// Writes `bytes` durably into a file beside the others, for their owner alone.
+    fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, KeyError> {
+        let temporary = self.dir.join(format!(".{name}.new-{}", std::process::id()));
+        let io = |error| KeyError::Io(temporary.clone(), error);
+        let mut options = fs_err::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        fs_err::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&temporary).map_err(io)?;
+        file.write_all(bytes).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        Ok(temporary)
+    }
+
+    /// Makes the names in the folder durable.
+    fn sync(&self) -> Result<(), KeyError> {
+        let synced = fs_err::File::open(&self.dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|e| KeyError::Io(self.dir.clone(), e))
+    }
+}
+
+/// Under which name the successor of `label` waits; no label, since those do not begin with a dot.
+fn next_of(label: &str) -> String {
+    format!(".{label}.next")
 }
 
 fn check(label: &str) -> Result<&str, KeyError> {

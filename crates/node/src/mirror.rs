@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use cid::Cid;
 use pacstore_dag::{self as dag, BlockSource as _};
-use pacstore_names::{Head, IpnsName, Layout, Record, Seen, Signed, unix_seconds};
+use pacstore_names::{HandOvers, Head, IpnsName, Layout, Record, Seen, Signed, unix_seconds};
 use pacstore_store::{NODES_ONLY, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -110,6 +110,7 @@ struct Heads {
     /// The newest of each importer.
     signed: Vec<Signed>,
     seen: Seen,
+    handed: HandOvers,
 }
 
 /// As it stands in the store.
@@ -119,6 +120,9 @@ struct Saved {
     signed: Vec<SavedRecord>,
     seen: Vec<u8>,
     used: Vec<String>,
+    /// KEYs that were handed over, and the records that say so.
+    #[serde(default)]
+    handed: Vec<SavedRecord>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -157,6 +161,12 @@ impl Mirror {
                     warn!(mirror = %config.name, key = %one.key, "a remembered record cannot be read any more");
                 }
             }
+        }
+        for one in saved.handed {
+            let record = Record::from_bytes(&one.record).map_err(|_| StoreError::State(key(&config)))?;
+            // Without it a KEY that was given up would be followed again.
+            let added = heads.handed.add(one.key, record);
+            added.map_err(|_| StoreError::State(key(&config)))?;
         }
         if !saved.seen.is_empty() {
             // Without it an older head could be taken; better none than that.
@@ -226,6 +236,56 @@ impl Mirror {
             .unwrap_or_else(PoisonError::into_inner)
             .signed
             .clone()
+    }
+
+    /// The KEYs whose heads count: those of the configuration, or whom they were handed over to.
+    pub(crate) fn importers(&self) -> Vec<IpnsName> {
+        self.hand_overs().heirs(&self.config.importers)
+    }
+
+    /// What is known of KEYs that were handed over.
+    pub(crate) fn hand_overs(&self) -> HandOvers {
+        let heads = self.heads.read().unwrap_or_else(PoisonError::into_inner);
+        heads.handed.clone()
+    }
+
+    /// Whether `key` was handed over.
+    pub(crate) fn is_over(&self, key: &IpnsName) -> bool {
+        self.hand_overs().is_over(key)
+    }
+
+    /// The KEY that signs today for `key`.
+    pub(crate) fn heir(&self, key: &IpnsName) -> IpnsName {
+        self.hand_overs().heir(key)
+    }
+
+    /// Whether `key` is or was one of its importers'.
+    pub(crate) fn is_of(&self, key: &IpnsName) -> bool {
+        self.config.importers.contains(key) || self.importers().contains(&self.heir(key))
+    }
+
+    /// From now on another KEY counts instead of `from`, as `record` says. True if that is news; one that
+    /// contradicts what is known is told and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing has changed then.
+    pub(crate) fn hand_over(&self, from: IpnsName, record: &Record) -> Result<bool, StoreError> {
+        let mut handed = self.hand_overs();
+        match handed.add(from, record.clone()) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                warn!(mirror = %self.config.name, key = %from, error = &error as &dyn std::error::Error, "a hand-over is not followed");
+                return Ok(false);
+            }
+        }
+        let to = record.successor().unwrap_or(from);
+        let head = record.head().or(record.value_cid()).unwrap_or_default();
+        self.change(|heads| {
+            heads.seen.hand_over(&from, &to, record.sequence(), head);
+            heads.handed = handed;
+        })?;
+        Ok(true)
     }
 
     /// Tells of each change of the heads or of what is known of them.
@@ -474,6 +534,14 @@ impl Mirror {
                 .collect(),
             seen: heads.seen.to_bytes(),
             used: self.used_databases(),
+            handed: heads
+                .handed
+                .iter()
+                .map(|(key, record)| SavedRecord {
+                    key: *key,
+                    record: record.bytes().to_vec(),
+                })
+                .collect(),
         };
         let bytes = serde_json::to_vec(&saved).unwrap_or_default();
         let own = key(&self.config);

@@ -64,6 +64,18 @@ pub enum StartError {
         #[source]
         source: pacstore_import::SpecError,
     },
+    /// Another key lies where the one was that signed until now: it would publish under another name.
+    #[error("key `{label}` is {now}, but {mirror} was signed with {before} until now")]
+    OtherKey {
+        /// Its NAME.
+        mirror: MirrorName,
+        /// The key's label.
+        label: String,
+        /// The KEY that signed last.
+        before: IpnsName,
+        /// The KEY of the file that is there now.
+        now: IpnsName,
+    },
 }
 
 impl StartError {
@@ -72,6 +84,9 @@ impl StartError {
         match self {
             Self::Key(error) => error.hint(),
             Self::Open(error) => error.hint().map(str::to_owned),
+            Self::OtherKey { label, .. } => Some(format!(
+                "restore the right file from your copy; to change keys use `pacstore key rotate {label}`, and to begin a new name on purpose give the new key a label of its own"
+            )),
             _ => None,
         }
     }
@@ -212,6 +227,13 @@ impl Node {
             imports,
         });
         let node = Self { inner };
+        if !node.inner.imports.is_empty() {
+            let settling = node.clone();
+            let settled = tasks.blocking(Pool::Disk, move || crate::hand_over::settle(&settling));
+            settled
+                .await
+                .unwrap_or(Err(StartError::Store(crate::error::StoreError::Stopping)))?;
+        }
         node.start_workers();
         let neighbours = node.inner.fetch.neighbours().clone();
         tasks.spawn(
@@ -321,7 +343,7 @@ impl Node {
             return Some(mirror);
         }
         if let Ok(key) = name.parse::<IpnsName>() {
-            let of_key = |m: &&Arc<Mirror>| m.config.quorum <= 1 && m.config.importers.contains(&key);
+            let of_key = |m: &&Arc<Mirror>| m.config.quorum <= 1 && m.is_of(&key);
             return self.inner.mirrors.iter().find(of_key).cloned();
         }
         if name.contains('.') {

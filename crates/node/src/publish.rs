@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::error::StoreError;
 use crate::follow::keep_record;
+use crate::hand_over;
 use crate::importer::{Importing, counts, head_repository};
 use crate::mirror::Mirror;
 use crate::node::Node;
@@ -34,7 +35,7 @@ pub(crate) const VALIDITY: Duration = Duration::from_hours(72);
 const RENEW: Duration = Duration::from_hours(48);
 
 /// How long resolvers may keep a record.
-const TTL: Duration = Duration::from_mins(1);
+pub(crate) const TTL: Duration = Duration::from_mins(1);
 
 /// `checked` moves in a new head over the same tree at most this often, in seconds.
 const CHECKED: u64 = 1800;
@@ -63,6 +64,14 @@ pub enum PublishError {
     /// The configuration has no mirror for the import.
     #[error("no mirror is configured for this import")]
     NoMirror,
+    /// The key was handed over, on another machine or before this one's copy was made.
+    #[error("{key} was handed over to {to}; it signs nothing more")]
+    Over {
+        /// Our KEY.
+        key: IpnsName,
+        /// Whom it was handed over to.
+        to: IpnsName,
+    },
 }
 
 impl PublishError {
@@ -70,6 +79,10 @@ impl PublishError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint().map(str::to_owned),
+            Self::Over { .. } => Some(
+                "put the new key's file in the place of this one, or stop this importer: another machine has its place"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -93,7 +106,11 @@ pub(crate) fn publish(
     mirror: &Mirror,
     round: &Round,
 ) -> Result<Published, PublishError> {
-    let own = import.key.name();
+    let own = import.key().name();
+    if mirror.is_over(&own) {
+        let to = mirror.heir(&own);
+        return Err(PublishError::Over { key: own, to });
+    }
     let last = mirror.signed().into_iter().find(|signed| signed.key == own);
     let head = make_head(node, import, last.as_ref(), round)?;
     if last.as_ref().is_some_and(|last| same(&last.head, &head)) {
@@ -106,8 +123,13 @@ pub(crate) fn publish(
 }
 
 /// Keeps `head` and its tree, signs it and takes it in.
-fn put_out(node: &Node, import: &Importing, mirror: &Mirror, head: &Head) -> Result<Cid, PublishError> {
-    let own = import.key.name();
+pub(crate) fn put_out(
+    node: &Node,
+    import: &Importing,
+    mirror: &Mirror,
+    head: &Head,
+) -> Result<Cid, PublishError> {
+    let own = import.key().name();
     let (cid, bytes) = head.encode()?;
     let store = &node.inner.store;
     let block = Block {
@@ -136,7 +158,10 @@ pub(crate) async fn overtake(node: &Node, import: &Arc<Importing>, mirror: &Arc<
     };
     let (node_, import_, mirror_) = (node.clone(), Arc::clone(import), Arc::clone(mirror));
     let again = move || {
-        let own = import_.key.name();
+        let own = import_.key().name();
+        if mirror_.is_over(&own) {
+            return Ok(());
+        }
         let Some(last) = mirror_.signed().into_iter().find(|signed| signed.key == own) else {
             return Ok(());
         };
@@ -159,14 +184,10 @@ pub(crate) async fn overtake(node: &Node, import: &Arc<Importing>, mirror: &Arc<
 /// Our own newest head, weighed like any other's.
 fn take_in(node: &Node, mirror: &Mirror, new: Signed) -> Result<(), PublishError> {
     let mut signed = mirror.signed();
-    signed.retain(|old| old.key != new.key);
+    let trusted = mirror.importers();
+    signed.retain(|old| old.key != new.key && trusted.contains(&old.key));
     signed.push(new);
-    let choice = choose(
-        &signed,
-        &mirror.config.importers,
-        mirror.config.quorum,
-        &mirror.seen(),
-    );
+    let choice = choose(&signed, &trusted, mirror.config.quorum, &mirror.seen());
     match choice.pick {
         Some(pick) => {
             let picked = signed[pick].clone();
@@ -213,7 +234,7 @@ fn make_head(
         layout: import.config.layout,
         public: import.config.public,
         max_age_s: import.config.max_age.map_or(0, |age| age.as_secs()),
-        sequence: next_sequence(node, &import.key.name())?,
+        sequence: next_sequence(node, &import.key().name())?,
         previous,
         counts: counts(round),
         tree_times,
@@ -263,7 +284,7 @@ fn sequence_key(key: &IpnsName) -> String {
 }
 
 /// One more than any sequence that we used or saw for this key.
-fn next_sequence(node: &Node, key: &IpnsName) -> Result<u64, StoreError> {
+pub(crate) fn next_sequence(node: &Node, key: &IpnsName) -> Result<u64, StoreError> {
     let stored = node.inner.store.state_get(&sequence_key(key))?;
     let damaged = || StoreError::State(sequence_key(key));
     let local = match stored {
@@ -292,7 +313,7 @@ fn sign(
     tree: &Cid,
     sequence: u64,
 ) -> Result<Record, PublishError> {
-    saw_sequence(node, &import.key.name(), sequence)?;
+    saw_sequence(node, &import.key().name(), sequence)?;
     let data = RecordData {
         value: format!("/ipfs/{tree}").into_bytes(),
         sequence,
@@ -300,12 +321,12 @@ fn sign(
         ttl: TTL,
         head: Some(head),
     };
-    Ok(Record::create(&import.key, data)?)
+    Ok(Record::create(&import.key(), data)?)
 }
 
 /// Renews the record of what `import` last published if its end is near.
 pub(crate) fn renew(node: &Node, import: &Importing, mirror: &Mirror) -> Result<bool, PublishError> {
-    let own = import.key.name();
+    let own = import.key().name();
     let Some(old) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
         return Ok(false);
     };
@@ -326,10 +347,13 @@ impl Node {
     /// Tells the network what `import` last published.
     pub(crate) async fn tell(&self, import: &Importing, mirror: &Arc<Mirror>) {
         let Some(net) = &self.inner.net else { return };
-        let own = import.key.name();
+        let own = import.key().name();
         let Some(signed) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
             return;
         };
+        if mirror.is_over(&own) {
+            return;
+        }
         keep_record(net, mirror, &signed);
         if !import.config.public {
             return;
@@ -353,7 +377,7 @@ impl Node {
         let Some(net) = &self.inner.net else { return };
         // Of a private one only friends are asked, by whoever follows our own mirror (`crate::follow`).
         for import in self.inner.imports.iter().filter(|import| import.config.public) {
-            let own = import.key.name();
+            let own = import.key().name();
             let found = net.find_record(&own, FIND_OWN).await.unwrap_or_default();
             let Some(highest) = found.iter().map(|found| found.record.sequence()).max() else {
                 continue;
@@ -384,6 +408,9 @@ pub(crate) async fn announce(node: Node) {
             let Some(mirror) = node.mirror(&import.name().to_string()) else {
                 continue;
             };
+            if mirror.is_over(&import.key().name()) {
+                continue;
+            }
             match renew(&node, import, &mirror) {
                 Ok(_) => {}
                 Err(error) => {
@@ -391,7 +418,10 @@ pub(crate) async fn announce(node: Node) {
                 }
             }
             if stop
-                .run_until_cancelled(node.tell(import, &mirror))
+                .run_until_cancelled(async {
+                    node.tell(import, &mirror).await;
+                    hand_over::tell(&node, import, &mirror).await;
+                })
                 .await
                 .is_none()
             {

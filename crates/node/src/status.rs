@@ -274,8 +274,7 @@ impl Node {
     pub fn summary(&self, mirror: &Mirror) -> Summary {
         let signed = mirror.signed();
         let importers: Vec<ImporterLine> = mirror
-            .config
-            .importers
+            .importers()
             .iter()
             .map(|key| match signed.iter().find(|one| one.key == *key) {
                 Some(one) => ImporterLine::from(one),

@@ -1,11 +1,12 @@
 //! `pacstore key`: the keys that sign mirrors.
 
 use clap::Subcommand;
-use pacstore_node::{KeyError, Keys};
+use pacstore_http::RotateRequest;
+use pacstore_node::{KeyError, Keys, RotateError, Rotated};
 
 use crate::context::{Context, Exit, Hinted};
 
-/// Make, list or show the keys that sign mirrors
+/// Make, list, show or replace the keys that sign mirrors
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -26,10 +27,19 @@ enum What {
         /// Its label
         label: String,
     },
+    /// Hand a mirror over to a new key, along with everybody who follows the old one
+    ///
+    /// The new KEY is printed and its file takes the place of the old one: keep a copy of it. The old KEY's
+    /// last record names the new one; clients follow it by themselves, remember that, and take nothing more
+    /// from the old KEY. Restart nothing.
+    Rotate {
+        /// Its label
+        label: String,
+    },
 }
 
-/// Prints KEYs; exits 1 if a key cannot be made or read.
-pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+/// Prints KEYs; exits 1 if a key cannot be made, read or replaced.
+pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let keys = Keys::new(ctx.home.state_dir());
     match args.what {
         What::New { label } => {
@@ -41,6 +51,7 @@ pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
             let key = keys.load(&label).map_err(hinted)?;
             show(ctx, &label, &key.name().to_string())?;
         }
+        What::Rotate { label } => rotate(ctx, label).await?,
         What::List => {
             let mut all = Vec::new();
             for label in keys.labels().map_err(hinted)? {
@@ -60,6 +71,38 @@ pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+async fn rotate(ctx: &Context, label: String) -> anyhow::Result<()> {
+    let rotated: Rotated = if let Some(daemon) = ctx.daemon().await {
+        daemon.post("/v1/key/rotate", &RotateRequest { label }).await?
+    } else {
+        let own = ctx.offline().await?;
+        let rotated = own.node.rotate(&label).await;
+        own.close().await;
+        rotated.map_err(refused)?
+    };
+    ctx.out.data(&rotated, |rotated| rotated.key.clone())?;
+    ctx.out.note(format!(
+        "{} is signed with {} from now on; clients of {} follow by themselves.\n\
+         Copy the key file `{}` to a safe place: it is another one now.",
+        rotated.mirror,
+        rotated.key,
+        rotated.old,
+        ctx.home
+            .state_dir()
+            .join(format!("keys/{}.key", rotated.label))
+            .display()
+    ));
+    Ok(())
+}
+
+fn refused(error: RotateError) -> anyhow::Error {
+    let hint = error.hint();
+    anyhow::Error::from(error).context(Hinted {
+        message: "the key is not rotated".to_owned(),
+        hint,
+    })
 }
 
 fn show(ctx: &Context, label: &str, key: &str) -> anyhow::Result<()> {

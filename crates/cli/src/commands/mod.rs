@@ -102,7 +102,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Verb::Heads(args) => block_on(heads::run(args, &ctx)),
         Verb::Alert(args) => block_on(alert::run(args, &ctx)),
         Verb::Id(args) => block_on(id::run(args, &ctx)),
-        Verb::Key(args) => key::run(args, &ctx),
+        Verb::Key(args) => block_on(key::run(args, &ctx)),
         Verb::Config(args) => config::run(&args, &ctx),
         Verb::Gc(args) => block_on(gc::run(args, &ctx)),
         Verb::Fsck(args) => block_on(fsck::run(args, &ctx)),

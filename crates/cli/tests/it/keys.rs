@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use pacstore_testkit::{Repo, RepoSpec};
+
 use crate::daemon::Daemon;
 use crate::home::{Home, LOOPBACK, import_block};
 
@@ -42,6 +44,44 @@ fn a_key_that_others_can_read_is_refused_with_the_command_that_mends_it() {
     }
     home.chmod("state/keys/signs.key", 0o600);
     home.run(["key", "show", "signs"]).done();
+}
+
+/// Without a daemon first, then through one that goes on with the new key.
+#[test]
+fn a_rotated_key_signs_on_and_the_old_one_is_put_aside() {
+    let upstream = tempfile::tempdir().unwrap();
+    Repo::create(upstream.path(), RepoSpec::new("core").packages(1, 5_000)).unwrap();
+    let home = Home::importer("core.example", &upstream.path().to_string_lossy());
+    let first = home.run(["key", "show", "signs"]).done().line();
+    home.run(["key", "rotate", "signs"]).fails_with(&[
+        "nothing was published with key `signs` yet",
+        "hint: publish first",
+    ]);
+    home.run(["key", "rotate", "nobody"])
+        .fails_with(&["no [[import]] signs with a key `nobody`"]);
+    home.run(["import", "core.example", "--once"]).done();
+    let second = home.run(["key", "rotate", "signs"]).done().line();
+    assert_ne!(first, second);
+    assert_eq!(
+        home.run(["key", "list"]).done().line(),
+        format!("signs\t{second}")
+    );
+    let keys = home.path().join("state/keys");
+    assert!(keys.join(format!("{first}.handover")).is_file());
+    assert!(keys.join(format!("{first}.retired")).is_file());
+
+    let daemon = Daemon::start(&home);
+    let rotated = home.run(["key", "rotate", "signs", "--json"]).done().json();
+    assert_eq!(rotated["old"], second.as_str());
+    let third = rotated["key"].as_str().unwrap().to_owned();
+    let resolved = home.run(["resolve", "core.example", "--json"]).done().json();
+    assert_eq!(resolved["importers"][0]["key"], third.as_str());
+    // The oldest address is answered, too.
+    let old = home.run(["resolve", &first, "--json"]).done().json();
+    assert_eq!(old["tree"], resolved["tree"]);
+    daemon.stop();
+    let after = home.run(["resolve", "core.example", "--json"]).done().json();
+    assert_eq!(after["importers"][0]["key"], third.as_str());
 }
 
 #[test]

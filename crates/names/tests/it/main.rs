@@ -2,6 +2,7 @@
 
 mod choose;
 mod foreign;
+mod hand_over;
 mod head;
 mod heads;
 mod ipns;

@@ -422,7 +422,7 @@ fn head(node: &Node, import: &Importing, now: u64, found: &mut Vec<Condition>) {
     let Some(mirror) = node.mirror(import.name().as_str()) else {
         return;
     };
-    let own = import.key.name();
+    let own = import.key().name();
     let Some(signed) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
         return;
     };
@@ -458,7 +458,7 @@ fn head(node: &Node, import: &Importing, now: u64, found: &mut Vec<Condition>) {
 fn key(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
     let keys = Keys::new(&node.inner.config.state_dir);
     let (text, hint) = match keys.load(&import.config.key) {
-        Ok(key) if key.name() == import.key.name() => return,
+        Ok(key) if key.name() == import.key().name() => return,
         Ok(_) => (
             format!(
                 "the key file `{}` holds another key than the one that signs",

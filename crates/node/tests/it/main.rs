@@ -9,6 +9,7 @@ mod day;
 mod fetching;
 mod follow;
 mod full;
+mod hand_over;
 mod heads;
 mod liars;
 mod lookup;

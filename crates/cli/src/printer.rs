@@ -6,6 +6,8 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -59,10 +61,16 @@ impl Printer {
         let _ = writeln!(io::stderr(), "{note}");
     }
 
-    /// A bar on terminals, nothing elsewhere.
-    pub(crate) fn bar(&self, what: &'static str, total: u64) -> ProgressBar {
+    /// A bar on terminals; elsewhere a line now and then, so that a log shows that something goes on.
+    pub(crate) fn bar(&self, what: &'static str, total: u64) -> Bar {
         if self.json || !io::stderr().is_terminal() {
-            return ProgressBar::hidden();
+            let bar = ProgressBar::hidden();
+            bar.set_length(total);
+            let lines = (!self.json).then(|| Lines::new(what, Instant::now()));
+            return Bar {
+                bar,
+                lines: lines.map(Mutex::new),
+            };
         }
         let bar = ProgressBar::new(total);
         let style = ProgressStyle::with_template(
@@ -72,7 +80,84 @@ impl Printer {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_prefix(what);
-        bar
+        Bar { bar, lines: None }
+    }
+}
+
+/// How far something is: a bar, lines, or nothing.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    lines: Option<Mutex<Lines>>,
+}
+
+impl Bar {
+    pub(crate) fn set_length(&self, length: u64) {
+        self.bar.set_length(length);
+    }
+
+    pub(crate) fn set_position(&self, position: u64) {
+        self.bar.set_position(position);
+        self.tell();
+    }
+
+    pub(crate) fn inc(&self, by: u64) {
+        self.bar.inc(by);
+        self.tell();
+    }
+
+    pub(crate) fn set_message(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
+    pub(crate) fn finish_and_clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn tell(&self) {
+        let Some(lines) = &self.lines else { return };
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        if let Some(line) = lines.next(done, all, Instant::now()) {
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+}
+
+/// What is told where there is no terminal: at most one line in [`BETWEEN`], and none of what is over sooner.
+#[derive(Debug)]
+struct Lines {
+    what: &'static str,
+    told: Instant,
+    /// Bytes that were done then.
+    done: u64,
+}
+
+/// Between two lines.
+const BETWEEN: Duration = Duration::from_secs(30);
+
+impl Lines {
+    fn new(what: &'static str, now: Instant) -> Self {
+        Self {
+            what,
+            told: now,
+            done: 0,
+        }
+    }
+
+    /// The line that is due, if one is.
+    fn next(&mut self, done: u64, all: u64, now: Instant) -> Option<String> {
+        if now.saturating_duration_since(self.told) < BETWEEN || done == self.done {
+            return None;
+        }
+        (self.told, self.done) = (now, done);
+        Some(match done.saturating_mul(100).checked_div(all) {
+            Some(percent) => {
+                let what = self.what;
+                format!("{what}: {} of {} ({percent} %)", bytes(done), bytes(all))
+            }
+            None => format!("{}: {}", self.what, bytes(done)),
+        })
     }
 }
 
@@ -93,5 +178,37 @@ pub(crate) fn seconds(seconds: u64) -> String {
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_terminal_a_line_comes_now_and_then_and_none_of_what_is_over_soon() {
+        let begin = Instant::now();
+        let mut lines = Lines::new("checking", begin);
+        let mut told = Vec::new();
+        // A hundred steps in a second, then one in each second.
+        for step in 0..100 {
+            told.extend(lines.next(step, 10_000, begin + Duration::from_millis(10 * step)));
+        }
+        assert_eq!(told, Vec::<String>::new());
+        for second in 1..=90 {
+            told.extend(lines.next(100 * second, 10_000, begin + Duration::from_secs(second)));
+        }
+        assert_eq!(
+            told,
+            [
+                "checking: 3.0 kB of 10.0 kB (30 %)",
+                "checking: 6.0 kB of 10.0 kB (60 %)",
+                "checking: 9.0 kB of 10.0 kB (90 %)"
+            ]
+        );
+        // Nothing moves: nothing is said; and without a length there is no percentage.
+        let later = begin + Duration::from_mins(5);
+        assert_eq!(lines.next(9000, 10_000, later), None);
+        assert_eq!(lines.next(9001, 0, later).as_deref(), Some("checking: 9.0 kB"));
     }
 }

@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use http::{StatusCode, header};
-use pacstore_node::{Answer, Client, Node, Receipt, Status, chain};
+use pacstore_node::{Answer, Client, Node, Receipt, Repair, Status, chain};
 use pacstore_runtime::Pool;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -317,21 +317,20 @@ async fn fsck(
     if !peer.may_change() {
         return forbidden();
     }
-    let store = admin.node.store().clone();
-    let check = admin
-        .node
-        .tasks()
-        .blocking(Pool::Disk, move || store.fsck(asked.repair, &mut |_| ()));
-    match check.await {
-        Ok(Ok(report)) => Json(serde_json::json!({
+    let repair = if asked.repair { Repair::Yes } else { Repair::No };
+    match admin.node.fsck(repair).await {
+        Ok(report) => Json(serde_json::json!({
             "files": report.files,
             "nodes": report.nodes,
             "damages": report.damages.iter().map(pacstore_node::describe_damage).collect::<Vec<_>>(),
             "repaired": asked.repair,
         }))
         .into_response(),
-        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, chain(&error), None),
-        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping", None),
+        Err(error) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            chain(&error),
+            error.hint().map(str::to_owned),
+        ),
     }
 }
 

@@ -63,7 +63,13 @@ impl Node {
             node.inner
                 .repositories
                 .prune(node.inner.clock.unix_seconds(), &in_use)?;
-            Ok(node.inner.store.gc(target)?)
+            let (store, ticket) = (&node.inner.store, node.inner.works.begin("gc"));
+            let begun = store.stats().evictable;
+            let wanted = begun.saturating_sub(target.unwrap_or(node.inner.config.max_size));
+            ticket.at((0, 0), (0, wanted));
+            Ok(store.gc_told(target, &mut |now| {
+                ticket.at((now.files + now.partials, 0), (now.bytes, wanted.max(now.bytes)));
+            })?)
         };
         self.inner
             .tasks

@@ -49,6 +49,8 @@ mod serve;
 mod status;
 mod transfers;
 mod uploads;
+mod wake;
+mod work;
 
 pub use alert::{Alert, AlertConfig, Delivery, Kind as AlertKind, OpenAlert};
 pub use bytes_out::BytesOut;
@@ -81,3 +83,4 @@ pub use status::{
 };
 pub use transfers::TransferStatus;
 pub use uploads::UploadStatus;
+pub use work::{Repair, WorkStatus};

@@ -52,11 +52,21 @@ impl Accepted {
     /// Notes that it is served now; true if that should be written down (at most hourly).
     pub(crate) fn touch(&self, now: u64) -> bool {
         let before = self.served.load(Ordering::Relaxed);
-        if now < before.saturating_add(3600) && before != 0 {
+        if now.abs_diff(before) < 3600 && before != 0 {
             return false;
         }
         self.served.store(now, Ordering::Relaxed);
         true
+    }
+
+    /// When it was last served, not later than `now`: a clock that ran ahead must not keep it until then.
+    fn served_by(&self, now: u64) -> u64 {
+        let served = self.served.load(Ordering::Relaxed);
+        if now.saturating_add(SERVED.as_secs()) < served {
+            self.served.store(now, Ordering::Relaxed);
+            return now;
+        }
+        served
     }
 }
 
@@ -386,7 +396,7 @@ impl Mirror {
         self.change(|heads| {
             heads.accepted.retain(|one| {
                 let known = trees.contains(&one.head.tree);
-                let served = one.served.load(Ordering::Relaxed);
+                let served = one.served_by(seconds);
                 let stays = in_use.contains(&one.cid)
                     || (served != 0 && seconds < served.saturating_add(SERVED.as_secs()))
                     || (!known && trees.len() < keep.count.max(1))

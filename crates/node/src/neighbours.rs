@@ -35,6 +35,9 @@ use crate::fetch::AskPeers;
 /// that updates may be busy, and whoever is not waited for brings everything twice.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// The same for one that owed an answer lately: what it has comes by Bitswap all the same.
+const SHORT_ANSWER: Duration = Duration::from_millis(250);
+
 /// How long a neighbour that has a block may take to give it.
 const GIVE: Duration = Duration::from_secs(4);
 
@@ -275,8 +278,8 @@ impl Neighbours {
             && !asked.is_empty()
         {
             let questions = peers.iter().map(|peer| {
-                let asked = &asked;
-                async move { (*peer, net.share(*peer, ShareAsk::MayI, asked, ANSWER).await) }
+                let (asked, patience) = (&asked, self.patience(peer));
+                async move { (*peer, net.share(*peer, ShareAsk::MayI, asked, patience).await) }
             });
             let mut answers: FuturesUnordered<_> = questions.collect();
             while let Some((peer, states)) = answers.next().await {
@@ -372,6 +375,15 @@ impl Neighbours {
             AskPeers::Everyone => true,
         });
         peers.take(MAX_NEIGHBOURS).map(|peer| peer.id).collect()
+    }
+
+    /// How long an answer of this neighbour is waited for.
+    fn patience(&self, peer: &PeerId) -> Duration {
+        let manners = self.0.manners.lock().unwrap_or_else(PoisonError::into_inner);
+        let owes = manners
+            .get(peer)
+            .is_some_and(|known| known.misses > 0 && Instant::now() < known.until);
+        if owes { SHORT_ANSWER } else { ANSWER }
     }
 
     fn behaved(&self, peer: PeerId, manner: Manner) {

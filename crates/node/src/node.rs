@@ -115,6 +115,7 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     pub(crate) receipts: Receipts,
     pub(crate) transfers: crate::transfers::Transfers,
+    pub(crate) works: crate::work::Works,
     pub(crate) ranking: Ranking,
     pub(crate) buffers: Buffers,
     pub(crate) following: crate::follow::Board,
@@ -208,6 +209,7 @@ impl Node {
             counters: Counters::load(&store)?,
             receipts: Receipts::load(&store, clock.clone())?,
             transfers: crate::transfers::Transfers::default(),
+            works: crate::work::Works::default(),
             ranking,
             alerts: crate::alert::Alerts::load(&store)?,
             pressure: crate::pressure::Gauge::default(),
@@ -254,6 +256,10 @@ impl Node {
             }
             if !self.inner.repositories.all.is_empty() {
                 tasks.spawn("repositories", crate::repository::run(self.clone()));
+            }
+            let follows = |mirror: &Arc<Mirror>| self.import(&mirror.name()).is_none();
+            if !self.inner.repositories.all.is_empty() || self.inner.mirrors.iter().any(follows) {
+                tasks.spawn("wake", crate::wake::run(self.clone()));
             }
             tasks.spawn("announce", crate::publish::announce(self.clone()));
             tasks.spawn("meet", crate::meet::run(self.clone()));

@@ -79,6 +79,9 @@ pub struct Status {
     /// What others got from us, and may get.
     #[serde(default)]
     pub upload: UploadStatus,
+    /// Long work on the store that is under way.
+    #[serde(default)]
+    pub work: Vec<crate::work::WorkStatus>,
     /// What the daemon's process uses.
     #[serde(default)]
     pub process: Process,
@@ -230,6 +233,7 @@ impl Node {
             alert_counts: self.inner.alerts.counts(),
             pressure: self.inner.pressure.get(),
             upload: self.inner.uploads.status(self.inner.config.swarm.strangers),
+            work: self.work(),
             process: crate::process::read(),
             peers: self.inner.net.as_ref().map_or(0, |net| net.peers().len()),
             addresses: self.addresses().await.iter().map(ToString::to_string).collect(),

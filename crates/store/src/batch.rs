@@ -68,6 +68,8 @@ pub struct Batch {
     /// Names to remove after the commit.
     given: Vec<PathBuf>,
     room: Vec<Reservation>,
+    /// Bytes of it that no file has taken yet.
+    left: u64,
 }
 
 impl Store {
@@ -84,6 +86,7 @@ impl Store {
             made: Vec::new(),
             given: Vec::new(),
             room: Vec::new(),
+            left: 0,
         }
     }
 }
@@ -99,6 +102,12 @@ impl Batch {
         check_label(label)?;
         self.stage = Some(label.to_owned());
         Ok(())
+    }
+
+    /// Takes files in within `room` that was made before, as long as it lasts: of bytes that lie on the disk already.
+    pub fn within(&mut self, room: Reservation) {
+        self.left += room.len();
+        self.room.push(room);
     }
 
     /// How many files the batch takes in or has found here.
@@ -177,7 +186,10 @@ impl Batch {
                 None => reference(file.path, len, seen)?,
             },
             how => {
-                if needs_room {
+                let disk = inner.index.on_disk(len);
+                if needs_room && disk <= self.left {
+                    self.left -= disk;
+                } else if needs_room {
                     self.room.push(self.store.reserve(len)?);
                 }
                 let inner = &self.store.0;

@@ -128,6 +128,18 @@ impl Store {
     /// # Errors
     /// [`WriteError::StorageFull`], [`WriteError::Index`]; what was freed before stays freed.
     pub fn gc(&self, target: Option<u64>) -> Result<GcReport, WriteError> {
+        self.gc_told(target, &mut |_| ())
+    }
+
+    /// As [`Self::gc`]; `told` hears what was freed so far after each transaction.
+    ///
+    /// # Errors
+    /// As [`Self::gc`].
+    pub fn gc_told(
+        &self,
+        target: Option<u64>,
+        told: &mut dyn FnMut(&GcReport),
+    ) -> Result<GcReport, WriteError> {
         let inner = &self.0;
         let target = target.unwrap_or(inner.max_size);
         let mut report = GcReport::default();
@@ -142,6 +154,7 @@ impl Store {
             if inner.evict(inner.evictable() - target, &mut report)? == 0 {
                 break;
             }
+            told(&report);
         }
         let node_target = inner.max_free_nodes.min(target);
         while inner.index.counters().free_node_bytes > node_target {
@@ -153,6 +166,7 @@ impl Store {
             if nodes == 0 {
                 break;
             }
+            told(&report);
         }
         inner.disk.make_ballast();
         report.evictable = inner.evictable();

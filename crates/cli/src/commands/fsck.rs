@@ -1,7 +1,9 @@
 //! `pacstore fsck`: check the store against its index, and mend it.
 
+use pacstore_node::Repair;
 use serde_json::{Value, json};
 
+use super::progress;
 use crate::context::{Context, Exit};
 
 /// Check the store and name each damage
@@ -15,16 +17,13 @@ pub(crate) struct Args {
 /// Exits 1 if there is damage that was not repaired.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let report: Value = if let Some(daemon) = ctx.daemon().await {
-        daemon.post("/v1/fsck", &json!({ "repair": args.repair })).await?
+        let bar = ctx.out.bar("checking", 0);
+        progress::ordered(&daemon, bar, "fsck", &json!({ "repair": args.repair })).await?
     } else {
         let own = ctx.offline().await?;
         let bar = ctx.out.bar("checking", 0);
-        let report = own.node.store().fsck(args.repair, &mut |progress| {
-            bar.set_length(progress.of_bytes.max(progress.bytes));
-            bar.set_position(progress.bytes);
-            bar.set_message(format!("{}/{} files", progress.files, progress.of_files));
-        });
-        bar.finish_and_clear();
+        let repair = if args.repair { Repair::Yes } else { Repair::No };
+        let report = progress::shown(bar, "fsck", own.node.fsck(repair), async || own.node.work()).await;
         own.close().await;
         let report = report?;
         json!({

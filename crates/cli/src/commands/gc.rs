@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::progress;
 use crate::config::size;
 use crate::context::{Context, Exit};
 use crate::printer::bytes;
@@ -18,10 +19,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let target = args.target;
     let report: Value = if let Some(daemon) = ctx.daemon().await {
-        daemon.post("/v1/gc", &json!({ "target": target })).await?
+        let bar = ctx.out.bar("freeing", 0);
+        progress::ordered(&daemon, bar, "gc", &json!({ "target": target })).await?
     } else {
         let own = ctx.offline().await?;
-        let report = own.node.gc(target).await;
+        let bar = ctx.out.bar("freeing", 0);
+        let report = progress::shown(bar, "gc", own.node.gc(target), async || own.node.work()).await;
         own.close().await;
         let report = report?;
         json!({ "files": report.files, "nodes": report.nodes, "bytes": report.bytes, "evictable": report.evictable })

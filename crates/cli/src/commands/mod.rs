@@ -19,6 +19,7 @@ mod init;
 mod key;
 mod man;
 mod prefetch;
+mod progress;
 mod publish;
 mod resolve;
 mod setup;

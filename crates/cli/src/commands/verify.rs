@@ -10,7 +10,7 @@ use pacstore_pacman::{Database, DbFileName, DbKind, FileFacts, Limits, RepoFiles
 use serde::Serialize;
 
 use crate::context::{Context, Exit, Hinted};
-use crate::printer::bytes;
+use crate::printer::{Bar, bytes};
 
 /// Read a mirror's files again and compare them with its tree
 #[derive(Debug, clap::Args)]
@@ -213,7 +213,7 @@ fn file(
     cid: &dag::Cid,
     shown: &str,
     report: &mut Report,
-    bar: &indicatif::ProgressBar,
+    bar: &Bar,
 ) -> anyhow::Result<()> {
     let Some(layout) = store.dag_of(cid)? else {
         report.absent += 1;

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use pacstore_testkit::TestResult;
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 use serde_json::Value;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, until};
 use crate::home::{Home, LOOPBACK};
 
 fn verdict<'a>(report: &'a Value, link: &str) -> &'a str {
@@ -69,5 +69,71 @@ fn with_a_daemon_the_port_in_pacmans_configuration_must_be_its_own() -> TestResu
     let conf = pacman_conf(&home, "1")?;
     let report = home.run(["doctor", "--json", "--config", &conf]).exits(1).json();
     assert_eq!(verdict(&report, "pacman"), "bad");
+    Ok(())
+}
+
+/// Each is named by setup, shared by the daemon, and told by status and doctor.
+#[test]
+fn every_cache_directory_of_pacman_is_shared_with_its_signatures() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().to_str().ok_or("a path")?;
+    let spec = RepoSpec::new("extra").packages(2, 20_000);
+    let repo = Repo::create(folder.path().join("mirror"), spec)?;
+    let mirror = Upstream::folder(repo.folder())?;
+    let conf = format!("{dir}/pacman.conf");
+    fs::write(
+        &conf,
+        format!(
+            "[options]\nArchitecture = x86_64\nDBPath = {dir}\nGPGDir = {dir}/gnupg\nCacheDir = {dir}/one/\n\
+             CacheDir = {dir}/two\n[extra]\nServer = {}\n",
+            mirror.url("")
+        ),
+    )?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let home = Home::with(&LOOPBACK.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    home.run(["setup", "--no-service", "--config", &conf]).done();
+    let mut names = Vec::new();
+    for (cache, package) in [("one", "pkg0"), ("two", "pkg1")] {
+        fs::create_dir(folder.path().join(cache))?;
+        let name = repo.file_name(package)?;
+        for name in [format!("{name}.sig"), name] {
+            fs::copy(repo.folder().join(&name), folder.path().join(cache).join(&name))?;
+            names.push(name);
+        }
+    }
+    let daemon = Daemon::start(&home);
+    daemon.file("/pacman/extra/x86_64/extra.db");
+    until("both caches were looked at", || {
+        let status = home.run(["status", "--json"]).done().json();
+        let caches = status["caches"].as_array()?.clone();
+        let seen = |one: &Value| one["shared"] == 1 && one["signatures"] == 1;
+        (caches.len() == 2 && caches.iter().all(seen)).then_some(())
+    });
+    mirror.stop();
+    for name in names {
+        let bytes = fs::read(repo.folder().join(&name))?;
+        assert_eq!(
+            daemon.file(&format!("/pacman/extra/x86_64/{name}")),
+            bytes,
+            "{name}"
+        );
+    }
+    let said = home.run(["status"]).done().out;
+    for line in [
+        format!("cache    {dir}/one/  1 of 1 packages shared, 1 signatures"),
+        format!("cache    {dir}/two  1 of 1 packages shared, 1 signatures"),
+    ] {
+        assert!(said.contains(&line), "{line} is not in: {said}");
+    }
+    fs::remove_dir_all(folder.path().join("two"))?;
+    let report = home.run(["doctor", "--json", "--config", &conf]).json();
+    let links = report["links"].as_array().ok_or("links")?;
+    let caches: Vec<_> = links.iter().filter(|one| one["link"] == "cache").collect();
+    assert_eq!(caches.len(), 2, "{report}");
+    assert_eq!(
+        (&caches[0]["verdict"], &caches[1]["verdict"]),
+        (&"ok".into(), &"warn".into())
+    );
+    daemon.stop();
     Ok(())
 }

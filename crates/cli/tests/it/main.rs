@@ -24,6 +24,7 @@ mod presets;
 mod screens;
 mod service;
 mod setup;
+mod suspend;
 mod usage;
 mod web;
 mod why;

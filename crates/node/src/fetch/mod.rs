@@ -13,6 +13,7 @@ mod bad;
 mod error;
 mod fresh;
 mod givers;
+mod hedge;
 mod job;
 mod line;
 mod peers;

@@ -1,7 +1,7 @@
 //! Files of one leaf: signatures, databases, small packages. No job, no partial file.
 //!
-//! Peers are asked first; where they have not answered within [`HEAD_START`] an upstream
-//! is asked beside them, and who is first wins; of several upstreams the next is asked where
+//! Peers are asked first; where they have not answered within [`HEAD_START`], or said that they do
+//! not have it, an upstream is asked, and who is first wins; of several upstreams the next is asked where
 //! those before fail or are silent. One fetch a file, however many ask: the
 //! second waits for the first and takes over if the first goes away.
 //!
@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -33,12 +32,13 @@ use url::Url;
 
 use crate::error::StoreError;
 
+use super::hedge::hedged;
 use super::line::{Go, Host, Turn};
 use super::plan::LATE;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers, turns, upstreams};
 
 /// How long peers are asked alone.
-const HEAD_START: Duration = Duration::from_millis(250);
+pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 
 /// How long they are if bytes come, and the line is not known to be the limit.
 const MOVING_START: Duration = Duration::from_secs(1);
@@ -250,12 +250,9 @@ pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources
         (false, false) => from_upstreams(inner, wanted, &sources.upstreams).await,
         (true, false) => {
             let session = peers::session(inner, sources.peers);
-            let late = async {
-                peers_are_late(inner, session.as_ref()).await;
-                from_upstreams(inner, wanted, &sources.upstreams).await
-            };
             let peers = from_peers(inner, wanted, (sources.peers, session.as_ref()));
-            either(peers, late).await
+            let late = peers_are_late(inner, session.as_ref());
+            hedged(peers, late, from_upstreams(inner, wanted, &sources.upstreams)).await
         }
     }
 }
@@ -281,19 +278,6 @@ async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> 
         Ok(store.block(&wanted)?.map(small))
     };
     inner.blocking(*root, read).await
-}
-
-/// The first that succeeds; if both fail, what the last said.
-async fn either(
-    a: impl Future<Output = Result<Got, String>>,
-    b: impl Future<Output = Result<Got, String>>,
-) -> Result<Got, String> {
-    tokio::pin!(a);
-    tokio::pin!(b);
-    tokio::select! {
-        first = &mut a => match first { Ok(small) => Ok(small), Err(_) => b.await },
-        first = &mut b => match first { Ok(small) => Ok(small), Err(why) => a.await.map_err(|_| why) },
-    }
 }
 
 /// Returns once a mirror should be asked too: peers are silent, or slower than need be.

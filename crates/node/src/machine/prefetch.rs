@@ -126,7 +126,7 @@ impl Node {
     /// All mirrors of repositories and all importers are asked at once. Who does not answer in time changes nothing: what
     /// is here is worked with then. pacman asks us for no database where we are its `CacheServer`, so this is how a new
     /// one is found.
-    async fn ask_for_news(&self) {
+    pub(crate) async fn ask_for_news(&self) {
         let mirrors = self.inner.mirrors.iter();
         let heads = futures::future::join_all(mirrors.map(|mirror| self.refresh(mirror)));
         let all = futures::future::join(heads, self.look_at_repositories());

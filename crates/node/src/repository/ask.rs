@@ -324,8 +324,8 @@ impl Node {
         let mut found = self.find(client, repository, file).await?;
         let line = &repository.database;
         if found.is_none() {
-            let checked = line.checked().saturating_add(LOOKED.as_secs());
-            if checked <= self.inner.clock.unix_seconds() {
+            let age = line.age(self.inner.clock.unix_seconds());
+            if age.is_none_or(|age| LOOKED <= age) {
                 self.wait(repository, line).await;
                 found = self.find(client, repository, file).await?;
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use pacstore_dag::{FileBuilder, FileDag, Profile};
 use pacstore_runtime::{Pool, Tasks};
-use pacstore_store::{ByOrigin, FileInfo, Intake, NewFile, Origin, Store};
+use pacstore_store::{ByOrigin, FileInfo, Intake, NewFile, Origin, Reservation, Store};
 use ring::digest::{Context, SHA256};
 
 use crate::error::StoreError;
@@ -61,6 +61,16 @@ impl Drop for Scratch {
         // Moved into the store by then, or not wanted.
         let _ = fs_err::remove_file(&self.path);
     }
+}
+
+/// Whether something holds a file that is taken in.
+pub(super) enum Held<'a> {
+    /// Nothing: room is made for it under the cap.
+    Not,
+    /// This label does, from the moment on that it is there.
+    Under(&'a str),
+    /// Nothing, and there is room for it.
+    Within(Reservation),
 }
 
 impl Incoming {
@@ -148,20 +158,21 @@ impl Arrived {
         &self.file.path
     }
 
-    /// Takes it into the store: hidden from peers first if it is `private`, then durable. With a `label` it is
-    /// held under that one from the moment on that it is there. Blocks on the disk.
+    /// Takes it into the store: hidden from peers first if it is `private`, then durable. Blocks on the disk.
     pub(super) fn keep(
         self,
         store: &Store,
         hidden: Option<&Hidden>,
-        label: Option<&str>,
+        held: Held<'_>,
     ) -> Result<FileInfo, StoreError> {
         if let Some(hidden) = hidden {
             hidden.hide(&self.dag)?;
         }
         let mut batch = store.batch();
-        if let Some(label) = label {
-            batch.stage(label)?;
+        match held {
+            Held::Not => {}
+            Held::Under(label) => batch.stage(label)?,
+            Held::Within(room) => batch.within(room),
         }
         let info = batch.add_file(NewFile {
             path: self.path(),

@@ -17,12 +17,14 @@ use pacstore_dag as dag;
 use pacstore_pacman::DbKind;
 use pacstore_store::Store;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::warn;
 
+use super::MAX_AGE;
 use super::check::Flight;
-use super::incoming::Arrived;
+use super::incoming::{Arrived, Held};
 use super::index::Remembered;
-use super::order::{Age, Older, older};
+use super::order::{Age, Older, is_ahead, older};
 use crate::error::StoreError;
 use crate::hidden::Hidden;
 
@@ -113,6 +115,8 @@ struct Known {
     seen: Vec<Seen>,
     /// Seconds since the epoch when a mirror last said that the newest state is its own.
     checked: u64,
+    /// The same by a clock that nobody sets; unknown after a restart.
+    confirmed: Option<Instant>,
 }
 
 /// See the module.
@@ -176,6 +180,7 @@ impl Line {
             history: saved.history,
             seen: saved.seen,
             checked: saved.checked,
+            confirmed: None,
             states: Vec::new(),
         };
         for one in &saved.states {
@@ -214,16 +219,17 @@ impl Line {
         self.known().states
     }
 
-    /// Seconds since the epoch when a mirror last confirmed the newest state.
-    pub(super) fn checked(&self) -> u64 {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).checked
-    }
-
-    /// How old the newest state is: time since a mirror last confirmed it.
+    /// How old the newest state is: time since a mirror last confirmed it. A time far ahead was written down by a
+    /// clock that was wrong, and says nothing: where nothing else is known, the state is too old to be given.
     pub(super) fn age(&self, now: u64) -> Option<Duration> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.states.first()?;
-        Some(Duration::from_secs(now.saturating_sub(known.checked)))
+        let ran = known.confirmed.map(|at| at.elapsed());
+        if is_ahead(known.checked, now) {
+            return Some(ran.unwrap_or(MAX_AGE + Duration::from_secs(1)));
+        }
+        let told = Duration::from_secs(now.saturating_sub(known.checked));
+        Some(told.max(ran.unwrap_or_default()))
     }
 
     /// What the mirror at `url` had last, if that state is still here.
@@ -266,6 +272,7 @@ impl Line {
         self.change(|known| {
             note(known, seen);
             known.checked = now;
+            known.confirmed = Some(Instant::now());
         })
     }
 
@@ -290,11 +297,11 @@ impl Line {
         let label = |part: &str| format!("{}/{id}/{part}", self.key);
         candidate
             .database
-            .keep(&self.store, hidden, Some(&label("database")))?;
+            .keep(&self.store, hidden, Held::Under(&label("database")))?;
         self.store.retain(&label("database"), &database.root)?;
         if let Some(arrived) = candidate.signature {
             let root = arrived.dag.root;
-            arrived.keep(&self.store, hidden, Some(&label("signature")))?;
+            arrived.keep(&self.store, hidden, Held::Under(&label("signature")))?;
             self.store.retain(&label("signature"), &root)?;
         }
         let state = Arc::new(State {
@@ -326,6 +333,7 @@ impl Line {
             known.states.retain(|old| old.id != new.id);
             known.states.insert(0, new);
             known.checked = now;
+            known.confirmed = Some(Instant::now());
             note(known, seen);
         })?;
         Ok(state)
@@ -334,7 +342,11 @@ impl Line {
     /// Lets go of states that nobody needs. Blocks on the disk.
     pub(super) fn prune(&self, now: u64, in_use: &[Cid]) -> Result<(), StoreError> {
         let stays = |number: usize, state: &State| {
-            let replaced = *state.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut replaced = state.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_ahead(*replaced, now) {
+                *replaced = now;
+            }
+            let replaced = *replaced;
             let young = now < replaced.saturating_add(REPLACED.as_secs());
             number == 0 || (number < MAX_STATES && (young || in_use.contains(&state.id)))
         };

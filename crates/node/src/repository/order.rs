@@ -48,6 +48,11 @@ impl Older {
     }
 }
 
+/// A clock that was wrong wrote this time down.
+pub(super) fn is_ahead(time: u64, now: u64) -> bool {
+    now.saturating_add(AHEAD.as_secs()) < time
+}
+
 /// Whether `new` is older than `held`; `had` says that it was served before `held` was.
 pub(super) fn older(new: &Age, held: &Age, had: bool, now: u64) -> Option<Older> {
     if had {

@@ -20,7 +20,7 @@ use pacstore_upstream::{Get, HttpError, Url};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use super::incoming::arrived;
+use super::incoming::{Held, arrived};
 use super::index::Package;
 use super::line::State;
 use super::{Repository, plain, shown};
@@ -270,7 +270,7 @@ fn keep(
     let cid = dag::raw_cid(dag::HashKind::Sha2_256, bytes);
     let file = arrived(store, bytes).map_err(|error| StoreError::Disk(cid, error))?;
     let root = file.dag.root.to_string();
-    file.from(origin).keep(store, private, None)?;
+    file.from(origin).keep(store, private, Held::Not)?;
     let saved = serde_json::to_vec(&Kept { root, state }).unwrap_or_default();
     Ok(store.state_put(&[(&key(package), Some(&saved))])?)
 }

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use cid::Cid;
 use pacstore_runtime::CancellationToken;
+use pacstore_store::Reservation;
 use pacstore_upstream::{Get, HttpError, IfRangeIgnored, Response, Url, url_of};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tracing::{debug, warn};
 
-use super::incoming::{Arrived, Incoming};
+use super::incoming::{Arrived, Held, Incoming};
 use super::package::{PackageOf, failed};
 use super::{peers, plain, shown};
 use crate::error::StoreError;
@@ -211,9 +212,7 @@ async fn fetch(
         let failure = match got.await.unwrap_or(Err(Failed::Stopping)) {
             Ok(Got::Root(root)) => return Ok(root),
             Ok(Got::Bytes(arrived)) => {
-                // The store takes its own room for it.
-                drop(room);
-                let kept = keep(node, package, arrived).await;
+                let kept = keep(node, package, arrived, room).await;
                 return kept.map_err(|error| node.elsewhere(answer, package, &chain(&error), &caught));
             }
             Err(failure) => failure,
@@ -246,11 +245,16 @@ async fn fetch(
     Err(node.elsewhere(answer, package, &why, &caught))
 }
 
-async fn keep(node: &Node, package: &Arc<PackageOf>, arrived: Arrived) -> Result<Cid, StoreError> {
+async fn keep(
+    node: &Node,
+    package: &Arc<PackageOf>,
+    arrived: Arrived,
+    room: Reservation,
+) -> Result<Cid, StoreError> {
     let (inner, private) = (Arc::clone(&node.inner), !package.repository.config.public);
     node.disk(move || {
         let hidden = private.then_some(&*inner.privacy.hidden);
-        Ok(arrived.keep(&inner.store, hidden, None)?.root)
+        Ok(arrived.keep(&inner.store, hidden, Held::Within(room))?.root)
     })
     .await
 }

@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod caches;
+mod cap;
+mod clocks;
 mod day;
 mod fetching;
 mod follow;
@@ -28,3 +30,4 @@ mod signed;
 mod solo;
 mod solo_packages;
 mod solo_private;
+mod work;

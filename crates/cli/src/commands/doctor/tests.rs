@@ -270,12 +270,12 @@ fn leftovers_and_rights_of_pacmans_folders_are_told() {
             .iter()
             .all(|line| line.verdict == Verdict::Ok)
     );
-    only(
-        &pacman(|p| p.caches[0].readable = false),
-        Warn,
-        "cache",
-        "cannot be read",
-    );
+    // A daemon that was not told of it has not tried.
+    let untried = with(|f| {
+        f.daemon.as_mut().expect("it").caches.clear();
+        f.pacman.as_mut().expect("pacman").caches[0].readable = false;
+    });
+    only(&untried, Warn, "cache", "cannot be read");
     only(
         &pacman(|p| p.caches[0].exists = false),
         Warn,

@@ -15,7 +15,7 @@ pub(crate) mod repositories;
 mod service;
 mod signatures;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -72,20 +72,19 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     } else {
         plan::setup(&place, &home, way).await?
     };
-    let live = !args.dry_run && !args.no_service && place.root == std::path::Path::new("/");
     if !args.dry_run {
-        make(&args, ctx, &plan, live).await?;
+        make(&args, ctx, &plan, &place.root).await?;
     }
     say(&args, ctx, &plan)?;
     Ok(Exit::Done)
 }
 
 /// Our configuration, then the service, then pacman's; the other way round when undoing.
-async fn make(args: &Args, ctx: &Context, plan: &Plan, live: bool) -> anyhow::Result<()> {
+async fn make(args: &Args, ctx: &Context, plan: &Plan, root: &Path) -> anyhow::Result<()> {
     if args.undo {
         plan.changes.iter().try_for_each(change::Change::make)?;
-        if live {
-            service::disable(ctx).await;
+        if !args.no_service {
+            service::disable(ctx, root).await;
         }
         return Ok(());
     }
@@ -94,8 +93,8 @@ async fn make(args: &Args, ctx: &Context, plan: &Plan, live: bool) -> anyhow::Re
         .iter()
         .partition(|change| change.path.ends_with("pacstore.toml"));
     ours.iter().try_for_each(|change| change.make())?;
-    if live {
-        service::enable(ctx).await;
+    if !args.no_service {
+        service::enable(ctx, root).await;
     }
     pacmans.iter().try_for_each(|change| change.make())
 }

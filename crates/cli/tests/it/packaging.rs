@@ -5,7 +5,7 @@ use std::process::Command;
 
 use pacstore_testkit::{TestResult, require};
 
-use crate::home::{Home, PACSTORE};
+use crate::home::{Home, PACSTORE, run};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -40,6 +40,78 @@ fn the_unit_is_closed_as_systemd_measures_it() -> TestResult {
         "{}",
         said.lines().last().unwrap_or_default()
     );
+    Ok(())
+}
+
+/// Every word of the unit is one that systemd knows.
+#[test]
+fn the_unit_is_understood_by_systemd() -> TestResult {
+    let Some(analyze) = require("systemd-analyze") else {
+        return Ok(());
+    };
+    let unit = std::fs::read_to_string(Path::new(ROOT).join("dist/pacstore.service"))?;
+    // The program has to be there.
+    let unit = unit.replace("/usr/bin/pacstore", PACSTORE);
+    let folder = tempfile::tempdir()?;
+    let said = |unit: &str| -> std::io::Result<String> {
+        let path = folder.path().join("pacstore.service");
+        std::fs::write(&path, unit)?;
+        let ran = Command::new(&analyze)
+            .args(["verify", "--man=no"])
+            .arg(&path)
+            .output()?;
+        let failed = if ran.status.success() { "" } else { "failed: " };
+        Ok(format!("{failed}{}", String::from_utf8_lossy(&ran.stderr)))
+    };
+    let about = |text: String| -> Vec<String> {
+        let ours = text.lines().filter(|line| line.contains("pacstore"));
+        ours.map(str::to_owned).collect()
+    };
+    assert_eq!(about(said(&unit)?), Vec::<String>::new());
+    let wrong = about(said(&unit.replace("ProtectClock=", "ProtectClok="))?);
+    assert!(wrong.iter().any(|line| line.contains("ProtectClok")), "{wrong:?}");
+    Ok(())
+}
+
+/// The real systemctl enables the service in a system that is mounted, without a running systemd.
+#[test]
+fn setup_of_a_mounted_system_enables_the_service_there_and_undo_disables_it() -> TestResult {
+    if require("systemctl").is_none() {
+        return Ok(());
+    }
+    let root = tempfile::tempdir()?;
+    let at = |path: &str| root.path().join(path);
+    for folder in ["etc", "usr/lib/systemd/system"] {
+        std::fs::create_dir_all(at(folder))?;
+    }
+    std::fs::write(
+        at("etc/pacman.conf"),
+        "[options]\nArchitecture = x86_64\n[core]\nServer = https://a.example/$repo/os/$arch\n",
+    )?;
+    let setup = |more: &[&str]| {
+        let mut command = Command::new(PACSTORE);
+        command.env_remove("PACSTORE_HOME").args(["setup", "--root"]);
+        command.arg(root.path()).args(more);
+        run(command).done().err
+    };
+    let wanted = at("etc/systemd/system/multi-user.target.wants/pacstore.service");
+    assert!(
+        setup(&[]).contains("no pacstore.service below"),
+        "it is not installed there"
+    );
+    std::fs::copy(
+        Path::new(ROOT).join("dist/pacstore.service"),
+        at("usr/lib/systemd/system/pacstore.service"),
+    )?;
+    setup(&["--no-service"]);
+    setup(&["--dry-run"]);
+    assert!(wanted.symlink_metadata().is_err(), "left alone");
+    for _ in 0..2 {
+        setup(&[]);
+        assert!(wanted.symlink_metadata()?.is_symlink());
+    }
+    setup(&["--undo"]);
+    assert!(wanted.symlink_metadata().is_err());
     Ok(())
 }
 

@@ -65,11 +65,9 @@ impl Drop for Scratch {
 
 /// Whether something holds a file that is taken in.
 pub(super) enum Held<'a> {
-    /// Nothing: room is made for it under the cap.
-    Not,
     /// This label does, from the moment on that it is there.
     Under(&'a str),
-    /// Nothing, and there is room for it.
+    /// Nothing, and there is room for it under the cap.
     Within(Reservation),
 }
 
@@ -170,7 +168,6 @@ impl Arrived {
         }
         let mut batch = store.batch();
         match held {
-            Held::Not => {}
             Held::Under(label) => batch.stage(label)?,
             Held::Within(room) => batch.within(room),
         }

@@ -268,9 +268,11 @@ fn keep(
     (origin, state): (Origin, String),
 ) -> Result<(), StoreError> {
     let cid = dag::raw_cid(dag::HashKind::Sha2_256, bytes);
+    // Before anything is on the disk.
+    let room = store.reserve(bytes.len() as u64)?;
     let file = arrived(store, bytes).map_err(|error| StoreError::Disk(cid, error))?;
     let root = file.dag.root.to_string();
-    file.from(origin).keep(store, private, Held::Not)?;
+    file.from(origin).keep(store, private, Held::Within(room))?;
     let saved = serde_json::to_vec(&Kept { root, state }).unwrap_or_default();
     Ok(store.state_put(&[(&key(package), Some(&saved))])?)
 }

@@ -123,6 +123,8 @@ enum Manner {
     IsSilent,
     /// It answers for more blocks than it was asked for.
     Babbles,
+    /// It says at once that it has nothing, and does nothing.
+    HasNothing,
 }
 
 struct Nothing;
@@ -145,6 +147,7 @@ async fn answer(manner: Manner, mut requests: mpsc::Receiver<ShareRequest>) {
             (Manner::Promises, ShareAsk::MayI) => vec![ShareState::Coming; count],
             (Manner::Boasts, _) => vec![ShareState::Here; count],
             (Manner::Babbles, _) => vec![ShareState::Coming; count + 1],
+            (Manner::HasNothing, _) => vec![ShareState::Free; count],
             (Manner::Promises, ShareAsk::TellMe) | (Manner::IsSilent, _) => {
                 kept.push(request);
                 continue;
@@ -196,6 +199,56 @@ async fn a_neighbour_that_is_no_help_keeps_no_file_from_coming() -> TestResult {
         let both = Box::pin(futures::future::join(client.get("small"), client.get("large")));
         let (small_got, large_got) = both.await;
         assert!(small_got? == small && large_got? == large, "{manner:?}");
+        client.stop().await;
+        net.shutdown().await;
+        tasks.shutdown(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+/// Small files one after the other, as `XferCommand` asks: each is asked of the neighbour, then of the mirror, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_that_a_neighbour_has_not_come_from_the_mirror_one_after_the_other() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let set: Vec<_> = (0..12)
+        .map(|seed| (format!("file-{seed:02}"), random(seed, 60_000).to_vec()))
+        .collect();
+    for (name, bytes) in &set {
+        fs_err::write(dir.path().join(name), bytes)?;
+    }
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let mirror = Upstream::folder(dir.path())?;
+    for manner in [Manner::HasNothing, Manner::IsSilent] {
+        let tasks = Tasks::new();
+        let (net, address) = bad(manner, &tasks).await;
+        let relay = importer.relay(None).await;
+        let peers = vec![importer.behind(&relay), address];
+        let client = Plan::client(vec![importer.plan.key()], peers).upstream(&mirror);
+        let client = client.start().await;
+        client.follows(&importer).await;
+        relay.close();
+        neighbours(&client, 1).await;
+        mirror.clear_log();
+        for (number, (name, bytes)) in set.iter().enumerate() {
+            let file = client.file(name).await;
+            let (mut giving, first) = client.node.give(&file, 0, file.len).await?;
+            let mut got = first.to_vec();
+            while (got.len() as u64) < file.len {
+                got.extend_from_slice(&giving.read(got.len() as u64, file.len).await?);
+            }
+            assert!(got == *bytes, "{name}");
+            // In the order in which they are asked for, none ahead, none twice.
+            let asked: Vec<_> = mirror.log().into_iter().map(|request| request.path).collect();
+            let wanted: Vec<_> = set[..=number]
+                .iter()
+                .map(|(name, _)| format!("/{name}"))
+                .collect();
+            assert_eq!(asked, wanted, "{manner:?}");
+        }
+        // Who wants to see where the time goes reads this; nothing is asserted of it.
+        let took = |(name, _): &(String, Vec<u8>)| client.node.why(name).first().map(|one| one.took_ms);
+        println!("{manner:?}: ms {:?}", set.iter().map(took).collect::<Vec<_>>());
         client.stop().await;
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! The service of systemd, where this machine runs one.
+//! The service of systemd: where this machine runs one, or in a system that is mounted.
 //!
 //! - Invariant: what is done is said before; that it fails is said and is no failure of setup:
 //!   pacman goes on to its mirrors while no daemon runs.
@@ -14,8 +14,11 @@ const UNIT: &str = "pacstore.service";
 /// systemd's own limit for a start is 90 s.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// Starts it now and at every boot.
-pub(crate) async fn enable(ctx: &Context) {
+/// Starts it now and at every boot; in a system that is mounted at `root`, when that boots.
+pub(crate) async fn enable(ctx: &Context, root: &Path) {
+    if is_mounted(root) {
+        return of_mounted(ctx, root, "enable").await;
+    }
     if !is_there(ctx, "start it with `pacstore daemon`").await {
         return;
     }
@@ -25,9 +28,26 @@ pub(crate) async fn enable(ctx: &Context) {
 }
 
 /// Stops it now and for good.
-pub(crate) async fn disable(ctx: &Context) {
+pub(crate) async fn disable(ctx: &Context, root: &Path) {
+    if is_mounted(root) {
+        return of_mounted(ctx, root, "disable").await;
+    }
     if is_there(ctx, "stop the daemon if one runs").await {
         systemctl(ctx, &["disable", "--now", UNIT]).await;
+    }
+}
+
+fn is_mounted(root: &Path) -> bool {
+    root != Path::new("/")
+}
+
+/// Needs no running systemd: links are made or removed below `root`.
+async fn of_mounted(ctx: &Context, root: &Path, what: &str) {
+    let folders = ["usr/lib/systemd/system", "etc/systemd/system"];
+    if folders.iter().any(|folder| root.join(folder).join(UNIT).exists()) {
+        systemctl(ctx, &["--root", &root.to_string_lossy(), what, UNIT]).await;
+    } else {
+        ctx.out.note(format!("no {UNIT} below `{}`", root.display()));
     }
 }
 

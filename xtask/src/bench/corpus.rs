@@ -112,11 +112,9 @@ impl Corpus {
         })?;
         let mut packages = made.into_inner().expect("no thread panicked");
         packages.sort();
-        let with_signature =
-            |(name, size, _): &(String, u64, _)| [(name.clone(), *size), (format!("{name}.sig"), SIGNATURE)];
         Ok(Self {
             dir: dir.to_owned(),
-            files: packages.iter().flat_map(with_signature).collect(),
+            files: with_signatures(&packages),
             packages,
         })
     }
@@ -125,13 +123,44 @@ impl Corpus {
         self.files.iter().map(|(_, size)| size).sum()
     }
 
+    /// Replaces packages of together `part` of the bytes by a newer release, as a mirror does: other names, old ones gone.
+    /// Gives the bytes of the new ones.
+    pub(super) fn renew(&mut self, part: f64, release: u64) -> anyhow::Result<u64> {
+        let wanted = (self.bytes() as f64 * part) as u64;
+        let (mut bytes, count) = (0, self.packages.len());
+        // Evenly spread, so that sizes are mixed as they are in the whole.
+        for at in (0..count).map(|n| (n * 7919 + release as usize * 31) % count) {
+            let Some((name, size, sha256)) = self.packages.get_mut(at) else {
+                break;
+            };
+            if wanted < bytes + *size {
+                continue;
+            }
+            fs::remove_file(self.dir.join(&*name))?;
+            fs::remove_file(self.dir.join(format!("{name}.sig")))?;
+            *name = format!("package{at:06}-1.{at}-{}-x86_64.pkg.tar.zst", release + 1);
+            let mut noise = Noise::new(at as u64 + 1000 + (release << 32));
+            *sha256 = noise.file(&self.dir.join(&*name), *size)?;
+            noise.file(&self.dir.join(format!("{name}.sig")), SIGNATURE)?;
+            bytes += *size + SIGNATURE;
+            if wanted < bytes + wanted / 100 {
+                break;
+            }
+        }
+        self.files = with_signatures(&self.packages);
+        Ok(bytes)
+    }
+
     /// Writes the repository database `name`.db, which names every package with its SHA-256.
     pub(super) fn add_database(&mut self, name: &str) -> anyhow::Result<()> {
         let path = self.dir.join(format!("{name}.db"));
         let mut tar = tar::Builder::new(BufWriter::new(File::create(&path)?));
         for (number, (file, size, sha256)) in self.packages.iter().enumerate() {
-            let version = format!("1.{number}-1");
             let package = format!("package{number:06}");
+            let version = file
+                .strip_prefix(&format!("{package}-"))
+                .and_then(|rest| rest.strip_suffix("-x86_64.pkg.tar.zst"))
+                .context("a package of ours")?;
             let hex = sha256
                 .iter()
                 .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
@@ -182,6 +211,12 @@ impl Corpus {
         })?;
         Ok(start.elapsed().as_secs_f64())
     }
+}
+
+fn with_signatures(packages: &[(String, u64, [u8; 32])]) -> Vec<(String, u64)> {
+    let both =
+        |(name, size, _): &(String, u64, _)| [(name.clone(), *size), (format!("{name}.sig"), SIGNATURE)];
+    packages.iter().flat_map(both).collect()
 }
 
 fn each_core(work: impl Fn() -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {

@@ -9,6 +9,9 @@ use super::lab::{self, Home};
 use super::table::Table;
 use super::{Args, median, say};
 
+/// The corpus, in GB, unless `--gb` says otherwise.
+const GB: f64 = 4.3;
+
 /// Most memory an import may take, in MB.
 const MEMORY: f64 = 150.0;
 
@@ -20,7 +23,7 @@ const SAME: [i32; 1] = [3];
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (bin, dir) = lab::prepare(args)?;
     let from = dir.path().join("mirror");
-    let mut corpus = Corpus::create(&from, (args.gb * 1e9) as u64, usize::MAX, 512 << 20)?;
+    let mut corpus = Corpus::create(&from, (args.gb.unwrap_or(GB) * 1e9) as u64, usize::MAX, 512 << 20)?;
     say(&format!(
         "# {} files, {:.2} GB; page cache warm; linked = replaced_by_rename",
         corpus.files.len(),

@@ -3,7 +3,7 @@
 //! A round is `pacstore import NAME --once` as a process of its own: its start, the opening of its store and
 //! the signing of its head are in each figure.
 //!
-//! - Not here: rates over large files (`import`), a year of rounds (`cargo xtask soak year`).
+//! - Not here: rates over large files (`import`), through a line of a fixed rate (`super::wire`), a year of rounds (`cargo xtask soak year`).
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use super::corpus::Noise;
 use super::lab::{self, Home};
 use super::table::Table;
-use super::{Args, median, say};
+use super::{Args, median, say, wire};
 
 /// Bytes of each file.
 const BYTES: u64 = 256;
@@ -27,19 +27,25 @@ const FIRST: f64 = 10.0;
 /// Most seconds of processor time for a round in which ten files changed.
 const TEN: f64 = 0.5;
 /// Most memory with five mirrors, in MB.
-const MEMORY: f64 = 150.0;
+pub(super) const MEMORY: f64 = 150.0;
 /// Exit codes of `pacstore import --once`: a new tree, nothing new.
 const NEW: [i32; 1] = [0];
 const SAME: [i32; 1] = [3];
 
 /// The rows by name: what `--row` takes.
 type Row = (&'static str, fn(&Lab<'_>, &mut Table) -> anyhow::Result<()>);
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 7] = [
     ("first", first),
     ("unchanged-directory", unchanged_directory),
     ("unchanged-rsync", unchanged_rsync),
     ("ten-changed", ten_changed),
     ("memory", memory),
+    ("wire-rsync", |lab, table| {
+        wire::by_rsync(lab.args, (&lab.bin, &lab.dir), table)
+    }),
+    ("wire-http", |lab, table| {
+        wire::by_http(lab.args, (&lab.bin, &lab.dir), table)
+    }),
 ];
 
 /// What all rows use.
@@ -119,7 +125,7 @@ fn import(home: &Home, codes: &[i32]) -> anyhow::Result<Cost> {
 }
 
 /// Seconds of processor time of all children that ended and were waited for.
-fn children_cpu() -> anyhow::Result<f64> {
+pub(super) fn children_cpu() -> anyhow::Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let fields = stat.rsplit(") ").next().unwrap_or_default();
     let ticks: Vec<f64> = fields
@@ -132,7 +138,7 @@ fn children_cpu() -> anyhow::Result<f64> {
 }
 
 /// Runs a command to its end, its output thrown away: seconds.
-fn timed(command: &mut Command) -> anyhow::Result<f64> {
+pub(super) fn timed(command: &mut Command) -> anyhow::Result<f64> {
     let start = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "{command:?} failed");

@@ -47,6 +47,8 @@ pub(super) fn build(what: &[&str]) -> anyhow::Result<PathBuf> {
 pub(super) struct Home {
     bin: PathBuf,
     dir: PathBuf,
+    /// The network namespace that its programs run in.
+    namespace: Option<String>,
 }
 
 impl Home {
@@ -94,10 +96,22 @@ impl Home {
         let home = Self {
             bin: bin.to_owned(),
             dir: dir.to_owned(),
+            namespace: None,
         };
         fs::DirBuilder::new().recursive(true).create(dir)?;
         home.configure(peers, more)?;
         Ok(home)
+    }
+
+    /// The same node in a network namespace.
+    pub(super) fn inside(mut self, namespace: Option<&str>) -> Self {
+        self.namespace = namespace.map(str::to_owned);
+        self
+    }
+
+    /// Where all of it lies.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn configure(&self, peers: &str, more: &str) -> anyhow::Result<()> {
@@ -109,7 +123,15 @@ impl Home {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.bin);
+        // `ip` replaces itself by the program, so the process is that one.
+        let mut command = match &self.namespace {
+            None => Command::new(&self.bin),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(&self.bin);
+                command
+            }
+        };
         command
             .arg("--home")
             .arg(&self.dir)
@@ -128,6 +150,15 @@ impl Home {
 
     /// Imports once: seconds and peak memory in MB. `codes` are the exit codes that are fine.
     pub(super) fn import(&self, codes: &[i32]) -> anyhow::Result<(f64, f64)> {
+        self.import_watched(codes, |_| ())
+    }
+
+    /// The same; `look` is called with the process's number every few milliseconds.
+    pub(super) fn import_watched(
+        &self,
+        codes: &[i32],
+        mut look: impl FnMut(u32),
+    ) -> anyhow::Result<(f64, f64)> {
         let log = File::create(self.dir.join("import.log"))?;
         let start = Instant::now();
         let mut child = self
@@ -138,6 +169,7 @@ impl Home {
         let mut most = 0.0_f64;
         let code = loop {
             most = most.max(peak_mb(child.id()));
+            look(child.id());
             if let Some(status) = child.try_wait()? {
                 break status.code();
             }

@@ -16,10 +16,12 @@ mod given;
 mod import;
 mod importer;
 mod lab;
+mod link;
 mod machine;
 mod serve;
 mod table;
 mod tree;
+mod wire;
 mod with_pacman;
 mod world;
 
@@ -33,9 +35,9 @@ use anyhow::ensure;
 pub(crate) struct Args {
     /// What is measured
     name: Name,
-    /// Size of the corpus of `import`, in GB (10^9 bytes)
-    #[arg(long, default_value_t = 4.3)]
-    gb: f64,
+    /// Size of the corpus, in GB (10^9 bytes); `import` has 4.3, the wire rows of `importer` have 10
+    #[arg(long)]
+    gb: Option<f64>,
     /// Passes of each measurement; the median counts
     #[arg(long, default_value_t = 3)]
     passes: usize,

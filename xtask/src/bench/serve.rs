@@ -150,7 +150,7 @@ fn milliseconds(text: &str) -> anyhow::Result<f64> {
         * factor)
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
     dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
@@ -169,30 +169,14 @@ impl Nginx {
             return Ok(None);
         };
         let dir = dir.join("nginx");
-        fs::create_dir_all(&dir)?;
         // Free now; taken again in a moment.
         let host = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let user = if rustix::process::geteuid().is_root() {
-            "user root;"
-        } else {
-            ""
-        };
-        let config = format!(
-            "daemon off; {user} worker_processes 2; pid {dir}/pid; error_log {dir}/log;\n\
-             events {{ worker_connections 1024; }}\n\
-             http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;\n\
-             client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;\n\
-             uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;\n\
-             server {{ listen {host}; root {files}; }} }}\n",
-            dir = dir.display(),
-            files = files.display()
-        );
-        fs::write(dir.join("conf"), config)?;
+        let config = nginx_config(&dir, files, &host, "")?;
         let child = Command::new(program)
             .arg("-p")
             .arg(&dir)
             .arg("-c")
-            .arg(dir.join("conf"))
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(dir.join("err"))?)
@@ -209,6 +193,29 @@ impl Nginx {
         }
         Ok(Some(nginx))
     }
+}
+
+/// Writes the configuration of an nginx with its files in `dir` and gives its path; `more` goes into the server.
+pub(super) fn nginx_config(dir: &Path, files: &Path, host: &str, more: &str) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(dir)?;
+    let user = if rustix::process::geteuid().is_root() {
+        "user root;"
+    } else {
+        ""
+    };
+    let config = format!(
+        "daemon off; {user} worker_processes 2; pid {dir}/pid; error_log {dir}/log;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;\n\
+         client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;\n\
+         uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;\n\
+         server {{ listen {host}; root {files}; {more} }} }}\n",
+        dir = dir.display(),
+        files = files.display()
+    );
+    let path = dir.join("conf");
+    fs::write(&path, config)?;
+    Ok(path)
 }
 
 impl Drop for Nginx {

@@ -90,6 +90,8 @@ pub(crate) struct Intakes {
     pub(crate) scratch: PathBuf,
     /// Under which the store holds files that no tree holds yet.
     pub(crate) label: String,
+    /// As [`crate::Limits::pile`].
+    pub(crate) pile: u64,
     pub(crate) now: SystemTime,
 }
 

@@ -14,24 +14,34 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use pacstore_pacman::DbFileName;
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_upstream::{ListSpec, Rsync, RsyncError, Rule, TransferSpec};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
+use crate::early::{self, Came};
 use crate::error::SourceError;
 use crate::globs::Globs;
+use crate::intake::Intakes;
 use crate::listing::{Named, Names, TooMany, names_of};
 use crate::names;
 use crate::progress::{Progress, Step};
+use crate::round::Failed;
 use crate::scan::{Filter, Root};
 use crate::source::{Want, scan};
 use crate::spec::{Files, Wanted};
 use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 use crate::web::is_database;
+
+/// How often it is looked which files of a transfer are whole, and how much longer than such a look the pause is at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_RARELY: u32 = 20;
 
 /// An rsync module and the tree that it is copied to.
 #[derive(Debug)]
@@ -111,7 +121,12 @@ impl Module {
     }
 
     /// Brings what the databases name, as far as the last look listed it.
-    pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+    pub(crate) async fn fetch(
+        &mut self,
+        view: &mut View,
+        wants: Vec<Want>,
+        intakes: &Intakes,
+    ) -> Result<(), Failed> {
         self.renew_carried(view, &wants).await?;
         let mut places: BTreeSet<usize> = BTreeSet::new();
         places.extend(wants.iter().filter_map(|want| view.position(&want.path)));
@@ -146,7 +161,13 @@ impl Module {
         let after = if differ.is_empty() {
             before
         } else {
-            self.transfer(differ).await?;
+            let named: HashMap<Box<[u8]>, Named> = asked
+                .iter()
+                .filter(|(_, path, named)| !is_here(named, before.get(path)))
+                .map(|(_, path, named)| (path.clone(), *named))
+                .collect();
+            // The manifest remembers what was taken, so nothing is to be done with it here.
+            early::while_it_runs(intakes, |came| self.transfer_and_tell(differ, named, came)).await?;
             self.staged().await?
         };
         for (at, path, named) in asked {
@@ -367,6 +388,46 @@ impl Module {
             Ok(())
         });
         removed.await?
+    }
+
+    /// Copies `only` and tells which of them lie there whole, from time to time.
+    async fn transfer_and_tell(
+        &self,
+        only: Vec<Vec<u8>>,
+        mut named: HashMap<Box<[u8]>, Named>,
+        came: mpsc::Sender<Came>,
+    ) -> Result<(), SourceError> {
+        let mut transfer = pin!(self.transfer(only));
+        let mut pause = LOOK_EVERY;
+        loop {
+            if let Ok(transferred) = timeout(pause, &mut transfer).await {
+                return transferred;
+            }
+            let began = Instant::now();
+            let looked = async {
+                for (path, item) in self.staged().await?.files {
+                    let Item::File { stamp, place } = &item else {
+                        continue;
+                    };
+                    let whole = named.get(&path).is_some_and(|of| is_here(of, Some(&item)));
+                    if whole {
+                        named.remove(&path);
+                        let (stamp, place) = (stamp.clone(), place.clone());
+                        // The intake has failed and says why.
+                        let Ok(()) = came.send(Came { path, stamp, place }).await else {
+                            break;
+                        };
+                    }
+                }
+                Ok::<_, SourceError>(())
+            };
+            // The child goes on meanwhile, and so must who listens to it.
+            match select(&mut transfer, pin!(looked)).await {
+                Either::Left((transferred, _)) => return transferred,
+                Either::Right((looked, _)) => looked?,
+            }
+            pause = LOOK_EVERY.max(began.elapsed() * LOOK_RARELY);
+        }
     }
 
     async fn transfer(&self, only: Vec<Vec<u8>>) -> Result<(), SourceError> {

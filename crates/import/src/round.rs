@@ -116,7 +116,8 @@ impl<E: Into<SourceError>> From<E> for Failed {
     }
 }
 
-fn ours(error: impl Into<IntakeError>) -> Failed {
+/// The round's own fault, not its source's.
+pub(crate) fn ours(error: impl Into<IntakeError>) -> Failed {
     Failed::Round(RoundError::Intake(error.into()))
 }
 
@@ -371,7 +372,9 @@ impl Importer {
                 return Err(Failed::Source(older));
             }
             let wants = work.wants(&opened.databases);
-            transport.fetch(Arc::make_mut(&mut work.view), wants).await?;
+            transport
+                .fetch(Arc::make_mut(&mut work.view), wants, &intakes)
+                .await?;
             let (opened, picks) = self
                 .aside(work.clone(), move |work| {
                     let picks = work.picks(&opened);
@@ -521,6 +524,7 @@ impl Importer {
             origin,
             scratch: self.work_dir.join("copies"),
             label: self.labels.pending.clone(),
+            pile: self.plan.spec.limits.pile,
             now: self.clock.now(),
         })
     }

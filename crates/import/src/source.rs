@@ -13,9 +13,10 @@ use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Origin;
 
 use crate::error::SourceError;
-use crate::intake::Taking;
+use crate::intake::{Intakes, Taking};
 use crate::module::Module;
 use crate::progress::{Progress, Step};
+use crate::round::Failed;
 use crate::scan::{Filter, Root};
 use crate::view::View;
 use crate::web::Web;
@@ -50,12 +51,17 @@ impl Transport {
         }
     }
 
-    /// Adds `wants` to the view, where they are not in it from the start.
-    pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+    /// Adds `wants` to the view, where they are not in it from the start; takes them meanwhile, if it takes long.
+    pub(crate) async fn fetch(
+        &mut self,
+        view: &mut View,
+        wants: Vec<Want>,
+        intakes: &Intakes,
+    ) -> Result<(), Failed> {
         match self {
             Self::Directory(_) => Ok(()),
-            Self::Rsync(module) => module.fetch(view, wants).await,
-            Self::Web(web) => web.fetch(view, wants).await,
+            Self::Rsync(module) => module.fetch(view, wants, intakes).await,
+            Self::Web(web) => web.fetch(view, wants, intakes).await,
         }
     }
 

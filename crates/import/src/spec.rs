@@ -108,6 +108,9 @@ pub struct Limits {
     pub source: Duration,
     /// Names that a source may have.
     pub names: usize,
+    /// Bytes that go into the store at once, with one sync, while others are still transferred; and so the most that is
+    /// left to do when the transfer ends.
+    pub pile: u64,
 }
 
 impl Default for Limits {
@@ -118,6 +121,7 @@ impl Default for Limits {
             small: Duration::from_mins(2),
             source: Duration::from_hours(24),
             names: 5_000_000,
+            pile: 256 << 20,
         }
     }
 }

@@ -18,18 +18,22 @@ use pacstore_dag::{self as dag, Profile};
 use pacstore_pacman as pacman;
 use pacstore_runtime::{Backoff, Pool, Tasks};
 use pacstore_store::Store;
-use pacstore_upstream::{Fetch, FetchError, Get, Http, HttpError, IfRangeIgnored, Url, url_of};
+use pacstore_upstream::{Durable, Fetch, FetchError, Get, Http, HttpError, IfRangeIgnored, Url, url_of};
 use ring::digest::{SHA256, digest};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::early::{self, Came};
 use crate::error::SourceError;
 use crate::facts::FileFacts;
 use crate::globs::Globs;
+use crate::intake::Intakes;
 use crate::layout::Layout;
 use crate::manifest::{Manifest, Update};
 use crate::names;
 use crate::progress::{Progress, Step};
 use crate::repos::Repo;
+use crate::round::Failed;
 use crate::source::Want;
 use crate::spec::{Limits, Wanted};
 use crate::upstreams::Meter;
@@ -99,6 +103,7 @@ impl Web {
                 .map(|repo| want(main(repo)))
                 .chain(also.iter().cloned().map(want))
                 .collect(),
+            None,
         )
         .await?;
         // A listing named them: what is not there then is a name without bytes, such as a link that dangles.
@@ -120,7 +125,7 @@ impl Web {
                 }
             }
         }
-        self.get_all(&mut view, more).await?;
+        self.get_all(&mut view, more, None).await?;
         let wanted = if self.wanted.is_some() || self.unlisted {
             repos
         } else {
@@ -156,8 +161,13 @@ impl Web {
         Ok(torn)
     }
 
-    /// Adds what the databases name.
-    pub(crate) async fn fetch(&mut self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+    /// Adds what the databases name, and takes it while it comes.
+    pub(crate) async fn fetch(
+        &mut self,
+        view: &mut View,
+        wants: Vec<Want>,
+        intakes: &Intakes,
+    ) -> Result<(), Failed> {
         let asked: Vec<Vec<u8>> = wants.iter().map(|want| want.path.clone()).collect();
         let known: BTreeSet<Vec<u8>> = view.files.iter().map(|(path, _)| path.to_vec()).collect();
         let wants: Vec<Want> = wants
@@ -169,7 +179,13 @@ impl Web {
             .filter_map(|want| want.expected.and_then(|(len, _)| len))
             .sum();
         self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
-        self.get_all(view, wants).await?;
+        let taken = early::while_it_runs(intakes, |came| self.get_all(view, wants, Some(came))).await?;
+        for (path, facts) in taken {
+            let item = view.position(&path).and_then(|at| view.files.get_mut(at));
+            if let Some((_, Item::File { place, .. })) = item {
+                *place = Place::Known(Box::new(facts));
+            }
+        }
         let named = self.named_in_vain(view, asked).await;
         without_bytes(view, named);
         Ok(())
@@ -187,7 +203,13 @@ impl Web {
         Ok(forgotten.await??)
     }
 
-    async fn get_all(&self, view: &mut View, wants: Vec<Want>) -> Result<(), SourceError> {
+    /// Puts `wants` into the view, and tells `came` of each file that came over the wire.
+    async fn get_all(
+        &self,
+        view: &mut View,
+        wants: Vec<Want>,
+        came: Option<mpsc::Sender<Came>>,
+    ) -> Result<(), SourceError> {
         let mut wants: Vec<Want> = wants
             .into_iter()
             .filter(|want| self.is_ours(&want.path))
@@ -211,10 +233,17 @@ impl Web {
             if let Got::Item(item) = got {
                 if let Item::File {
                     stamp,
-                    place: Place::Fetched(_),
+                    place: place @ Place::Fetched(_),
                 } = &item
                 {
                     (bytes, files) = (bytes + stamp.size(), files + 1);
+                    let (path, stamp, place) = (path.as_slice().into(), stamp.clone(), place.clone());
+                    if let Some(came) = &came
+                        && came.send(Came { path, stamp, place }).await.is_err()
+                    {
+                        // The intake has failed and says why.
+                        return Ok(());
+                    }
                 }
                 failed += usize::from(item == Item::None(NoFile::Cut));
                 if MAX_FAILED < failed {
@@ -381,7 +410,8 @@ impl Web {
         if let Some((Some(len), Some(sha256))) = want.expected
             && self.is_whole(dest.clone(), len).await?
         {
-            // Of a round that was cut short; the digest is checked like any other's.
+            // Of a round that was cut short, maybe by a power cut before it was synced; its digest is checked like any
+            // other's, and what has a wrong one is fetched anew in the next pass.
             let etag = Some(hex(&sha256).into());
             let stamp = Stamp::Web {
                 server: self.server(),
@@ -410,6 +440,8 @@ impl Web {
         };
         fetch.max_len = Some(expected_len.unwrap_or(longest));
         fetch.deadline = Some(deadline);
+        // The store syncs what it takes, many files at a time.
+        fetch.durable = Durable::ByCaller;
         if let Some((
             Stamp::Web {
                 modified, etag, size, ..

@@ -1,7 +1,7 @@
 //! One file from a mirror onto the disk: resumed where that is safe, hashed on the way.
 //!
-//! - Invariant: `dest` appears by rename, whole, durable, with the expected length and
-//!   SHA-256 if those are known; before that only the part file is touched.
+//! - Invariant: `dest` appears by rename, whole, durable (unless the caller sees to that), with the
+//!   expected length and SHA-256 if those are known; before that only the part file is touched.
 //! - Invariant: bytes of two versions never meet (`crate::part`); where the server gives
 //!   nothing to tell versions apart, the file is fetched from its start.
 //! - Not here: choice of mirror and retries; each call is one try, and keeps what came.
@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::error::HttpError;
 use crate::http::{Get, Http, IfRangeIgnored};
-use crate::part::{Part, Version};
+use crate::part::{Durable, Part, Version};
 use crate::response::Response;
 
 /// Bytes that wait in memory for one write.
@@ -67,6 +67,8 @@ pub struct Fetch<'a> {
     pub max_len: Option<u64>,
     /// For all of it.
     pub deadline: Option<Duration>,
+    /// Who syncs the file when it is whole.
+    pub durable: Durable,
 }
 
 impl<'a> Fetch<'a> {
@@ -85,6 +87,7 @@ impl<'a> Fetch<'a> {
             unless_same: None,
             max_len: None,
             deadline: None,
+            durable: Durable::Now,
         }
     }
 }
@@ -406,8 +409,8 @@ async fn seal(
         disk.run(move || part.discard()).await?;
         return Err(wrong);
     }
-    let (dest, mtime) = (fetch.dest.to_owned(), meta.last_modified);
-    disk.run(move || part.finish(&dest, mtime)).await?;
+    let (dest, mtime, durable) = (fetch.dest.to_owned(), meta.last_modified, fetch.durable);
+    disk.run(move || part.finish(&dest, mtime, durable)).await?;
     Ok(Fetched {
         len,
         sha256,

@@ -40,6 +40,7 @@ pub use fetch::{Expected, Fetch, FetchError, Fetched, Resume};
 pub use http::{Get, Http, HttpOptions, IfRangeIgnored, MinRate};
 pub use listing::{ListEntry, MAX_ENTRIES, parse_listing};
 pub use mirrors::{MirrorRecord, Mirrors, Observation};
+pub use part::Durable;
 pub use paths::{NotAPath, url_of};
 pub use response::{Response, ServedRange};
 pub use rsync::{

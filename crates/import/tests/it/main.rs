@@ -7,6 +7,7 @@
 mod changing;
 mod common;
 mod crash;
+mod early;
 mod faults;
 mod incremental;
 mod keyring;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use fs_err as fs;
 use pacstore_runtime::Tasks;
 use pacstore_testkit::{At, Fault, TestResult, Upstream, random};
-use pacstore_upstream::{Expected, Fetch, FetchError, HttpError, Resume};
+use pacstore_upstream::{Durable, Expected, Fetch, FetchError, HttpError, Resume};
 use ring::digest::{SHA256, digest};
 
 use crate::http::{client, url};
@@ -55,6 +55,24 @@ async fn a_file_is_put_down_whole_with_its_time_and_hash() -> TestResult {
         "{error:?}"
     );
     assert!(fs::read(&dest)? == bytes);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_its_caller_syncs_is_the_same_and_a_cut_one_is_gone_on_with() -> TestResult {
+    let (mirror, dir, tasks) = (Upstream::memory()?, tempfile::tempdir()?, Tasks::new());
+    let bytes = random(9, 600_000);
+    mirror.put_at("f", bytes.clone(), long_ago())?;
+    let (url, dest) = (url(&mirror, "f"), dir.path().join("f"));
+    let mut fetch = Fetch::new(&url, &dest);
+    fetch.durable = Durable::ByCaller;
+    mirror.fault_times("f", 1, Fault::Truncate(At::Percent(50)));
+    assert!(client().fetch_to_file(&tasks, &fetch).await.is_err());
+    let fetched = client().fetch_to_file(&tasks, &fetch).await?;
+    assert_eq!((fetched.sha256, fetched.resumed_from), (sha256(&bytes), 300_000));
+    assert!(fs::read(&dest)? == bytes);
+    assert_eq!(fs::metadata(&dest)?.modified()?, long_ago());
+    assert_eq!(names(dir.path())?, ["f"]);
     Ok(())
 }
 

@@ -21,6 +21,9 @@ use crate::view::{Place, Stamp};
 
 /// Files that go into the store at once, as [`crate::Limits::pile`] says of bytes.
 const PILE_FILES: usize = 4096;
+/// A transfer is taken in so many parts at least, but for those of fewer bytes than a sync is worth.
+const PARTS: u64 = 8;
+const LEAST: u64 = 16 << 20;
 /// Files that wait while a pile goes in; a transfer that is further ahead waits, too.
 const WAITING: usize = 4 * PILE_FILES;
 
@@ -37,8 +40,11 @@ pub(crate) struct Came {
 pub(crate) type Early = Vec<(Box<[u8]>, FileFacts)>;
 
 /// Runs a transfer that tells of each file that has come, and takes these files meanwhile.
+///
+/// `total` is how many bytes are to come. Of few of them the parts that go in at once are smaller, too.
 pub(crate) async fn while_it_runs<F>(
     intakes: &Intakes,
+    total: u64,
     transfer: impl FnOnce(mpsc::Sender<Came>) -> F,
 ) -> Result<Early, Failed>
 where
@@ -48,6 +54,7 @@ where
     // The transfer has its own progress.
     let intakes = Intakes {
         progress: Progress::default(),
+        pile: intakes.pile.min((total / PARTS).max(LEAST)),
         ..intakes.clone()
     };
     let transfer = transfer(send);

@@ -41,6 +41,9 @@ const SLICE_BYTES: u64 = 64 << 20;
 const BATCH_FILES: usize = 8192;
 const BATCH_BYTES: u64 = 1 << 30;
 
+/// Bytes of a copy after which the disk is told to begin with them. Smaller files are better written together.
+const WRITE_BACK: u64 = 8 << 20;
+
 /// How files of a directory come into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taking {
@@ -295,6 +298,7 @@ impl Intakes {
             let mut noted = Noted {
                 file: &mut copy,
                 error: None,
+                waiting: 0,
             };
             let done = hash(
                 (&self.profile, digests),
@@ -417,24 +421,38 @@ enum Failed {
     Write(PathBuf, io::Error),
 }
 
-/// Keeps the error of a write apart from those of reads.
+/// Keeps the error of a write apart from those of reads, and has the disk begin with what was written.
 struct Noted<'a> {
     file: &'a mut File,
     error: Option<io::Error>,
+    /// Bytes that the disk has not been told of.
+    waiting: u64,
 }
 
 impl io::Write for Noted<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write(buf).map_err(|e| {
+        let done = self.file.write(buf).map_err(|e| {
             let kind = e.kind();
             self.error = Some(e);
-            kind.into()
-        })
+            io::Error::from(kind)
+        })?;
+        self.waiting += done as u64;
+        if WRITE_BACK <= self.waiting {
+            self.waiting = 0;
+            begin_to_write(self.file);
+        }
+        Ok(done)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Has the disk begin to write what is dirty, without waiting for it: the sync of the batch then finds little left to do, and
+/// the disk does not stand still while files are read and hashed. A file system that cannot do so writes later.
+fn begin_to_write(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
 fn clone_file(to: &File, from: &File) -> bool {

@@ -40,7 +40,7 @@ use crate::view::{Item, NoFile, Place, Stamp, View};
 use crate::web::is_database;
 
 /// How often it is looked which files of a transfer are whole, and how much longer than such a look the pause is at least.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_RARELY: u32 = 20;
 
 /// An rsync module and the tree that it is copied to.
@@ -167,7 +167,7 @@ impl Module {
                 .map(|(_, path, named)| (path.clone(), *named))
                 .collect();
             // The manifest remembers what was taken, so nothing is to be done with it here.
-            early::while_it_runs(intakes, |came| self.transfer_and_tell(differ, named, came)).await?;
+            early::while_it_runs(intakes, bytes, |came| self.transfer_and_tell(differ, named, came)).await?;
             self.staged().await?
         };
         for (at, path, named) in asked {

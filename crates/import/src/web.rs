@@ -179,7 +179,8 @@ impl Web {
             .filter_map(|want| want.expected.and_then(|(len, _)| len))
             .sum();
         self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
-        let taken = early::while_it_runs(intakes, |came| self.get_all(view, wants, Some(came))).await?;
+        let taken =
+            early::while_it_runs(intakes, bytes, |came| self.get_all(view, wants, Some(came))).await?;
         for (path, facts) in taken {
             let item = view.position(&path).and_then(|at| view.files.get_mut(at));
             if let Some((_, Item::File { place, .. })) = item {

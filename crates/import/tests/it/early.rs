@@ -11,13 +11,15 @@ use crate::common::{Bench, cid_of, of_url};
 
 /// Bytes a second of a line on which the big package takes many seconds.
 const SLOW: u64 = 250_000;
+/// Bytes of the big package.
+const BIG: u64 = 3_000_000;
 /// Small packages.
 const SMALL: usize = 20;
 
 /// Many small packages, which come soon, and a big one, which does not.
 fn mirror(dir: &Path) -> TestResult {
     let spec = RepoSpec::new("core").packages(SMALL, 4_000);
-    Repo::create(dir, spec.package("zz-big", 3_000_000))?;
+    Repo::create(dir, spec.package("zz-big", BIG))?;
     Ok(())
 }
 
@@ -27,8 +29,14 @@ fn spec(url: &str) -> ImportSpec {
     spec
 }
 
-/// Runs a round; as soon as the small packages are in the store, lets the rest come by `hurry`.
-async fn round_in_two_parts(bench: &Bench, spec: ImportSpec, dir: &Path, hurry: impl FnOnce()) -> TestResult {
+/// Runs a round; as soon as the small packages are in the store, lets the rest come by `hurry`. By then not even the
+/// bytes of the big package may have been `sent`.
+async fn round_in_two_parts(
+    bench: &Bench,
+    spec: ImportSpec,
+    dir: &Path,
+    (sent, hurry): (impl FnOnce() -> u64, impl FnOnce()),
+) -> TestResult {
     let mut importer = bench.importer(spec);
     let progress = Progress::default();
     let taken = async {
@@ -43,6 +51,8 @@ async fn round_in_two_parts(bench: &Bench, spec: ImportSpec, dir: &Path, hurry: 
             () = taken => {}
             () = tokio::time::sleep(Duration::from_mins(1)) => panic!("nothing was taken within a minute"),
         }
+        let sent = sent();
+        assert!(sent < BIG, "all {sent} bytes had come when the first were taken");
         hurry();
         round.await?
     };
@@ -60,8 +70,8 @@ async fn small_files_of_a_web_mirror_are_taken_while_a_big_one_comes() -> TestRe
     mirror(dir.path())?;
     let server = Upstream::folder(dir.path())?;
     server.limit(Some(SLOW));
-    let hurry = || server.limit(None);
-    round_in_two_parts(&Bench::new(), spec(&server.url("")), dir.path(), hurry).await
+    let line = (|| server.sent(), || server.limit(None));
+    round_in_two_parts(&Bench::new(), spec(&server.url("")), dir.path(), line).await
 }
 
 #[tokio::test]
@@ -73,7 +83,8 @@ async fn small_files_of_an_rsync_module_are_taken_while_a_big_one_comes() -> Tes
     };
     let relay = ThrottledRelay::start(daemon.address(), Some(SLOW))?;
     let url = daemon.url_at(relay.address(), "");
-    round_in_two_parts(&Bench::new(), spec(&url), dir.path(), || relay.set_rate(None)).await
+    let line = (|| relay.down(), || relay.set_rate(None));
+    round_in_two_parts(&Bench::new(), spec(&url), dir.path(), line).await
 }
 
 /// The name under which a package of a web mirror waits for the store.

@@ -167,8 +167,15 @@ impl<'a> Wire<'a> {
         let list = self.dir.join("curl.config");
         fs::write(&list, config)?;
         let mut curl = self.link.command("curl");
-        curl.args(["-sSf", "--no-progress-meter", "-Z", "--parallel-max", &AT_ONCE.to_string(), "-K"])
-            .arg(list);
+        curl.args([
+            "-sSf",
+            "--no-progress-meter",
+            "-Z",
+            "--parallel-max",
+            &AT_ONCE.to_string(),
+            "-K",
+        ])
+        .arg(list);
         importer::timed(&mut curl)
     }
 

@@ -27,6 +27,7 @@ use crate::config::{
     DHT_TTL, DhtMode, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_INBOUND, MAX_PENDING, MAX_PER_PEER, NetConfig,
     QUERY_DEADLINE,
 };
+use crate::cork::Cork;
 use crate::dht_store::DhtStore;
 use crate::error::NetError;
 use crate::fetch::Fetch;
@@ -114,7 +115,10 @@ fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviou
     };
     let transports = || {
         let builder = SwarmBuilder::with_existing_identity(key.clone()).with_tokio();
-        let security = (tls::Config::new, noise::Config::new);
+        let security = (
+            |key: &Keypair| tls::Config::new(key).map(Cork),
+            |key: &Keypair| noise::Config::new(key).map(Cork),
+        );
         match builder.with_tcp(tcp::Config::default(), security, muxer) {
             Ok(builder) => Ok(builder.with_quic()),
             Err(error) => Err(NetError::Security(Box::new(error))),

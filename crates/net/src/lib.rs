@@ -39,6 +39,7 @@ mod budget;
 mod chosen;
 mod command;
 mod config;
+mod cork;
 mod dht;
 mod dht_store;
 mod dialing;

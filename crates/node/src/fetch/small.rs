@@ -280,10 +280,12 @@ async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> 
     inner.blocking(*root, read).await
 }
 
-/// Returns once a mirror should be asked too: peers are silent, or slower than need be.
+/// Returns once a mirror should be asked too: there are no peers, or they are silent, or slower than need be.
 async fn peers_are_late(inner: &Inner, session: Option<&Session>) {
+    let Some(session) = session.filter(|session| !session.peers().is_empty()) else {
+        return;
+    };
     tokio::time::sleep(HEAD_START).await;
-    let Some(session) = session else { return };
     let began = Instant::now();
     loop {
         let moving = peers::last_byte(session).is_some_and(|last| last.elapsed() < LATE);

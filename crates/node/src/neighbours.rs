@@ -81,6 +81,13 @@ pub(crate) struct Theirs {
     here: bool,
 }
 
+impl Theirs {
+    /// It has it already.
+    pub(crate) fn is_here(&self) -> bool {
+        self.here
+    }
+}
+
 /// How far our claim to a block is.
 struct Claim {
     /// It is our turn; until then neighbours are still being asked.
@@ -315,9 +322,14 @@ impl Neighbours {
         }
     }
 
-    /// Waits until the neighbour has `cid` and takes it from there, verified; `None` if it does not
-    /// come from there in time.
-    pub(crate) async fn take(&self, cid: &Cid, theirs: Theirs, until: Instant) -> Option<Bytes> {
+    /// Waits until the neighbour has `cid` and takes it from there, or from another one that has it, verified; `None` if it
+    /// does not come from there in time.
+    pub(crate) async fn take(
+        &self,
+        cid: &Cid,
+        theirs: Theirs,
+        (ask, until): (AskPeers, Instant),
+    ) -> Option<Bytes> {
         let net = self.0.net.as_ref()?;
         let digest = digest_of(cid)?;
         let peer = theirs.peer;
@@ -340,7 +352,9 @@ impl Neighbours {
                 }
             }
         }
-        let options = SessionOptions::with_peers([peer]).patience(GIVE);
+        // Where several have it, they share the work.
+        let others = self.to_ask(ask).into_iter().filter(|other| *other != peer);
+        let options = SessionOptions::with_peers(others.chain([peer])).patience(GIVE);
         let session = net.bitswap().session(options);
         let got = tokio::time::timeout(GIVE, session.get(*cid)).await;
         let given = got.ok().and_then(Result::ok).map(|got| got.data);
@@ -359,7 +373,7 @@ impl Neighbours {
     }
 
     /// LAN peers that speak the protocol, may know, and answer.
-    fn to_ask(&self, ask: AskPeers) -> Vec<PeerId> {
+    pub(crate) fn to_ask(&self, ask: AskPeers) -> Vec<PeerId> {
         let Some(net) = &self.0.net else { return Vec::new() };
         let now = Instant::now();
         let manners = self.0.manners.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
-//! Peers first, mirrors beside them where that takes too long.
+//! Peers first, mirrors beside them where that takes too long; or the other way round.
 //!
-//! - Invariant: a mirror is asked as soon as it is known that no peer gives it, and never before the peers had a start.
+//! - Invariant: who is second is asked as soon as it is known that the first give it not, and never before those had a start.
 //! - Not here: how either is asked (`super::small`).
 
 use std::future::Future;
@@ -26,6 +26,27 @@ pub(super) async fn hedged(
     tokio::select! {
         first = &mut peers => match first { Ok(small) => Ok(small), Err(_) => mirrors.await },
         first = &mut mirrors => match first { Ok(small) => Ok(small), Err(why) => peers.await.map_err(|_| why) },
+    }
+}
+
+/// The same with mirrors in front, which the peers are too busy to be sooner than. What is said is what the mirrors said.
+pub(super) async fn mirrors_first(
+    mirrors: impl Future<Output = Result<Got, String>>,
+    late: impl Future<Output = ()>,
+    peers: impl Future<Output = Result<Got, String>>,
+) -> Result<Got, String> {
+    tokio::pin!(mirrors);
+    tokio::pin!(peers);
+    tokio::select! {
+        first = &mut mirrors => return match first {
+            Ok(small) => Ok(small),
+            Err(why) => peers.await.map_err(|_| why),
+        },
+        () = late => {}
+    }
+    tokio::select! {
+        first = &mut mirrors => match first { Ok(small) => Ok(small), Err(why) => peers.await.map_err(|_| why) },
+        first = &mut peers => match first { Ok(small) => Ok(small), Err(_) => mirrors.await },
     }
 }
 
@@ -79,5 +100,24 @@ mod tests {
         assert_eq!(slow, (Ok(Origin::Lan), Some(HEAD_START.as_millis())));
         let none = hedge(after(3, no()), Err("404".to_owned())).await;
         assert_eq!(none, (Err("404".to_owned()), Some(3)));
+    }
+
+    #[tokio::test]
+    async fn peers_make_up_for_mirrors_and_it_is_said_what_the_mirrors_said() {
+        let failed = |why: &str| -> Result<Got, String> { Err(why.to_owned()) };
+        let never = std::future::pending::<()>;
+        for (mirrors, peers, expected) in [
+            (Ok(got(Origin::Upstream)), failed("b"), Ok(Origin::Upstream)),
+            (failed("a"), Ok(got(Origin::Peer)), Ok(Origin::Peer)),
+            (failed("a"), failed("b"), Err("a".to_owned())),
+        ] {
+            let ended = mirrors_first(after(1, mirrors), never(), after(1, peers)).await;
+            assert_eq!(ended.map(|got| got.origin), expected);
+        }
+        let silent = std::future::pending();
+        let ended = mirrors_first(silent, std::future::ready(()), after(1, Ok(got(Origin::Peer)))).await;
+        assert_eq!(ended.map(|got| got.origin), Ok(Origin::Peer));
+        let ended = mirrors_first(after(2, failed("a")), std::future::ready(()), after(1, failed("b"))).await;
+        assert_eq!(ended.map(|got| got.origin), Err("a".to_owned()));
     }
 }

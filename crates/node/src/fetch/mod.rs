@@ -10,6 +10,7 @@
 //! - Read first: `docs/design/fetch.md`.
 
 mod bad;
+mod balance;
 mod error;
 mod fresh;
 mod givers;
@@ -45,6 +46,7 @@ use url::Url;
 use crate::error::StoreError;
 use crate::neighbours::Neighbours;
 
+use balance::Balance;
 pub use error::FetchError;
 use job::Job;
 use line::{FirstByte, Line};
@@ -127,6 +129,7 @@ pub(crate) struct Inner {
     line: Line,
     /// Leaves of files that cannot be kept.
     passing: ByteBudget,
+    balance: Balance,
     bad: bad::Bad,
     givers: givers::Givers,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
@@ -195,6 +198,7 @@ impl Fetcher {
             fresh: ByteBudget::new(fresh::ROOM),
             line: Line::default(),
             passing: ByteBudget::new(through::PASSING),
+            balance: Balance::default(),
             bad: bad::Bad::default(),
             givers: givers::Givers::default(),
             jobs: Mutex::new(HashMap::new()),

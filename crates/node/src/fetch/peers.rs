@@ -24,7 +24,7 @@ use tracing::debug;
 use super::job::Shared;
 use super::line::{Host, Turn};
 use super::plan::SourceId;
-use super::{AskPeers, FetchError, Inner, turns};
+use super::{AskPeers, FetchError, Inner, balance, turns};
 use crate::neighbours::Whose;
 
 /// Leaves that a job asks of all peers together, at most.
@@ -42,6 +42,9 @@ const NODES_AT_ONCE: usize = 64;
 
 /// How long a session waits for a peer when it has none.
 const FIND_PEER: Duration = Duration::from_millis(800);
+
+/// How long a leaf is left to a mirror that would be sooner.
+const MAKE_WAY: Duration = Duration::from_millis(300);
 
 /// How often it is looked for peers that connected since.
 const NEWCOMERS: Duration = Duration::from_millis(50);
@@ -122,7 +125,7 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
             return;
         }
         rest.refresh(&shared, &session, (source, flying.is_empty()));
-        while flying.len() < window(&shared, source) && rest.may_ask() {
+        while flying.len() < window(&shared, source) && rest.may_ask() && !rest.makes_way(&shared, &session) {
             let host = Host::Peers(rest.peers.len());
             let turn = shared.inner.line.turn(shared.file.root, host);
             if !turn.try_start() {
@@ -200,11 +203,13 @@ async fn bring(
             }
         }
     }
+    let under_way = shared.inner.balance.of_peers(wanted.len);
     let got = tokio::select! {
         () = shared.stop.cancelled() => None,
         () = shared.arrived(leaf) => None,
         got = tokio::time::timeout(BLOCK_DEADLINE, session.get(wanted.cid)) => Some(got),
     };
+    drop(under_way);
     let done = match got {
         Some(Ok(Ok(got))) => {
             if let Some(data) = file_bytes(&wanted, &got.data) {
@@ -253,9 +258,21 @@ struct Backlog {
     peers: Vec<PeerId>,
     /// When the last byte had come from any of them then.
     last_byte: Option<tokio::time::Instant>,
+    /// Since when a leaf has been left to a mirror.
+    left: Option<Instant>,
 }
 
 impl Backlog {
+    /// A mirror would bring the next leaf sooner. It is left to one for [`MAKE_WAY`] at most: then none wants it.
+    fn makes_way(&mut self, shared: &Shared, session: &Session) -> bool {
+        let leaf = shared.largest_leaf();
+        if !balance::is_mirror_sooner(&shared.inner, session, &shared.sources.upstreams, leaf) {
+            self.left = None;
+            return false;
+        }
+        self.left.get_or_insert_with(Instant::now).elapsed() < MAKE_WAY
+    }
+
     fn may_ask(&self) -> bool {
         !self.peers.is_empty() && self.until.is_none_or(|until| Instant::now() >= until)
     }

@@ -1,7 +1,8 @@
 //! Files of one leaf: signatures, databases, small packages. No job, no partial file.
 //!
-//! Peers are asked first; where they have not answered within [`HEAD_START`], or said that they do
-//! not have it, an upstream is asked, and who is first wins; of several upstreams the next is asked where
+//! Peers are asked first; where there are none or all say that they have it not, or where they have not answered within
+//! [`HEAD_START`], an upstream is asked beside them, and who is first wins; where they are so busy that an upstream is sooner
+//! (`super::balance`), it is the other way round. Of several upstreams the next is asked where
 //! those before fail or are silent. One fetch a file, however many ask: the
 //! second waits for the first and takes over if the first goes away.
 //!
@@ -32,10 +33,11 @@ use url::Url;
 
 use crate::error::StoreError;
 
-use super::hedge::hedged;
+use super::hedge::{hedged, mirrors_first};
 use super::line::{Go, Host, Turn};
 use super::plan::LATE;
-use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources, one_leaf, peers, turns, upstreams};
+use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources};
+use super::{balance, one_leaf, peers, turns, upstreams};
 
 /// How long peers are asked alone.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
@@ -200,7 +202,7 @@ async fn bring(
     let lease = inner.budget.acquire(len).await;
     let wanted = Wanted::file(root, len);
     let outside = async || found(inner, &wanted, sources).await;
-    let (found, ticket) = turns::small(inner, root, len, sources.peers, outside).await;
+    let (found, ticket) = turns::small(inner, root, len, sources, outside).await;
     let got = found.map_err(|why| {
         if why.ends_with(OTHER_BYTES) {
             FetchError::Wrong { cid: *root, why }
@@ -250,9 +252,14 @@ pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources
         (false, false) => from_upstreams(inner, wanted, &sources.upstreams).await,
         (true, false) => {
             let session = peers::session(inner, sources.peers);
-            let peers = from_peers(inner, wanted, (sources.peers, session.as_ref()));
-            let late = peers_are_late(inner, session.as_ref());
-            hedged(peers, late, from_upstreams(inner, wanted, &sources.upstreams)).await
+            let session = session.as_ref();
+            let peers = from_peers(inner, wanted, (sources.peers, session));
+            let mirrors = from_upstreams(inner, wanted, &sources.upstreams);
+            if session.is_some_and(|of| balance::is_mirror_sooner(inner, of, &sources.upstreams, wanted.len))
+            {
+                return mirrors_first(mirrors, tokio::time::sleep(LATE), peers).await;
+            }
+            hedged(peers, peers_are_late(inner, session), mirrors).await
         }
     }
 }
@@ -308,6 +315,7 @@ async fn from_peers(
     if let Some(turn) = &turn {
         turn.begin();
     }
+    let _under_way = inner.balance.of_peers(len);
     let asked = Instant::now();
     let got = peers::with_newcomers(inner, session, ask, session.get(wanted.cid));
     let got = tokio::select! {
@@ -415,6 +423,7 @@ async fn from_upstream(
 ) -> Result<Bytes, String> {
     let (root, len) = (&wanted.root, wanted.len);
     let turn = (TINY < len).then(|| inner.line.turn(*root, upstreams::host(url)));
+    let _under_way = inner.balance.of_mirror(len);
     let mut get = Get::new(url);
     get.max_len = Some(len);
     get.range.clone_from(&wanted.range);

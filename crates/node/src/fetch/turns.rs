@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::job::Shared;
 use super::plan::{LATE, SourceId};
 use super::small::Got;
-use super::{AskPeers, Inner};
+use super::{Inner, Sources, balance};
 use crate::neighbours::{Theirs, Ticket, Whose};
 
 /// How long neighbours are waited for in all. pacman waits ten seconds for a byte.
@@ -65,15 +65,18 @@ pub(crate) async fn small(
     inner: &Inner,
     root: &Cid,
     len: u64,
-    ask: AskPeers,
+    sources: &Sources,
     outside: impl AsyncFnOnce() -> Result<Got, String>,
 ) -> (Result<Got, String>, Option<Ticket>) {
     let until = Instant::now() + PATIENT;
     while Instant::now() < until {
-        match inner.neighbours.turn(root, ask).await {
+        match inner.neighbours.turn(root, sources.peers).await {
             Whose::Ours(ticket) => return (outside().await, Some(ticket)),
+            Whose::Theirs(theirs) if is_slow(inner, theirs, sources, len) => break,
             Whose::Theirs(theirs) => {
-                let data = inner.neighbours.take(root, theirs, until).await;
+                let under_way = inner.balance.of_peers(len);
+                let data = inner.neighbours.take(root, theirs, (sources.peers, until)).await;
+                drop(under_way);
                 if let Some(data) = data.filter(|data| data.len() as u64 == len) {
                     let origin = Origin::Lan;
                     return (Ok(Got { data, origin }), None);
@@ -82,6 +85,12 @@ pub(crate) async fn small(
         }
     }
     (outside().await, None)
+}
+
+/// A neighbour has it, but its line is so slow that others should help.
+fn is_slow(inner: &Inner, theirs: Theirs, sources: &Sources, len: u64) -> bool {
+    let neighbours = || inner.neighbours.to_ask(sources.peers);
+    theirs.is_here() && balance::are_neighbours_slow(inner, neighbours(), &sources.upstreams, len)
 }
 
 /// Of the leaves `run` that `source` picked, the touching ones that it is to bring from outside. The
@@ -100,6 +109,17 @@ pub(crate) async fn ours(shared: &Arc<Shared>, source: SourceId, run: Vec<usize>
         match turn {
             Whose::Ours(ticket) if touches => {
                 shared.tickets.hold(leaf, ticket);
+                ours.push(leaf);
+            }
+            Whose::Theirs(theirs)
+                if touches
+                    && is_slow(
+                        &shared.inner,
+                        theirs,
+                        &shared.sources,
+                        shared.file.leaves[leaf].len,
+                    ) =>
+            {
                 ours.push(leaf);
             }
             Whose::Ours(_) => shared.give_back(leaf, source),
@@ -124,7 +144,11 @@ pub(crate) async fn ours(shared: &Arc<Shared>, source: SourceId, run: Vec<usize>
 pub(crate) async fn take(shared: &Arc<Shared>, source: SourceId, leaf: usize, theirs: Theirs) {
     let wanted = shared.file.leaves[leaf];
     let until = Instant::now() + PATIENT;
-    let taking = shared.inner.neighbours.take(&wanted.cid, theirs, until);
+    let _under_way = shared.inner.balance.of_peers(wanted.len);
+    let taking = shared
+        .inner
+        .neighbours
+        .take(&wanted.cid, theirs, (shared.ask, until));
     tokio::pin!(taking);
     let got = loop {
         tokio::select! {
@@ -147,6 +171,7 @@ mod tests {
     use pacstore_dag as dag;
 
     use super::*;
+    use crate::fetch::AskPeers;
     use crate::neighbours::Neighbours;
 
     #[tokio::test]

@@ -190,6 +190,7 @@ async fn bring(
     let range = span(shared, run);
     let whole = range == (0..shared.file.len);
     let lease = shared.inner.budget.acquire(range.end - range.start).await;
+    let _under_way = shared.inner.balance.of_mirror(range.end - range.start);
     let mut get = Get::new(url);
     get.range = (!whole).then(|| range.clone());
     get.max_len = Some(range.end - range.start);

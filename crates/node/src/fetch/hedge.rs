@@ -117,7 +117,12 @@ mod tests {
         let silent = std::future::pending();
         let ended = mirrors_first(silent, std::future::ready(()), after(1, Ok(got(Origin::Peer)))).await;
         assert_eq!(ended.map(|got| got.origin), Ok(Origin::Peer));
-        let ended = mirrors_first(after(2, failed("a")), std::future::ready(()), after(1, failed("b"))).await;
+        let ended = mirrors_first(
+            after(2, failed("a")),
+            std::future::ready(()),
+            after(1, failed("b")),
+        )
+        .await;
         assert_eq!(ended.map(|got| got.origin), Err("a".to_owned()));
     }
 }

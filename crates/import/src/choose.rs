@@ -52,12 +52,13 @@ impl Importer {
     /// # Errors
     /// [`RoundError`]; the tree of the last round stays as it is.
     pub async fn round(&mut self, progress: &Progress) -> Result<Round, RoundError> {
+        progress.begin(Step::Looking, 0, 0);
         let state = self.prepare().await?;
-        self.ask_how_new(state.as_ref()).await;
+        self.ask_how_new(state.as_ref(), progress).await;
         let chosen = Box::pin(self.choose(state.as_ref(), progress)).await;
         self.remember().await;
-        let round = chosen?;
         progress.begin(Step::Idle, 0, 0);
+        let round = chosen?;
         self.accept = false;
         self.look = false;
         Ok(round)
@@ -74,6 +75,7 @@ impl Importer {
             if torn.is_some() && !self.upstreams.may_be_whole(source, now) {
                 continue;
             }
+            progress.source(&source.to_string(), 0);
             let (stamp, odd) = match self.stamp_first(source, state).await {
                 First::Holds(round) => return Ok(*round),
                 First::Look(stamp, odd) => (stamp, odd),
@@ -243,7 +245,7 @@ impl Importer {
     }
 
     /// Where there is a choice: how new each upstream is, if that has not been asked for a while.
-    async fn ask_how_new(&mut self, state: Option<&Arc<State>>) {
+    async fn ask_how_new(&mut self, state: Option<&Arc<State>>, progress: &Progress) {
         let plan = Arc::clone(&self.plan);
         let from = &plan.spec.from;
         if from.len() < 2 {
@@ -253,6 +255,9 @@ impl Importer {
         // In boxes: as one nameless type the compiler would not see that it may cross threads.
         let mut asks: Vec<BoxFuture<'_, Times>> = Vec::with_capacity(due.len());
         let sources: Vec<&Source> = due.into_iter().filter_map(|at| from.get(at)).collect();
+        if !sources.is_empty() {
+            progress.source("", 0);
+        }
         for source in &sources {
             let asked = tokio::time::timeout(HOW_NEW, self.how_new(source, state));
             asks.push(asked.map(Result::unwrap_or_default).boxed());

@@ -28,9 +28,9 @@ pub enum Step {
 pub struct Status {
     /// What it does.
     pub step: Step,
-    /// Which reading of the source this is, from 1.
+    /// Which reading of the source this is, from 1; 0 while only its change stamp is asked for.
     pub pass: u32,
-    /// Where it reads.
+    /// Where it reads; empty while all upstreams are asked how new they are.
     pub source: String,
     /// Files done of this step.
     pub files_done: u64,

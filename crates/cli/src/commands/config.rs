@@ -46,15 +46,32 @@ fn keys() -> Vec<serde_json::Value> {
 pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     match args.what {
         What::Check => {
-            ctx.config()?;
+            let loaded = ctx.config()?;
             let path = ctx.home.config_file().display().to_string();
-            let data = json!({ "file": path, "ok": true });
+            let warnings = odd(&loaded.node);
+            for warning in &warnings {
+                ctx.out.note(format!("warning: {warning}"));
+            }
+            let data = json!({ "file": path, "ok": true, "warnings": warnings });
             ctx.out.data(&data, |_| format!("{path}: ok"))?;
         }
         What::Show { origin } => show(origin, ctx)?,
         What::Reference => ctx.out.data(&keys(), |_| reference())?,
     }
     Ok(Exit::Done)
+}
+
+/// What can be used and is hardly meant.
+fn odd(node: &pacstore_node::Config) -> Vec<String> {
+    let silent = node.imports.iter().filter(|_| !node.sharing.enable);
+    silent
+        .map(|import| {
+            format!(
+                "nobody can follow {}: with share.enable = false others get nothing from this node",
+                import.name
+            )
+        })
+        .collect()
 }
 
 fn show(origin: bool, ctx: &Context) -> anyhow::Result<()> {

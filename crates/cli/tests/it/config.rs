@@ -205,3 +205,18 @@ fn the_configuration_is_shown_as_text_and_as_json() {
     );
     none.run(["config", "check"]).done();
 }
+
+#[test]
+fn an_import_whose_node_gives_nothing_is_warned_of() {
+    let home = Home::importer("core.example", "/nowhere");
+    let quiet = home.run(["config", "check", "--json"]).done();
+    assert_eq!(quiet.json()["warnings"].as_array().map(Vec::len), Some(0));
+    let text = std::fs::read_to_string(home.path().join("pacstore.toml")).unwrap();
+    home.configure(&format!("{text}\n[share]\nenable = false\n"));
+    let warned = home.run(["config", "check"]).done();
+    assert!(
+        warned.err.contains("warning: nobody can follow core.example"),
+        "{}",
+        warned.err
+    );
+}

@@ -293,6 +293,7 @@ fn conditions(node: &Node, now: u64) -> Vec<Condition> {
         repositories(node, import, &mut found);
         head(node, import, now, &mut found);
         key(node, import, &mut found);
+        shared(node, import, &mut found);
     }
     disk(node, &mut found);
     for task in node.inner.tasks.report() {
@@ -477,6 +478,19 @@ fn key(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
     found.push(Condition {
         hint,
         ..about(import, "key", Kind::Error, text)
+    });
+}
+
+/// An importer that gives nothing publishes to nobody.
+fn shared(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
+    if node.inner.config.sharing.enable {
+        return;
+    }
+    let text =
+        "others get nothing from this node ([share] enable = false), so nobody can follow what it publishes";
+    found.push(Condition {
+        hint: Some("set share.enable = true; for an audience of your own there is public = false".to_owned()),
+        ..about(import, "share", Kind::Warning, text.to_owned())
     });
 }
 

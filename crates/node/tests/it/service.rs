@@ -125,6 +125,28 @@ async fn a_lost_key_is_told_and_no_new_one_is_made() -> TestResult {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_importer_that_gives_nothing_to_others_says_so() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let (mirror, file) = (dir.path().join("m"), dir.path().join("told"));
+    Repo::create(&mirror, RepoSpec::new("core").packages(1, 5_000))?;
+    let mut plan = Plan::importer(&mirror, Files::Listed);
+    plan.config.alert = told_in(&file);
+    plan.config.sharing.enable = false;
+    let importer = plan.start().await;
+    let warning = (AlertKind::Warning, format!("share/{NAME}"));
+    until("it is told", async || told(&file).contains(&warning)).await;
+    let open = importer.node.status(None).await.alerts;
+    assert!(open.iter().any(|one| one.key == warning.1), "{open:?}");
+    let mut plan = importer.stop().await;
+    plan.config.sharing.enable = true;
+    let importer = plan.start().await;
+    let over = (AlertKind::Recovery, warning.1);
+    until("its end is told", async || told(&file).contains(&over)).await;
+    importer.stop().await;
+    Ok(())
+}
+
 fn checked(importer: &TestNode) -> Vec<(String, u64)> {
     let head = importer.node.mirror(NAME).unwrap().current().unwrap();
     let repositories = head.head.repositories.iter();

@@ -187,9 +187,9 @@ impl Site {
         }
     }
 
-    /// Whether it is asked in vain where an import reads `source` now.
+    /// Whether it is asked in vain where an import reads `source` now, or asks all (empty).
     pub(super) fn hangs(&self, source: &str) -> bool {
-        self.lingers && (self.spare.is_none() || source == self.url())
+        self.lingers && (self.spare.is_none() || source.is_empty() || source == self.url())
     }
 
     /// What a reader would find whole at this moment.

@@ -27,6 +27,8 @@ use crate::work;
 
 const FILES_AT_ONCE: usize = 256;
 const NODES_AT_ONCE: u64 = 2048;
+/// How often gc writes down which files were used, in seconds: an idle node's disk may sleep meanwhile.
+const USES_EVERY: u64 = 900;
 /// Uses that lie further ahead than this, in seconds, were written down by a clock that was wrong.
 const AHEAD: u64 = 3600;
 /// Admission frees up to this many bytes (and 1 % of the cap) more than asked, so that it need not each time.
@@ -121,7 +123,7 @@ impl Store {
     }
 
     /// Frees until at most `target` evictable bytes are left (by default `max_size`), and nodes that nothing
-    /// holds until they are under their own cap and under `target`. Writes down which files were used.
+    /// holds until they are under their own cap and under `target`. Writes down which files were used, now and then.
     ///
     /// Evictable bytes may stay above `target` where readers or writers need them now.
     ///
@@ -143,10 +145,7 @@ impl Store {
         let inner = &self.0;
         let target = target.unwrap_or(inner.max_size);
         let mut report = GcReport::default();
-        let uses = inner.take_touched();
-        if !uses.is_empty() {
-            inner.write_to_free("write uses", |t| write_touched(t, &uses))?;
-        }
+        inner.write_uses()?;
         inner.settle_to_free()?;
         inner.forget_future_uses()?;
         inner.refresh_partials()?;
@@ -181,6 +180,21 @@ impl Store {
 }
 
 impl Inner {
+    /// Writes down which files were used, if the last time is [`USES_EVERY`] ago. Who evicts does so by itself, and a crash
+    /// costs no more than the order of the files of that time.
+    fn write_uses(&self) -> Result<(), WriteError> {
+        let now = self.now();
+        if now.abs_diff(self.uses_written.load(Ordering::Relaxed)) < USES_EVERY {
+            return Ok(());
+        }
+        self.uses_written.store(now, Ordering::Relaxed);
+        let uses = self.take_touched();
+        if uses.is_empty() {
+            return Ok(());
+        }
+        self.write_to_free("write uses", |t| write_touched(t, &uses))
+    }
+
     /// Files that were used in the future, by a clock that was wrong, were used now: else they would be the last
     /// to go until then.
     fn forget_future_uses(&self) -> Result<(), WriteError> {

@@ -122,6 +122,8 @@ pub(crate) struct Inner {
     /// Files that a batch counts on; gc passes them over.
     pub(crate) busy: Mutex<HashMap<u64, u32>>,
     touched: Mutex<HashMap<RefKey, u64>>,
+    /// When uses were last written down by gc, in seconds since 1970.
+    pub(crate) uses_written: AtomicU64,
     pub(crate) handles: Handles,
     pub(crate) recheck: Mutex<()>,
     pub(crate) partials: Partials,
@@ -164,6 +166,7 @@ impl Store {
             next_id: AtomicU64::new(index.counters().next_id),
             opened_at_id: 0,
             index,
+            uses_written: AtomicU64::new(options.clock.unix_seconds()),
             clock: options.clock,
             max_size: options.max_size,
             max_free_nodes: tuning.max_free_node_bytes.unwrap_or(default_nodes),

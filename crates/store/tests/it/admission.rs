@@ -52,6 +52,27 @@ fn uses_outlive_a_restart() -> TestResult {
     Ok(())
 }
 
+/// A node that gives the same small file every minute does not wake the disk every minute.
+#[test]
+fn gc_writes_uses_down_four_times_an_hour() -> TestResult {
+    let home = Home::new(10_000);
+    let store = home.open();
+    let root = put(&store, &home, &bytes(1, 4000));
+    store.gc(None)?;
+    let index = home.path().join("index.redb");
+    let (mut last, mut writes) = (std::fs::read(&index)?, 0);
+    for _ in 0..60 {
+        home.hand.advance(Duration::from_mins(1));
+        store.touch(&root);
+        store.gc(None)?;
+        let now = std::fs::read(&index)?;
+        writes += usize::from(now != last);
+        last = now;
+    }
+    assert_eq!(writes, 4);
+    Ok(())
+}
+
 #[test]
 fn the_cap_is_never_passed_and_what_cannot_fit_is_refused() -> TestResult {
     let home = Home::new(20_000);

@@ -178,6 +178,11 @@ impl Dht {
         }
     }
 
+    /// Whether something is looked for.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.walks.is_empty()
+    }
+
     /// Ends look-ups that nobody waits for, and opens a new window for those who put.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>) {
         self.walks.retain(|(scope, id), walk| {

@@ -58,6 +58,11 @@ impl Kept {
         self.peer.as_ref() == Some(peer) || self.met.as_ref() == Some(peer)
     }
 
+    fn is_connected(&self, peers: &Peers) -> bool {
+        let known = [self.peer, self.met];
+        known.iter().flatten().any(|peer| peers.is_connected(peer))
+    }
+
     fn options(&self) -> Option<DialOpts> {
         Some(match self.peer {
             Some(peer) => to_peer(peer, self.addresses.clone()),
@@ -282,6 +287,16 @@ impl Dialer {
             .retain(|kept| !(discovered(kept) && kept.addresses.is_empty()));
     }
 
+    /// Whether somebody is waited for, or is to be dialled.
+    pub(crate) fn is_busy(&self, peers: &Peers, lonely: bool) -> bool {
+        let wanted = |kept: &Kept| kept.role != Role::Bootstrap || lonely;
+        !self.waiters.is_empty()
+            || self
+                .kept
+                .iter()
+                .any(|kept| wanted(kept) && !kept.is_connected(peers))
+    }
+
     /// Dials kept peers whose time has come, and lets go of waiters that nobody waits with.
     /// `lonely` says whether bootstrap peers are wanted.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, peers: &Peers, lonely: bool) {
@@ -290,11 +305,7 @@ impl Dialer {
             .retain(|waiter| !waiter.reply.is_closed() && now < waiter.until);
         for kept in &mut self.kept {
             let wanted = kept.role != Role::Bootstrap || lonely;
-            let connected = [kept.peer, kept.met]
-                .iter()
-                .flatten()
-                .any(|peer| peers.is_connected(peer));
-            if !wanted || connected || kept.dialing.is_some() || now < kept.next {
+            if !wanted || kept.is_connected(peers) || kept.dialing.is_some() || now < kept.next {
                 continue;
             }
             let Some(options) = kept.options() else { continue };

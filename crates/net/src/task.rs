@@ -14,7 +14,7 @@ use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use pacstore_runtime::CancellationToken;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::address::{Scope, ip_of, is_loopback, without_peer};
@@ -37,6 +37,11 @@ use crate::shares::{self, ShareDesk};
 
 /// Fewer connections than this are lonely: bootstrap peers are dialled. Kubo's number.
 const LONELY: usize = 4;
+
+/// How often it is looked after dials, walks and bans while some are under way ...
+const TICK: Duration = Duration::from_millis(250);
+/// ... and while none are: each look wakes the processor.
+const IDLE_TICK: Duration = Duration::from_secs(1);
 
 type FetchReply = oneshot::Sender<Result<Answer, FetchError>>;
 
@@ -66,9 +71,9 @@ impl Task {
     /// Runs until `stop` fires, a handle shuts it down, or all handles are gone. Open connections
     /// are then closed in an orderly way, as far as that takes less than [`CLOSE_DEADLINE`].
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut tick = interval(Duration::from_millis(250));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Instant::now();
         let reply = loop {
+            due = due.min(Instant::now() + self.pause());
             tokio::select! {
                 () = stop.cancelled() => break None,
                 command = self.commands.recv() => match command {
@@ -79,7 +84,10 @@ impl Task {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 done = self.lookups.next_done() => lookups::send(&mut self.swarm, done),
                 done = self.shares.next_done() => shares::send(&mut self.swarm, done),
-                _ = tick.tick() => self.on_tick(),
+                () = sleep_until(due) => {
+                    self.on_tick();
+                    due = Instant::now() + IDLE_TICK;
+                }
             }
         };
         self.close().await;
@@ -105,8 +113,18 @@ impl Task {
         }
     }
 
+    fn is_lonely(&self) -> bool {
+        self.swarm.network_info().num_peers() < LONELY && self.mode != DhtMode::Off
+    }
+
+    /// How long nothing needs to be looked after.
+    fn pause(&self) -> Duration {
+        let busy = self.dialer.is_busy(&self.peers, self.is_lonely()) || self.dht.is_busy();
+        if busy { TICK } else { IDLE_TICK }
+    }
+
     fn on_tick(&mut self) {
-        let lonely = self.swarm.network_info().num_peers() < LONELY && self.mode != DhtMode::Off;
+        let lonely = self.is_lonely();
         self.dialer.tick(&mut self.swarm, &self.peers, lonely);
         self.dht.tick(&mut self.swarm);
         let now = Instant::now();

@@ -9,6 +9,8 @@
 //!   before memory changes.
 //! - Not here: how heads come in (`crate::follow`) or are made (`crate::publish`).
 
+mod databases;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -456,23 +458,6 @@ impl Mirror {
         }
     }
 
-    /// Notes that clients use the database at `path`, which is `root` now.
-    pub(crate) fn use_database(&self, path: &str, root: &Cid) -> Result<(), StoreError> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.iter().any(|known| known == path) || used.len() >= 4096 {
-            return Ok(());
-        }
-        used.push(path.to_owned());
-        drop(used);
-        self.hold_database(path, root)?;
-        self.change(|_| ())
-    }
-
-    /// Paths of databases that clients asked for.
-    pub(crate) fn used_databases(&self) -> Vec<String> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// What `path` is in `tree`; nothing if there is no such path.
     ///
     /// # Errors
@@ -499,15 +484,6 @@ impl Mirror {
     fn label(&self, tree: &Cid) -> String {
         let nodes_only = if self.keep.is_some() { "" } else { NODES_ONLY };
         format!("{nodes_only}head/{}/{tree}", self.config.name)
-    }
-
-    /// Keeps the database at `path`, with its newest root, from being evicted.
-    pub(crate) fn hold_database(&self, path: &str, root: &Cid) -> Result<(), StoreError> {
-        if self.keep.is_none() {
-            self.store
-                .retain(&format!("used/{}/{path}", self.config.name), root)?;
-        }
-        Ok(())
     }
 
     /// Changes the heads: first on disk, then in memory. One change at a time.

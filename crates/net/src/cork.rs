@@ -7,7 +7,8 @@
 //! - Invariant: what is corked leaves before the muxer waits: yamux reads after its last flush, and each read, a full
 //!   cork and the end push out what is left. So only a user that always reads before it waits may write here, which yamux
 //!   does (and Noise and TLS do while they shake hands, below the cork, without it).
-//! - Invariant: an idle connection holds no buffer of a cork.
+//! - Invariant: an idle connection holds no buffer of a cork, and [`AHEAD`] bytes to read into: 24 MiB for all that there
+//!   may be (`crate::config::MAX_CONNECTIONS`).
 //! - Not here: what the muxer is told (`crate::behaviour`).
 
 use std::io;
@@ -23,7 +24,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 const CORK: usize = 64 << 10;
 
 /// What is read from the system at a time, in bytes.
-const AHEAD: usize = 64 << 10;
+const AHEAD: usize = 32 << 10;
 
 /// A security upgrade with a cork on its stream.
 #[derive(Clone, Debug)]

@@ -91,9 +91,10 @@ impl RotateError {
     /// One sentence on what to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Unused(label) => Some(format!(
-                "`pacstore key list` has the labels; a key that signs nothing is replaced by `pacstore key new`, not {label}'s successor"
-            )),
+            Self::Unused(_) => Some(
+                "`pacstore key list` has the labels; a key that signs nothing has nobody to hand over: make another with `pacstore key new`"
+                    .to_owned(),
+            ),
             Self::Nothing(_) => Some(
                 "publish first (`pacstore import NAME --once`), or make another key with `pacstore key new`"
                     .to_owned(),

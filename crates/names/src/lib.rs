@@ -59,7 +59,7 @@ pub use key::{KeyError, PublicKey, SigningKey};
 pub use mirror_name::{MirrorName, MirrorNameError};
 pub use name::{IpnsName, NameError};
 pub use path::{MAX_PATH, MAX_SEGMENT, MAX_SEGMENTS, PathError, RequestPath, parse_request_path};
-pub use record::{HEAD_KEY, MAX_RECORD, NEXT_KEY, Record, RecordData, RecordError, better};
+pub use record::{COMING_KEY, HEAD_KEY, MAX_RECORD, NEXT_KEY, Record, RecordData, RecordError, better};
 pub use repository::{RepoState, Repository, State};
 pub use signed::{Signed, SignedError};
 pub use summary::{ArchField, FellBack, ImporterLine, RepositoryLine, Summary};

@@ -33,6 +33,9 @@ pub const HEAD_KEY: &str = "_pacstore/head";
 /// The key in a record's data under which the KEY stands that signs from now on.
 pub const NEXT_KEY: &str = "_pacstore/next";
 
+/// The key in a record's data under which the head is linked that is to come next.
+pub const COMING_KEY: &str = "_pacstore/coming";
+
 /// Validity type 0: the validity is an end of life.
 const EOL: u64 = 0;
 const SIGN_PREFIX: &[u8] = b"ipns-signature:";
@@ -69,6 +72,15 @@ struct Data {
     head: Option<Cid>,
     #[serde(rename = "_pacstore/next", default, skip_serializing_if = "Option::is_none")]
     next: Option<IpnsName>,
+    #[serde(rename = "_pacstore/coming", default, skip_serializing_if = "Option::is_none")]
+    coming: Option<Cid>,
+}
+
+/// What a record may say beside value and head.
+#[derive(Clone, Copy, Default)]
+struct More {
+    next: Option<IpnsName>,
+    coming: Option<Cid>,
 }
 
 /// A record in its form on the wire, and what it says.
@@ -137,7 +149,20 @@ impl Record {
     /// [`RecordError::TooLarge`] for a value of several kilobytes, and
     /// [`RecordError::Validity`] for a time that RFC 3339 cannot write.
     pub fn create(key: &SigningKey, new: RecordData) -> Result<Self, RecordError> {
-        Self::make(key, new, None)
+        Self::make(key, new, More::default())
+    }
+
+    /// A record that also links the head `coming`, which is not in force yet: whoever knows of such records may
+    /// fetch ahead what it needs. For all others it is a record like any other, of value and head.
+    ///
+    /// # Errors
+    /// As [`Record::create`].
+    pub fn announce(key: &SigningKey, new: RecordData, coming: Cid) -> Result<Self, RecordError> {
+        let more = More {
+            coming: Some(coming),
+            ..More::default()
+        };
+        Self::make(key, new, more)
     }
 
     /// The last record of `key`: from then on `successor` signs.
@@ -145,10 +170,14 @@ impl Record {
     /// # Errors
     /// As [`Record::create`].
     pub fn hand_over(key: &SigningKey, new: RecordData, successor: IpnsName) -> Result<Self, RecordError> {
-        Self::make(key, new, Some(successor))
+        let more = More {
+            next: Some(successor),
+            ..More::default()
+        };
+        Self::make(key, new, more)
     }
 
-    fn make(key: &SigningKey, new: RecordData, next: Option<IpnsName>) -> Result<Self, RecordError> {
+    fn make(key: &SigningKey, new: RecordData, more: More) -> Result<Self, RecordError> {
         let validity = write_validity(new.validity).ok_or(RecordError::Validity)?;
         let data = Data {
             ttl: u64::try_from(new.ttl.as_nanos()).unwrap_or(u64::MAX),
@@ -157,7 +186,8 @@ impl Record {
             validity: ByteBuf::from(validity),
             validity_type: EOL,
             head: new.head,
-            next,
+            next: more.next,
+            coming: more.coming,
         };
         let cbor = serde_ipld_dagcbor::to_vec(&data).expect("a record's data is always dag-cbor");
         let v1 = key.sign(&[data.value.as_slice(), &data.validity, b"EOL"].concat());
@@ -278,6 +308,11 @@ impl Record {
     /// The head that it links.
     pub fn head(&self) -> Option<Cid> {
         self.data.head
+    }
+
+    /// The head that is to come next, if it says so.
+    pub fn coming(&self) -> Option<Cid> {
+        self.data.coming
     }
 
     /// The KEY that signs instead of this one, if it was handed over.

@@ -209,4 +209,6 @@ pub struct ImportConfig {
     pub max_age: Option<Duration>,
     /// Anyone may have it.
     pub public: bool,
+    /// Other nodes that must hold a head's directories and databases before it is preferred.
+    pub replicas: usize,
 }

@@ -8,23 +8,24 @@
 //! - Invariant: a head older than one already accepted never becomes current, also after
 //!   a restart (`names::choose` over what the store remembers).
 //! - Invariant: requests are answered from the old head until all of the new one is here.
-//! - Not here: where heads are kept (`crate::mirror`).
+//! - Not here: where heads are kept (`crate::mirror`), how directories and databases come (`crate::bring`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cid::Cid;
 use futures::future::join_all;
-use pacstore_dag::{self as dag, BlockSource as _};
+use pacstore_dag as dag;
 use pacstore_names::{Head, IpnsName, Record, Signed, SignedError, unix_seconds};
 use pacstore_net::{NetEvent, PeerInfo};
 use pacstore_runtime::Pool;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{debug, info, warn};
 
-use crate::fetch::{AskPeers, FetchError, Sources};
+use crate::bring::{databases, directories};
+use crate::fetch::{AskPeers, FetchError};
 use crate::hand_over;
 use crate::importer::Importing;
 use crate::mirror::Mirror;
@@ -50,13 +51,7 @@ const MAX_HOPS: usize = 8;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long fetching all of a head may take before it is begun anew.
-const WHOLE_HEAD: Duration = Duration::from_mins(10);
-
-/// Directory nodes of one tree, at most.
-const MAX_NODES: usize = 2_000_000;
-
-/// Inner nodes fetched in one go.
-const BATCH: usize = 256;
+pub(crate) const WHOLE_HEAD: Duration = Duration::from_mins(10);
 
 /// What the follow worker last saw, for `status`.
 #[derive(Debug, Default)]
@@ -413,7 +408,7 @@ pub(crate) fn keep_record(net: &pacstore_net::Net, mirror: &Mirror, signed: &Sig
     }
 }
 
-async fn blocking(
+pub(crate) async fn blocking(
     node: &Node,
     call: impl FnOnce() -> Result<(), crate::error::StoreError> + Send + 'static,
 ) -> Result<(), FollowError> {
@@ -488,100 +483,6 @@ async fn complete(node: &Node, mirror: &Mirror) -> Result<(), FollowError> {
         .map_err(|_| FollowError::Late(cid))??;
     current.whole.store(true, Ordering::Relaxed);
     Ok(())
-}
-
-/// All directory nodes below `root`, and the inner nodes of files of more than one leaf:
-/// with them an ordinary mirror alone suffices for the rest.
-async fn directories(node: &Node, root: &Cid, ask: AskPeers) -> Result<(), FollowError> {
-    let mut seen: HashSet<Cid> = HashSet::from([*root]);
-    let mut open = vec![*root];
-    while !open.is_empty() {
-        let batch: Vec<Cid> = open.split_off(open.len().saturating_sub(BATCH));
-        let (store, here) = (node.inner.store.clone(), batch.clone());
-        let looked = node
-            .inner
-            .tasks
-            .blocking(Pool::Disk, move || -> Result<Vec<_>, dag::SourceError> {
-                here.into_iter().map(|cid| Ok((cid, store.get(&cid)?))).collect()
-            });
-        let looked = looked.await.map_err(|_| FollowError::Stopping)?;
-        let looked = looked.map_err(|e| FollowError::Tree(*root, Some(dag::ReadError::from(e))))?;
-        let missing: Vec<Cid> = looked
-            .iter()
-            .filter(|(_, data)| data.is_none())
-            .map(|(cid, _)| *cid)
-            .collect();
-        let fetched = node
-            .inner
-            .fetch
-            .nodes(&missing, ask)
-            .await
-            .map_err(|e| FollowError::Fetch(*root, e))?;
-        let here = looked.into_iter().filter_map(|(cid, data)| Some((cid, data?)));
-        for (cid, data) in here.chain(fetched.into_iter().map(|block| (block.cid, block.data))) {
-            let below = children(&cid, &data).map_err(|e| FollowError::Tree(*root, Some(e)))?;
-            open.extend(below.into_iter().filter(|child| seen.insert(*child)));
-        }
-        if seen.len() > MAX_NODES {
-            return Err(FollowError::Tree(*root, None));
-        }
-    }
-    Ok(())
-}
-
-/// What a node links to that is no raw leaf: directories, and inner nodes of files.
-fn children(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, dag::ReadError> {
-    let bears = matches!(
-        dag::kind(cid, data)?,
-        dag::Kind::Directory | dag::Kind::File { .. }
-    );
-    if !bears {
-        return Ok(Vec::new());
-    }
-    let links = dag::links(cid, data)?;
-    Ok(links
-        .into_iter()
-        .map(|link| link.cid)
-        .filter(|child| child.codec() == dag::DAG_PB)
-        .collect())
-}
-
-/// Databases that clients use come before the head is current; one that does not come is
-/// fetched at its first request instead.
-async fn databases(node: &Node, mirror: &Arc<Mirror>, head: &Head) {
-    for path in mirror.used_databases() {
-        for path in [path.clone(), format!("{path}.sig")] {
-            let segments: Vec<Vec<u8>> = path.split('/').map(|s| s.as_bytes().to_vec()).collect();
-            let Ok(Some(found)) = mirror.look_up(&head.tree, &segments) else {
-                continue;
-            };
-            let crate::mirror::FoundKind::File(len) = found.kind else {
-                continue;
-            };
-            let sources = Sources {
-                len: (found.cid.codec() == dag::RAW).then_some(len),
-                profile: Some(head.profile.clone()),
-                peers: mirror.audience(Some(head)),
-                upstreams: node.ranked_urls(mirror, head.layout, &segments),
-            };
-            let (mirror_, path_) = (mirror.clone(), path.clone());
-            let held = blocking(node, move || mirror_.hold_database(&path_, &found.cid)).await;
-            if let Err(error) = held {
-                debug!(
-                    path,
-                    error = &error as &dyn std::error::Error,
-                    "a database is not held"
-                );
-            }
-            if let Err(error) = node.inner.fetch.take(&found.cid, &sources).await {
-                debug!(
-                    path,
-                    error = &error as &dyn std::error::Error,
-                    "a database did not come ahead"
-                );
-            }
-        }
-    }
 }
 
 /// Peers of one tree find each other at its root.

@@ -137,6 +137,7 @@ impl Node {
 }
 
 fn rotate(node: &Node, import: &Importing, mirror: &Mirror) -> Result<Rotated, RotateError> {
+    let _one = import.replicas.signing();
     let label = &import.config.key;
     let (keys, old) = (Keys::new(&node.inner.config.state_dir), import.key());
     let from = old.name();

@@ -29,6 +29,7 @@ use crate::config::{Config, Every, ImportConfig};
 use crate::keys::Keys;
 use crate::node::{Node, StartError};
 use crate::publish::{PublishError, Published, publish};
+use crate::replicas::Replicas;
 use crate::rounds::Rounds;
 use crate::status::chain;
 
@@ -59,6 +60,7 @@ pub struct Importing {
     /// Whether the next round looks, whatever the change stamp says: somebody asked for it.
     look: AtomicBool,
     pub(crate) rounds: Rounds,
+    pub(crate) replicas: Replicas,
     asks: mpsc::Sender<oneshot::Sender<RoundReport>>,
     asked: tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<RoundReport>>>,
 }
@@ -74,6 +76,9 @@ pub struct RoundReport {
     pub outcome: Outcome,
     /// The published tree after it.
     pub tree: Option<String>,
+    /// The tree that was published and waits for replicas; until it has them the one above is served.
+    #[serde(default)]
+    pub coming: Option<String>,
     /// The KEY it is published under.
     pub key: String,
     /// Files and bytes of the tree.
@@ -161,6 +166,7 @@ impl Importing {
                 accept: AtomicBool::new(false),
                 look: AtomicBool::new(false),
                 rounds: Rounds::load(store, &import.name)?,
+                replicas: Replicas::load(store, &import.name)?,
                 asks,
                 asked: tokio::sync::Mutex::new(asked),
             }));
@@ -415,6 +421,7 @@ fn blank(node: &Node, import: &Importing, outcome: Outcome) -> RoundReport {
         at: rfc3339(unix_seconds(node.inner.clock.now())),
         outcome,
         tree: current.as_ref().map(|head| head.head.tree.to_string()),
+        coming: import.replicas.waiting().map(|waits| waits.head.tree.to_string()),
         key: import.key_name(),
         files: current.as_ref().map_or(0, |head| head.head.counts.files),
         bytes: current.as_ref().map_or(0, |head| head.head.counts.bytes),

@@ -8,9 +8,11 @@
 //! - Not here: sockets that people talk to, printing, the configuration file.
 //! - Read first: [`Node`], then `serve.rs` and `fetch/mod.rs`.
 
+mod ahead;
 mod alert;
 mod announce;
 mod blocks;
+mod bring;
 mod bytes_out;
 pub mod config;
 mod damage;
@@ -42,6 +44,7 @@ mod publish;
 mod ranking;
 mod read;
 mod receipts;
+mod replicas;
 mod repository;
 mod rounds;
 mod runs;
@@ -75,6 +78,7 @@ pub use pressure::Pressure;
 pub use process::Process;
 pub use publish::PublishError;
 pub use receipts::{Ending, Giver, Receipt};
+pub use replicas::ReplicaStatus;
 pub use repository::{Redirected, RepositoryStatus};
 pub use rounds::Outcomes;
 pub use serve::{Answer, AskError, Client, DirectoryAnswer, FileAnswer, Redirect};

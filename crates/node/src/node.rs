@@ -254,6 +254,17 @@ impl Node {
                     crate::follow::run(self.clone(), Arc::clone(mirror)),
                 );
             }
+            for mirror in self
+                .inner
+                .mirrors
+                .iter()
+                .filter(|_| self.inner.config.sharing.enable)
+            {
+                tasks.spawn(
+                    format!("ahead {}", mirror.config.name),
+                    crate::ahead::run(self.clone(), Arc::clone(mirror)),
+                );
+            }
             if !self.inner.repositories.all.is_empty() {
                 tasks.spawn("repositories", crate::repository::run(self.clone()));
             }
@@ -268,6 +279,10 @@ impl Node {
                 tasks.spawn("announce files", crate::announce::run(self.clone()));
             }
             for import in &self.inner.imports {
+                tasks.spawn(
+                    format!("replicas {}", import.name()),
+                    crate::replicas::run(self.clone(), Arc::clone(import)),
+                );
                 tasks.spawn(
                     format!("import {}", import.name()),
                     crate::importer::run(self.clone(), Arc::clone(import)),

@@ -27,6 +27,7 @@ use crate::hand_over;
 use crate::importer::{Importing, counts, head_repository};
 use crate::mirror::Mirror;
 use crate::node::Node;
+use crate::replicas;
 
 /// How long a record is valid. A client that sees no newer one for that long has no name.
 pub(crate) const VALIDITY: Duration = Duration::from_hours(72);
@@ -106,20 +107,47 @@ pub(crate) fn publish(
     mirror: &Mirror,
     round: &Round,
 ) -> Result<Published, PublishError> {
+    let _one = import.replicas.signing();
     let own = import.key().name();
     if mirror.is_over(&own) {
         let to = mirror.heir(&own);
         return Err(PublishError::Over { key: own, to });
     }
     let last = mirror.signed().into_iter().find(|signed| signed.key == own);
-    let head = make_head(node, import, last.as_ref(), round)?;
-    if last.as_ref().is_some_and(|last| same(&last.head, &head)) {
+    // What waits for replicas is the last that rounds found. Where none are wanted any more, or it was preferred before a
+    // crash, it is as if it was not.
+    let in_force = |tree: &Cid| last.as_ref().is_some_and(|last| last.head.tree == *tree);
+    let waits = import
+        .replicas
+        .waiting()
+        .filter(|waits| import.config.replicas > 0 && !in_force(&waits.head.tree))
+        .map(|waits| waits.head);
+    let newest = waits.as_ref().or(last.as_ref().map(|last| &last.head));
+    let head = make_head(node, import, last.as_ref(), newest, round)?;
+    if newest.is_some_and(|newest| same(newest, &head)) {
+        if waits.is_none() {
+            let (store, replicas) = (&node.inner.store, &import.replicas);
+            replicas.nothing_waits(store, replicas.thin())?;
+        }
         return Ok(Published::Same);
     }
-    let moved = last.as_ref().is_none_or(|last| last.head.tree != head.tree);
+    let found = match newest {
+        Some(newest) if newest.tree == head.tree => Published::Facts,
+        _ => Published::Tree,
+    };
+    if let Some(last) = last
+        .as_ref()
+        .filter(|last| replicas::must_wait(import, last, &head))
+    {
+        replicas::wait(node, import, mirror, last, head)?;
+        return Ok(found);
+    }
     let cid = put_out(node, import, mirror, &head)?;
+    let thin = import.replicas.thin();
+    let thin = thin.filter(|_| last.is_some_and(|last| last.head.tree == head.tree));
+    import.replicas.nothing_waits(&node.inner.store, thin)?;
     info!(mirror = %mirror.config.name, tree = %head.tree, head = %cid, "published");
-    Ok(if moved { Published::Tree } else { Published::Facts })
+    Ok(found)
 }
 
 /// Keeps `head` and its tree, signs it and takes it in.
@@ -142,7 +170,7 @@ pub(crate) fn put_out(
     store
         .retain(&format!("own/{own}"), &head.tree)
         .map_err(StoreError::from)?;
-    let record = sign(node, import, cid, &head.tree, head.sequence)?;
+    let record = sign(node, import, cid, &head.tree, head.sequence, None)?;
     let signed = Signed::verify(own, record, &bytes, node.inner.clock.now())?;
     take_in(node, mirror, signed)?;
     // Held only now: gc may have taken it before.
@@ -159,6 +187,7 @@ pub(crate) async fn overtake(node: &Node, import: &Arc<Importing>, mirror: &Arc<
     let (node_, import_, mirror_) = (node.clone(), Arc::clone(import), Arc::clone(mirror));
     let again = move || {
         let own = import_.key().name();
+        let _one = import_.replicas.signing();
         if mirror_.is_over(&own) {
             return Ok(());
         }
@@ -182,7 +211,7 @@ pub(crate) async fn overtake(node: &Node, import: &Arc<Importing>, mirror: &Arc<
 }
 
 /// Our own newest head, weighed like any other's.
-fn take_in(node: &Node, mirror: &Mirror, new: Signed) -> Result<(), PublishError> {
+pub(crate) fn take_in(node: &Node, mirror: &Mirror, new: Signed) -> Result<(), PublishError> {
     let mut signed = mirror.signed();
     let trusted = mirror.importers();
     signed.retain(|old| old.key != new.key && trusted.contains(&old.key));
@@ -198,11 +227,12 @@ fn take_in(node: &Node, mirror: &Mirror, new: Signed) -> Result<(), PublishError
     Ok(())
 }
 
-/// The head that `round` asks for.
+/// The head that `round` asks for: after `last`, which is in force, and `newest`, which rounds found last.
 fn make_head(
     node: &Node,
     import: &Importing,
     last: Option<&Signed>,
+    newest: Option<&Head>,
     round: &Round,
 ) -> Result<Head, PublishError> {
     let now = unix_seconds(node.inner.clock.now());
@@ -212,8 +242,8 @@ fn make_head(
         None => None,
     };
     let old = |name: &str, folder: &str| {
-        last.and_then(|last| {
-            last.head
+        newest.and_then(|newest| {
+            newest
                 .in_folder(folder)
                 .find(|repository| repository.name == name)
         })
@@ -312,6 +342,7 @@ fn sign(
     head: Cid,
     tree: &Cid,
     sequence: u64,
+    coming: Option<Cid>,
 ) -> Result<Record, PublishError> {
     saw_sequence(node, &import.key().name(), sequence)?;
     let data = RecordData {
@@ -321,11 +352,18 @@ fn sign(
         ttl: TTL,
         head: Some(head),
     };
-    Ok(Record::create(&import.key(), data)?)
+    Ok(match coming {
+        Some(coming) => Record::announce(&import.key(), data, coming)?,
+        None => Record::create(&import.key(), data)?,
+    })
 }
 
 /// Renews the record of what `import` last published if its end is near.
 pub(crate) fn renew(node: &Node, import: &Importing, mirror: &Mirror) -> Result<bool, PublishError> {
+    // There is time for it later.
+    let Some(_one) = import.replicas.try_signing() else {
+        return Ok(false);
+    };
     let own = import.key().name();
     let Some(old) = mirror.signed().into_iter().find(|signed| signed.key == own) else {
         return Ok(false);
@@ -338,7 +376,8 @@ pub(crate) fn renew(node: &Node, import: &Importing, mirror: &Mirror) -> Result<
     if RENEW < left {
         return Ok(false);
     }
-    let record = sign(node, import, old.head_cid, &old.head.tree, old.record.sequence())?;
+    let (head, sequence) = (old.head_cid, old.record.sequence());
+    let record = sign(node, import, head, &old.head.tree, sequence, old.record.coming())?;
     take_in(node, mirror, Signed { record, ..old })?;
     Ok(true)
 }

@@ -22,6 +22,7 @@ use crate::mirror::Mirror;
 use crate::node::Node;
 use crate::pressure::Pressure;
 use crate::process::Process;
+use crate::replicas::ReplicaStatus;
 use crate::repository::RepositoryStatus;
 use crate::rounds::Outcomes;
 use crate::uploads::UploadStatus;
@@ -160,12 +161,14 @@ pub struct ImportStatus {
     pub took_s: Option<u64>,
     /// How rounds ended since the start.
     pub outcomes: Outcomes,
+    /// How it stands with the nodes that must hold a head before it is preferred, where some must.
+    pub replicas: Option<ReplicaStatus>,
     /// The last round, also from before a restart.
     pub last: Option<RoundReport>,
 }
 
 impl ImportStatus {
-    fn of(import: &Importing) -> Self {
+    fn of(import: &Importing, now_unix_s: u64) -> Self {
         let (now, glance) = (import.watch().borrow().clone(), import.rounds.glance());
         let kept = import.rounds.kept();
         let seconds = |span: Option<Duration>| span.map(|span| span.as_secs());
@@ -186,6 +189,7 @@ impl ImportStatus {
             good_unix_s: kept.good,
             took_s: seconds(glance.took),
             outcomes: glance.outcomes,
+            replicas: import.replicas.status(import.config.replicas, now_unix_s),
             last: kept.last,
         }
     }
@@ -243,7 +247,7 @@ impl Node {
                 .inner
                 .imports
                 .iter()
-                .map(|import| ImportStatus::of(import))
+                .map(|import| ImportStatus::of(import, self.inner.clock.unix_seconds()))
                 .collect(),
             prefetch: self.prefetch_status().await,
             caches: self.cache_status(),

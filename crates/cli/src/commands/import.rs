@@ -149,8 +149,11 @@ pub(super) fn show(
     ctx.out.data(report, |report| {
         let tree = report.tree.as_deref().unwrap_or("-");
         let outcome = format!("{:?}", report.outcome).to_lowercase();
+        let coming = report.coming.as_ref().map_or_else(String::new, |coming| {
+            format!("\ncoming     {coming}  when enough replicas hold it")
+        });
         format!(
-            "{outcome}  {tree}  {} files, {}",
+            "{outcome}  {tree}  {} files, {}{coming}",
             report.files,
             bytes(report.bytes)
         )

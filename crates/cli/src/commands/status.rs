@@ -5,7 +5,7 @@ mod watch;
 
 use std::fmt::Write as _;
 
-use pacstore_node::{ImportStatus, Status, UploadStatus};
+use pacstore_node::{ImportStatus, ReplicaStatus, Status, UploadStatus};
 
 use crate::context::{Context, Exit, Hinted};
 use crate::printer::{bytes, seconds};
@@ -136,6 +136,27 @@ fn uploads(upload: &UploadStatus) -> String {
     )
 }
 
+/// What waits for replicas, and what went out without them.
+fn replicas_of(replicas: &ReplicaStatus) -> String {
+    let mut text = String::new();
+    let (wanted, held) = (replicas.wanted, replicas.held);
+    if let Some(tree) = &replicas.tree {
+        let _ = writeln!(
+            text,
+            "         waiting for {} of {wanted} replicas of {tree}, for {}",
+            wanted.saturating_sub(held),
+            seconds(replicas.waiting_s.unwrap_or(0))
+        );
+    }
+    if let Some(thin) = replicas.thin {
+        let _ = writeln!(
+            text,
+            "         went out although {thin} of {wanted} replicas held it"
+        );
+    }
+    text
+}
+
 fn importing(text: &mut String, import: &ImportStatus) {
     let last = import.last.as_ref().map_or_else(
         || "no round yet".to_owned(),
@@ -163,6 +184,9 @@ fn importing(text: &mut String, import: &ImportStatus) {
         (None, None, None) => "when asked".to_owned(),
     };
     let _ = writeln!(text, "import   {}  {now}; {last}", import.name);
+    if let Some(replicas) = &import.replicas {
+        let _ = write!(text, "{}", replicas_of(replicas));
+    }
     if 1 < import.failures {
         let _ = writeln!(text, "         {} rounds failed", import.failures);
     }

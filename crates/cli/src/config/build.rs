@@ -151,11 +151,6 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
             ));
         }
     }
-    let defaults = file::Import::default();
-    for (index, import) in file.import.iter().enumerate() {
-        let at = |key: &str| format!("import.{index}.{key}");
-        refuse(import.replicas != defaults.replicas, &at("replicas"))?;
-    }
     Ok(())
 }
 
@@ -311,6 +306,7 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
         },
         max_age: (!max_age.is_zero()).then_some(max_age),
         public: import.public,
+        replicas: import.replicas,
     })
 }
 

@@ -294,7 +294,7 @@ pub(crate) struct Import {
     pub(crate) hold: String,
     pub(crate) max_age: String,
     pub(crate) public: bool,
-    pub(crate) replicas: u32,
+    pub(crate) replicas: usize,
     pub(crate) atomic: Vec<Vec<String>>,
     pub(crate) replaced_by_rename: bool,
 }

@@ -399,11 +399,11 @@ pub(crate) const KEYS: &[Key] = &[
         "true",
         "false: only [swarm] peers may have it",
     ),
-    later(
+    key(
         "[import]",
         "replicas",
         "0",
-        "nodes that must hold a head before it is preferred",
+        "other nodes that must hold a head's directories and databases before it is preferred, for 10 minutes at most",
     ),
     key(
         "[import]",

@@ -98,16 +98,11 @@ fn an_unknown_key_is_refused_with_the_nearest_one_and_its_line() {
 #[test]
 fn what_comes_later_is_refused_by_name_and_line() {
     let mirror = "[[mirror]]\nname = \"a.example\"\n";
-    let import = "[[import]]\nmirror = \"a.example\"\nfrom = \"/srv/a\"\nkey = \"a\"\n";
     for (text, key) in [
         ("[names]\n\"example.org\" = \"/ipns/k51\"\n".to_owned(), "`names`"),
         (
             format!("{mirror}keyring = \"/etc/keys\"\n"),
             "pacstore.toml:3: `mirror.0.keyring`",
-        ),
-        (
-            format!("{import}replicas = 2\n"),
-            "pacstore.toml:5: `import.0.replicas`",
         ),
     ] {
         let home = Home::with(&text);

@@ -367,3 +367,19 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+/// For who knows nothing of it, it is a refresh of the same record.
+#[test]
+fn a_record_may_name_the_head_that_is_to_come() {
+    let key = key(1);
+    let mut over = data(5);
+    over.head = Some(cid(2));
+    let plain = Record::create(&key, over.clone()).expect("a record");
+    over.validity += Duration::from_nanos(1);
+    let naming = Record::announce(&key, over, cid(3)).expect("a record");
+    let read = check(naming.bytes(), &key.name()).expect("it verifies");
+    assert_eq!((read.head(), read.coming()), (Some(cid(2)), Some(cid(3))));
+    assert_eq!((plain.coming(), read.successor()), (None, None));
+    assert_eq!((plain.sequence(), plain.value()), (read.sequence(), read.value()));
+    assert_eq!(better(&plain, &read), Ordering::Less, "a nanosecond is enough");
+}

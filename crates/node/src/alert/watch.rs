@@ -23,6 +23,7 @@ use crate::config::Every;
 use crate::importer::{Importing, Outcome};
 use crate::keys::Keys;
 use crate::node::Node;
+use crate::replicas::LATEST;
 use crate::status::chain;
 
 /// Where the store keeps what was told.
@@ -294,6 +295,7 @@ fn conditions(node: &Node, now: u64) -> Vec<Condition> {
         head(node, import, now, &mut found);
         key(node, import, &mut found);
         shared(node, import, &mut found);
+        replicas(import, &mut found);
     }
     disk(node, &mut found);
     for task in node.inner.tasks.report() {
@@ -491,6 +493,25 @@ fn shared(node: &Node, import: &Importing, found: &mut Vec<Condition>) {
     found.push(Condition {
         hint: Some("set share.enable = true; for an audience of your own there is public = false".to_owned()),
         ..about(import, "share", Kind::Warning, text.to_owned())
+    });
+}
+
+/// The head in force went out because its time was over, not because enough nodes held it.
+fn replicas(import: &Importing, found: &mut Vec<Condition>) {
+    let Some(thin) = import.replicas.thin() else {
+        return;
+    };
+    let text = format!(
+        "the published head went out after {} min although {} of {} replicas held it",
+        LATEST.as_secs() / 60,
+        thin.held,
+        thin.wanted
+    );
+    let hint =
+        "see that enough nodes follow this mirror and are connected (`pacstore status`), or lower `replicas`";
+    found.push(Condition {
+        hint: Some(hint.to_owned()),
+        ..about(import, "replicas", Kind::Warning, text)
     });
 }
 

@@ -383,6 +383,11 @@ impl Fetcher {
         self.inner.came.notified().await;
     }
 
+    /// Connected peers that may be asked.
+    pub(crate) fn askable(&self, ask: AskPeers) -> Vec<pacstore_net::PeerId> {
+        peers::may_be_asked(&self.inner, ask)
+    }
+
     /// Those who share downloads with us.
     pub(crate) fn neighbours(&self) -> &Neighbours {
         &self.inner.neighbours

@@ -56,7 +56,7 @@ const BLOCK_DEADLINE: Duration = Duration::from_secs(30);
 const MAX_REST: Duration = Duration::from_secs(2);
 
 /// Connected peers that may be asked.
-fn may_be_asked(inner: &Inner, ask: AskPeers) -> Vec<PeerId> {
+pub(crate) fn may_be_asked(inner: &Inner, ask: AskPeers) -> Vec<PeerId> {
     let Some(net) = &inner.net else { return Vec::new() };
     let peers = net.peers().into_iter();
     let peers = peers.filter(|peer| peer.bitswap != Some(false));

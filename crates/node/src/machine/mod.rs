@@ -34,6 +34,8 @@ use crate::node::{Node, RepositoryIn};
 use crate::repository::Repository;
 use crate::serve::{Answer, Client};
 
+pub(crate) use moment::is_metered;
+
 /// Between two looks at the machine.
 const PERIOD: Duration = Duration::from_secs(30);
 

@@ -50,7 +50,7 @@ fn on_battery(supplies: &Path) -> bool {
     drained && !powered
 }
 
-async fn is_metered() -> bool {
+pub(crate) async fn is_metered() -> bool {
     let asked = tokio::process::Command::new("busctl")
         .args([
             "--system",

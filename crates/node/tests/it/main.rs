@@ -22,6 +22,7 @@ mod publish;
 mod ranking;
 mod receipts;
 mod recorder;
+mod replicas;
 mod secrets;
 mod service;
 mod serving;

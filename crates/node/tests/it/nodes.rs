@@ -93,6 +93,7 @@ impl Plan {
             },
             max_age: Some(Duration::from_hours(24)),
             public: true,
+            replicas: 0,
         });
         plan.config.mirrors.push(mirror(vec![key]));
         plan

@@ -15,7 +15,7 @@ use crate::nodes::{NAME, Plan};
 
 /// What happens at a step.
 #[derive(Clone, Debug)]
-enum Then {
+pub(crate) enum Then {
     /// It and every later one fails, as where a process is gone or a disk is full.
     Fails(io::ErrorKind),
     /// The node is told to stop, as by SIGTERM.
@@ -23,11 +23,22 @@ enum Then {
 }
 
 #[derive(Debug)]
-struct StopAt {
-    left: AtomicUsize,
+pub(crate) struct StopAt {
+    pub(crate) left: AtomicUsize,
     then: Then,
     /// Of the node under way.
     tasks: Mutex<Option<Tasks>>,
+}
+
+impl StopAt {
+    /// Nothing happens until `left` says at which step.
+    pub(crate) fn never(then: Then) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicUsize::new(usize::MAX),
+            then,
+            tasks: Mutex::new(None),
+        })
+    }
 }
 
 impl Steps for StopAt {
@@ -47,13 +58,13 @@ impl Steps for StopAt {
 }
 
 /// A node without network, for as long as one round.
-struct Short {
-    node: Node,
+pub(crate) struct Short {
+    pub(crate) node: Node,
     tasks: Tasks,
 }
 
 impl Short {
-    async fn start(plan: &Plan) -> Self {
+    pub(crate) async fn start(plan: &Plan) -> Self {
         let tasks = Tasks::new();
         let started = Node::start(plan.config.clone(), Online::No, &tasks, Clock::system());
         Self {
@@ -62,18 +73,18 @@ impl Short {
         }
     }
 
-    async fn round(&self) -> Outcome {
+    pub(crate) async fn round(&self) -> Outcome {
         let import = self.node.import(NAME).unwrap();
         self.node.import_now(&import).await.outcome
     }
 
-    fn head(&self) -> (String, u64) {
+    pub(crate) fn head(&self) -> (String, u64) {
         let head = self.node.mirror(NAME).unwrap().current().unwrap();
         (head.head.tree.to_string(), head.head.sequence)
     }
 
     /// Every block of the current tree is here, also after gc.
-    async fn is_whole(&self) -> bool {
+    pub(crate) async fn is_whole(&self) -> bool {
         self.node.gc(Some(0)).await.unwrap();
         let store = self.node.store().clone();
         let damages = store.fsck(false, &mut |_| ()).unwrap().damages;
@@ -81,7 +92,7 @@ impl Short {
         damages.is_empty() && pacstore_dag::list(&head.head.tree, &store).is_ok_and(|tree| !tree.is_empty())
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let late = self.tasks.shutdown(Duration::from_secs(30)).await;
         assert!(late.is_empty(), "{late:?}");
     }
@@ -94,11 +105,7 @@ async fn stopped_everywhere(then: Then) -> TestResult {
     for step in 0.. {
         assert!(step < 300, "a round has no more steps than that");
         show("old")?;
-        let gate = Arc::new(StopAt {
-            left: AtomicUsize::new(usize::MAX),
-            then: then.clone(),
-            tasks: Mutex::new(None),
-        });
+        let gate = StopAt::never(then.clone());
         let mut plan = Plan::importer(dir.path(), Files::All);
         plan.config.tuning = Tuning {
             steps: Some(Arc::<StopAt>::clone(&gate)),

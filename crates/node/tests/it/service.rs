@@ -20,7 +20,7 @@ const LOOKS: Duration = Duration::from_mins(1);
 const START: u64 = 1_800_000_000;
 
 /// Waits until `holds`, looking again and again.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let reached = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;

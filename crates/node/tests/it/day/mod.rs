@@ -517,6 +517,7 @@ fn add_import(plan: &mut Plan, site: &Site) -> Result<(), Failure> {
         },
         max_age: Some(Duration::from_hours(24)),
         public: true,
+        replicas: 0,
     });
     let mut trusts = mirror(vec![key]);
     (trusts.name, trusts.layout) = (site.plan.name.parse()?, layout);

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use fs_err as fs;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::error::OpenError;
 use crate::steps::Hook;
@@ -40,8 +40,7 @@ const BALLAST: u64 = 4 << 20;
 pub(crate) struct Disk {
     dir: PathBuf,
     pub(crate) hook: Hook,
-    /// Held for its lock.
-    _lock: File,
+    _lock: Lock,
     /// Folders below `files/` that are known to be there, with their entry synced.
     folders: Mutex<HashSet<u64>>,
     /// Folders from which names were removed that a power cut may bring back.
@@ -275,7 +274,23 @@ fn make_durably(dir: &Path, hook: &Hook) -> io::Result<()> {
     })
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+/// The file whose lock says that this process has the store.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child that is being started has the file too, until its program runs.
+        if let Err(error) = self.0.unlock() {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the store's lock stays until this process ends"
+            );
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<Lock, OpenError> {
     let path = dir.join("lock");
     let failed = |error| OpenError::File(path.clone(), error);
     let mut file = File::options()
@@ -306,7 +321,7 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
     writeln!(file, "process {} ({})", std::process::id(), command.trim()).map_err(failed)?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn check_format(dir: &Path, hook: &Hook) -> Result<(), OpenError> {
@@ -333,4 +348,20 @@ fn check_format(dir: &Path, hook: &Hook) -> Result<(), OpenError> {
         found,
         known: FORMAT,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_goes_with_the_store_though_a_child_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).unwrap();
+        let of_child = first.0.try_clone().unwrap();
+        assert!(matches!(lock(dir.path()), Err(OpenError::Locked { .. })));
+        drop(first);
+        drop(lock(dir.path()).unwrap());
+        drop(of_child);
+    }
 }

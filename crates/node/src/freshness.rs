@@ -57,8 +57,7 @@ impl Times {
         signature: Option<&Cid>,
         upstream: SystemTime,
     ) -> Result<SystemTime, StoreError> {
-        let key = format!("told/{mirror}/{path}");
-        let pair = format!("{database} {}", signature.map(Cid::to_string).unwrap_or_default());
+        let (key, pair) = (key(mirror, path), pair(database, signature));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let last = match told.get(&key) {
             Some(last) => Some(last.clone()),
@@ -76,6 +75,27 @@ impl Times {
         told.insert(key, next);
         Ok(UNIX_EPOCH + Duration::from_secs(time))
     }
+
+    /// The same if it was told since this node started, so that there is nothing to write.
+    pub(crate) fn known(
+        &self,
+        mirror: &str,
+        path: &str,
+        database: &Cid,
+        signature: Option<&Cid>,
+    ) -> Option<SystemTime> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = told.get(&key(mirror, path))?;
+        (last.pair == pair(database, signature)).then(|| UNIX_EPOCH + Duration::from_secs(last.time))
+    }
+}
+
+fn key(mirror: &str, path: &str) -> String {
+    format!("told/{mirror}/{path}")
+}
+
+fn pair(database: &Cid, signature: Option<&Cid>) -> String {
+    format!("{database} {}", signature.map(Cid::to_string).unwrap_or_default())
 }
 
 fn next(last: Option<&Told>, pair: String, upstream: SystemTime) -> Told {

@@ -53,12 +53,17 @@ pub struct Accepted {
 impl Accepted {
     /// Notes that it is served now; true if that should be written down (at most hourly).
     pub(crate) fn touch(&self, now: u64) -> bool {
-        let before = self.served.load(Ordering::Relaxed);
-        if now.abs_diff(before) < 3600 && before != 0 {
-            return false;
+        let due = self.is_to_note(now);
+        if due {
+            self.served.store(now, Ordering::Relaxed);
         }
-        self.served.store(now, Ordering::Relaxed);
-        true
+        due
+    }
+
+    /// [`Self::touch`] would say so.
+    pub(crate) fn is_to_note(&self, now: u64) -> bool {
+        let before = self.served.load(Ordering::Relaxed);
+        now.abs_diff(before) >= 3600 || before == 0
     }
 
     /// When it was last served, not later than `now`: a clock that ran ahead must not keep it until then.
@@ -446,16 +451,6 @@ impl Mirror {
             }
         }
         Ok(())
-    }
-
-    /// Notes that `head` is served to somebody.
-    pub(crate) fn served(&self, head: &Accepted, now: SystemTime) -> Result<(), StoreError> {
-        let seconds = unix_seconds(now);
-        if head.touch(seconds) {
-            self.change(|_| ())
-        } else {
-            Ok(())
-        }
     }
 
     /// What `path` is in `tree`; nothing if there is no such path.

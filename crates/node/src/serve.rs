@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use cid::Cid;
 use pacstore_dag::{self as dag, Entry};
-use pacstore_names::{Layout, Repository};
+use pacstore_names::{Layout, Repository, unix_seconds};
 use pacstore_pacman::{self as pacman, DbFileName, DbKind};
 use pacstore_runtime::Pool;
 use tracing::{info, warn};
@@ -141,6 +141,15 @@ pub struct DirectoryAnswer {
     pub entries: Vec<(Vec<u8>, u64, bool)>,
 }
 
+/// Whether an answer may be preceded by what has to be on disk first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    /// On this thread.
+    Here,
+    /// Not on this thread.
+    Never,
+}
+
 /// Why an answer could not be made: the disk or a damaged directory.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -167,21 +176,33 @@ impl Node {
         path: &[Vec<u8>],
     ) -> Result<Answer, AskError> {
         // Directories are read from the page cache, mostly from memory: no need for the pool.
-        if !is_database(path) {
-            return self.decide(client, mirror, path);
+        let first = if is_database(path) {
+            Writes::Never
+        } else {
+            Writes::Here
+        };
+        if let Some(answer) = self.decide(client, mirror, path, first)? {
+            return Ok(answer);
         }
-        // What pacman is told of a database is written down first.
+        // What pacman is told of a database for the first time is written down before.
         let (node, mirror, path) = (self.clone(), Arc::clone(mirror), path.to_vec());
-        let decided = self
-            .inner
-            .tasks
-            .blocking(Pool::Disk, move || node.decide(client, &mirror, &path));
-        decided.await.map_err(|_| AskError::Stopping)?
+        let decided = self.inner.tasks.blocking(Pool::Disk, move || {
+            node.decide(client, &mirror, &path, Writes::Here)
+        });
+        let decided = decided.await.map_err(|_| AskError::Stopping)??;
+        decided.ok_or(AskError::Stopping)
     }
 
-    fn decide(&self, client: Client, mirror: &Arc<Mirror>, path: &[Vec<u8>]) -> Result<Answer, AskError> {
+    /// Nothing only where something has to be written first and `writes` forbids that.
+    fn decide(
+        &self,
+        client: Client,
+        mirror: &Arc<Mirror>,
+        path: &[Vec<u8>],
+        writes: Writes,
+    ) -> Result<Option<Answer>, AskError> {
         let Some(current) = mirror.current() else {
-            return Ok(self.without_head(mirror, path));
+            return Ok(Some(self.without_head(mirror, path)));
         };
         let asked = asked(path);
         let chosen = self.inner.runs.head(client, &mirror.name(), &asked, current.cid);
@@ -195,11 +216,11 @@ impl Node {
             }
             for path in forms(path) {
                 if let Some(found) = mirror.look_up(&head.head.tree, &path)? {
-                    return self.found(mirror, head, &path, found);
+                    return self.found(mirror, head, &path, found, writes);
                 }
             }
         }
-        Ok(self.unknown(mirror, path))
+        Ok(Some(self.unknown(mirror, path)))
     }
 
     /// No head is known yet: as where one is too old, an upstream may give databases too.
@@ -237,9 +258,11 @@ impl Node {
         head: &Arc<Accepted>,
         path: &[Vec<u8>],
         found: Found,
-    ) -> Result<Answer, AskError> {
+        writes: Writes,
+    ) -> Result<Option<Answer>, AskError> {
         let FoundKind::File(len) = found.kind else {
-            return Ok(Answer::Directory(self.directory(&found, Some(NAME_TTL))?));
+            let directory = self.directory(&found, Some(NAME_TTL))?;
+            return Ok(Some(Answer::Directory(directory)));
         };
         let name = path.last().cloned().unwrap_or_default();
         let mut answer = FileAnswer {
@@ -258,17 +281,28 @@ impl Node {
             known: Known::Tree,
             against: Against::Head(mirror.config.name.clone(), head.cid),
         };
-        mirror.served(head, self.inner.clock.now())?;
+        let now = self.inner.clock.now();
+        if writes == Writes::Never && head.is_to_note(unix_seconds(now)) {
+            return Ok(None);
+        }
+        mirror.served(head, now)?;
         if let Some(database) = Database::of(path) {
             if let Some(refused) = self.refuse_stale(mirror, head, &database, &answer) {
-                return Ok(refused);
+                return Ok(Some(refused));
             }
-            answer.last_modified = Some(self.database_time(mirror, head, &database)?);
+            let Some(time) = self.database_time(mirror, head, &database, writes)? else {
+                return Ok(None);
+            };
+            answer.last_modified = Some(time);
             if database.is_db && !database.is_signature {
-                mirror.use_database(&String::from_utf8_lossy(&database.path), &answer.root)?;
+                let path = String::from_utf8_lossy(&database.path);
+                if writes == Writes::Never && !mirror.uses_database(&path) {
+                    return Ok(None);
+                }
+                mirror.use_database(&path, &answer.root)?;
             }
         }
-        Ok(Answer::File(Box::new(answer)))
+        Ok(Some(Answer::File(Box::new(answer))))
     }
 
     /// Over its age limit a database is not given: an upstream, or the next Server, is.
@@ -309,7 +343,8 @@ impl Node {
         mirror: &Mirror,
         head: &Accepted,
         database: &Database,
-    ) -> Result<SystemTime, AskError> {
+        writes: Writes,
+    ) -> Result<Option<SystemTime>, AskError> {
         let tree = &head.head.tree;
         let (base, signature) = database.pair();
         let base_found = mirror.look_up(tree, &split(&base))?;
@@ -323,17 +358,16 @@ impl Node {
                 })
         });
         let Some(base_found) = base_found else {
-            return Ok(upstream);
+            return Ok(Some(upstream));
         };
         let path = String::from_utf8_lossy(&base).into_owned();
         let signature = signature_found.map(|found| found.cid);
-        Ok(self.inner.times.told(
-            &mirror.name(),
-            &path,
-            &base_found.cid,
-            signature.as_ref(),
-            upstream,
-        )?)
+        let (times, name) = (&self.inner.times, mirror.name());
+        if writes == Writes::Never {
+            return Ok(times.known(&name, &path, &base_found.cid, signature.as_ref()));
+        }
+        let told = times.told(&name, &path, &base_found.cid, signature.as_ref(), upstream)?;
+        Ok(Some(told))
     }
 
     /// What `path` below `root` is, for `/ipfs/`: only what is configured, unless open.

@@ -5,7 +5,7 @@
 //! bytes away.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -204,11 +204,15 @@ fn fetched(
 }
 
 /// Has the machine below a virtual one find the memory that the page cache is about to need: the first write into pages that
-/// were given back to it takes many times as long as the next, and the anchor writes nothing.
+/// were given back to it takes many times as long as the next, and the anchor writes nothing. Written as a node writes, a leaf
+/// at a time: the page cache takes larger pieces of memory for larger writes.
 fn find_memory(place: &Path, bytes: u64) -> anyhow::Result<()> {
     let path = place.join("memory");
     let mut file = File::create(&path)?;
-    io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+    let leaf = vec![0; 1 << 20];
+    for _ in 0..bytes.div_ceil(1 << 20) {
+        file.write_all(&leaf)?;
+    }
     Ok(std::fs::remove_file(&path)?)
 }
 

@@ -1,26 +1,46 @@
-//! Which databases of a mirror clients use: these are kept, whatever else is evicted.
+//! What clients use of a mirror: its databases are kept, whatever else is evicted, and its heads while they are served.
 //!
 //! - Invariant: a database that somebody asked for is held with its newest root.
 //! - Not here: heads and their trees (`super`), how a new root comes in (`crate::follow`).
 
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use cid::Cid;
 
-use super::Mirror;
+use super::{Accepted, Mirror, unix_seconds};
 use crate::error::StoreError;
+
+/// Paths remembered.
+const MAX_USED: usize = 4096;
 
 impl Mirror {
     /// Notes that clients use the database at `path`, which is `root` now.
     pub(crate) fn use_database(&self, path: &str, root: &Cid) -> Result<(), StoreError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.iter().any(|known| known == path) || used.len() >= 4096 {
+        if used.iter().any(|known| known == path) || used.len() >= MAX_USED {
             return Ok(());
         }
         used.push(path.to_owned());
         drop(used);
         self.hold_database(path, root)?;
         self.change(|_| ())
+    }
+
+    /// It is noted that clients use the database at `path`, or as many are as may be.
+    pub(crate) fn uses_database(&self, path: &str) -> bool {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.iter().any(|known| known == path) || used.len() >= MAX_USED
+    }
+
+    /// Notes that `head` is served to somebody.
+    pub(crate) fn served(&self, head: &Accepted, now: SystemTime) -> Result<(), StoreError> {
+        let seconds = unix_seconds(now);
+        if head.touch(seconds) {
+            self.change(|_| ())
+        } else {
+            Ok(())
+        }
     }
 
     /// Paths of databases that clients asked for.

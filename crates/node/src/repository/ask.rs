@@ -7,7 +7,7 @@
 //! - Not here: how a file comes (`super::package`), how a mirror is read (`super::check`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cid::Cid;
 use pacstore_dag as dag;
@@ -257,20 +257,9 @@ impl Node {
         name: &str,
         stored: Stored,
     ) -> Result<Answer, AskError> {
-        let (node, state, path) = (self.clone(), Arc::clone(state), line.name.clone());
-        let place = repository.run_name(line);
-        let told = self.inner.tasks.blocking(Pool::Disk, move || {
-            let signature = state.signature.map(|stored| stored.root);
-            let times = &node.inner.times;
-            times.told(
-                &place,
-                &path,
-                &state.database.root,
-                signature.as_ref(),
-                state.modified,
-            )
-        });
-        let told = told.await.map_err(|_| AskError::Stopping)??;
+        let told = self
+            .told(repository.run_name(line), line.name.clone(), state)
+            .await?;
         Ok(Answer::File(Box::new(FileAnswer {
             root: stored.root,
             len: stored.len,
@@ -282,6 +271,22 @@ impl Node {
             known: Known::Tree,
             against: Against::Pair(repository.config.name.clone()),
         })))
+    }
+
+    /// The time that pacman is told for both files of a state; written down before it is told first.
+    async fn told(&self, place: String, path: String, state: &Arc<State>) -> Result<SystemTime, AskError> {
+        let root = state.database.root;
+        let signature = state.signature.map(|stored| stored.root);
+        let times = &self.inner.times;
+        if let Some(known) = times.known(&place, &path, &root, signature.as_ref()) {
+            return Ok(known);
+        }
+        let (node, modified) = (self.clone(), state.modified);
+        let told = self.inner.tasks.blocking(Pool::Disk, move || {
+            let times = &node.inner.times;
+            times.told(&place, &path, &root, signature.as_ref(), modified)
+        });
+        Ok(told.await.map_err(|_| AskError::Stopping)??)
     }
 
     /// Looks at the mirrors and waits for what they say, as long as that makes sense.

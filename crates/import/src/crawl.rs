@@ -1,11 +1,15 @@
 //! The listings of a web mirror: which repositories there are, what `also` takes, what is named in vain.
 //!
-//! - Invariant: depth, number and length of listings are bounded, so no link makes a walk endless.
+//! - Invariant: depth, number and length of listings are bounded; a walk that meets a bound is an error, never a part of
+//!   the mirror that looks like all of it.
+//! - Invariant: a folder whose listing is that of one above it is a link that leads back, and is not walked again.
 //! - Not here: files (`crate::web`), how a listing is read (crate `upstream`).
 //! - Read first: `crate::web`.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use pacstore_pacman as pacman;
 use pacstore_runtime::Pool;
 use pacstore_upstream::{Get, HttpError, parse_listing};
@@ -19,9 +23,25 @@ use crate::web::Web;
 
 /// The longest listing.
 const MAX_LISTING: u64 = 64 << 20;
-/// Listings that are read while looking for repositories.
-const MAX_LISTINGS: usize = 2000;
-const MAX_DEPTH: usize = 8;
+/// Listings that are read while looking for repositories, or for what one glob of `also` takes.
+const MAX_LISTINGS: usize = 5000;
+const MAX_DEPTH: usize = 64;
+
+/// The visible names of a folder, and whether each is a folder.
+type Names = Vec<(Vec<u8>, bool)>;
+
+/// The listings of the folders that a walk stands in, from the nearest up.
+#[derive(Debug)]
+struct Above {
+    names: Names,
+    above: Option<Arc<Above>>,
+}
+
+/// Whether `names` is the listing of a folder above, so that a link led back to it. One without folders leads nowhere.
+fn leads_back(names: &Names, above: Option<&Arc<Above>>) -> bool {
+    let mut folders = std::iter::successors(above, |folder| folder.above.as_ref());
+    names.iter().any(|(_, is_folder)| *is_folder) && folders.any(|folder| folder.names == *names)
+}
 
 impl Web {
     /// What no database vouches for (signatures, twins) and the server does not give, but its listing of the folder
@@ -81,15 +101,13 @@ impl Web {
                 .listing(b"")
                 .await?
                 .ok_or_else(|| SourceError::NoListing(self.root.to_string()))?;
-            let folders = top
-                .into_iter()
-                .filter(|(_, is_folder)| *is_folder)
-                .map(|(name, _)| name);
-            let repos = folders.filter_map(|name| {
-                let folder = [&*name, ARCHLINUX].concat();
-                String::from_utf8(name).ok().map(|name| Repo { folder, name })
-            });
-            return Ok(repos.collect());
+            let names = top.into_iter().filter(|(_, is_folder)| *is_folder);
+            let names = names.filter_map(|(name, _)| String::from_utf8(name).ok());
+            let names = names.filter(|name| !self.exclude.takes_folder(name.as_bytes()));
+            let repos = stream::iter(names)
+                .map(|name| self.architectures_of(name))
+                .buffer_unordered(self.limits.requests.max(1));
+            return repos.try_concat().await;
         }
         let mut repos = Vec::new();
         let files = self.crawl(Vec::new(), |path| {
@@ -106,6 +124,21 @@ impl Web {
             return Err(SourceError::NoListing(self.root.to_string()));
         }
         Ok(repos)
+    }
+
+    /// `R` for the usual architecture, and for each of which `R/os` has a folder; with a database or without.
+    async fn architectures_of(&self, name: String) -> Result<Vec<Repo>, SourceError> {
+        let (above, usual) = names::split(ARCHLINUX);
+        let os = [name.as_bytes(), above].concat();
+        let folders = self.listing(&os).await?.unwrap_or_default();
+        let folders = folders.into_iter().filter(|(_, is_folder)| *is_folder);
+        let mut all: BTreeSet<Vec<u8>> = folders.map(|(arch, _)| arch).collect();
+        all.insert(usual.to_vec());
+        let repo = |arch: Vec<u8>| Repo {
+            folder: names::join(&os, &arch),
+            name: name.clone(),
+        };
+        Ok(all.into_iter().map(repo).collect())
     }
 
     async fn find_also(&self) -> Result<Vec<Vec<u8>>, SourceError> {
@@ -129,28 +162,35 @@ impl Web {
         start: Vec<u8>,
         mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<Option<Vec<Vec<u8>>>, SourceError> {
-        let mut todo = VecDeque::from([(start, 0)]);
+        let mut todo = VecDeque::from([(start, 0, None::<Arc<Above>>)]);
         let mut files = Vec::new();
         let mut listings = 0;
-        while let Some((folder, depth)) = todo.pop_front() {
+        while let Some((folder, depth, above)) = todo.pop_front() {
             listings += 1;
             if MAX_LISTINGS < listings {
-                break;
+                return Err(SourceError::TooManyFolders(self.root.to_string(), MAX_LISTINGS));
             }
-            let Some(entries) = self.listing(&folder).await? else {
+            let Some(names) = self.listing(&folder).await? else {
                 if depth == 0 {
                     return Ok(None);
                 }
                 continue;
             };
-            for (name, is_folder) in entries {
-                let path = names::join(&folder, &name);
-                if is_folder {
-                    if depth < MAX_DEPTH && !self.exclude.takes_folder(&path) {
-                        todo.push_back((path, depth + 1));
+            if leads_back(&names, above.as_ref()) {
+                continue;
+            }
+            let here = Arc::new(Above { names, above });
+            for (name, is_folder) in &here.names {
+                let path = names::join(&folder, name);
+                if !is_folder {
+                    if self.is_ours(&path) && take(&path) {
+                        files.push(path);
                     }
-                } else if self.is_ours(&path) && take(&path) {
-                    files.push(path);
+                } else if !self.exclude.takes_folder(&path) {
+                    if MAX_DEPTH <= depth {
+                        return Err(SourceError::TooDeep(self.root.to_string(), MAX_DEPTH));
+                    }
+                    todo.push_back((path, depth + 1, Some(Arc::clone(&here))));
                 }
             }
         }
@@ -158,7 +198,7 @@ impl Web {
     }
 
     /// The visible names of a folder, and whether each is a folder; nothing if the server does not say.
-    pub(crate) async fn listing(&self, folder: &[u8]) -> Result<Option<Vec<(Vec<u8>, bool)>>, SourceError> {
+    pub(crate) async fn listing(&self, folder: &[u8]) -> Result<Option<Names>, SourceError> {
         let url = if folder.is_empty() {
             self.root.clone()
         } else {

@@ -109,6 +109,12 @@ pub enum SourceError {
     /// Over HTTP without listings the repositories must be named.
     #[error("`{0}` gives no listing, so its repositories cannot be found")]
     NoListing(String),
+    /// Repositories could be in what was not looked at.
+    #[error("`{0}` has more than {1} folders to look for repositories in")]
+    TooManyFolders(String, usize),
+    /// The same, or its links lead back and forth.
+    #[error("`{0}` has folders in folders, more than {1} deep")]
+    TooDeep(String, usize),
     /// The tree came from another source, and this one has not got as far.
     #[error("its {repository} is {by} s older than what another source gave")]
     Older {
@@ -140,6 +146,9 @@ impl SourceError {
                 "wait until it has caught up (at most a day), or take it with `pacstore import NAME --accept`",
             ),
             Self::NoListing(_) => Some("name them: `repositories = [\"core/os/x86_64/core\"]`"),
+            Self::TooManyFolders(..) | Self::TooDeep(..) => Some(
+                "leave folders out by `exclude`, or name its repositories: `repositories = [\"core/os/x86_64/core\"]`",
+            ),
             Self::Deadline(_) => Some("the mirror may be too slow; list another one first"),
             Self::Scan(ScanError::Read(_, e)) if e.kind() == io::ErrorKind::NotFound => {
                 Some("check the directory in `from`")

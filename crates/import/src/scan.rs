@@ -318,6 +318,11 @@ impl Walk<'_> {
         let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(()),
+            // A folder that may be listed and not entered.
+            Err(Errno::ACCESS) => {
+                self.nothing(path, NoFile::Denied);
+                return Ok(());
+            }
             Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {

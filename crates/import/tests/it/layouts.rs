@@ -1,7 +1,7 @@
 //! Layout `archlinux`, architectures, several repositories, `atomic`.
 
 use pacstore_import::{Layout, RepoState, Repositories};
-use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
+use pacstore_testkit::{Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
 
 use crate::common::{Bench, all, cid_of, of_directory, of_url};
 
@@ -53,6 +53,31 @@ async fn archlinux_moves_repositories_up_and_leaves_the_rest() -> TestResult {
         }
     }
     assert_eq!(bench.round(&all(spec)).await?.tree, cid_of(flat.path()));
+    Ok(())
+}
+
+/// Only `R/os/x86_64` moves up; what `R/os` has beside it is no less a repository.
+#[tokio::test]
+async fn archlinux_has_other_architectures_over_every_transport() -> TestResult {
+    let (dir, tree) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    for (from, to, name) in [
+        ("core/os/x86_64", "core", "core"),
+        ("core/os/x86_64_v3", "core/os/x86_64_v3", "core"),
+        ("ports/os/aarch64", "ports/os/aarch64", "ports"),
+    ] {
+        for (base, folder) in [(&dir, from), (&tree, to)] {
+            Repo::create(base.path().join(folder), RepoSpec::new(name).packages(2, 800))?;
+        }
+    }
+    let server = Upstream::folder(dir.path())?;
+    let daemon = RsyncDaemon::serve(dir.path())?;
+    let mut specs = vec![of_directory(dir.path()), of_url(&server.url(""))];
+    specs.extend(daemon.iter().map(|daemon| of_url(&daemon.url(""))));
+    for mut spec in specs {
+        spec.layout = Layout::Archlinux;
+        let round = Bench::new().round(&spec).await?;
+        assert_eq!(round.tree, cid_of(tree.path()), "{:?}", spec.from);
+    }
     Ok(())
 }
 

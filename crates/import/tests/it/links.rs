@@ -259,3 +259,22 @@ async fn of_a_listed_module_only_what_databases_name_and_also_takes_is_copied() 
     assert_eq!((torn.tree, torn.is_torn()), (round.tree, true));
     Ok(())
 }
+
+/// A web server shows a link as the folder that it leads to, for ever.
+#[tokio::test]
+async fn a_folder_link_that_leads_back_adds_nothing_over_every_transport() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    for name in ["core", "extra"] {
+        Repo::create(
+            dir.path().join(name).join("os/x86_64"),
+            RepoSpec::new(name).packages(2, 900),
+        )?;
+    }
+    let whole = cid_of(dir.path());
+    symlink(".", dir.path().join("self"))?;
+    symlink("..", dir.path().join("core/up"))?;
+    for (way, round) in Ways::to(dir.path(), |_| {})?.rounds().await?.iter().enumerate() {
+        assert_eq!((round.tree, round.is_torn()), (whole, false), "way {way}");
+    }
+    Ok(())
+}

@@ -33,7 +33,7 @@ pub use rule::Rule;
 pub use stats::{Progress, RsyncReport};
 
 use child::{Bounds, run};
-use source::checked_source;
+use source::{checked_source, split_module};
 use stats::StatsReader;
 
 /// How the child is started and bounded.
@@ -283,7 +283,9 @@ impl Rsync {
         }
         // A relative name could be read as `host:path`, or as one folder in each folder.
         let (dest, scratch) = (absolute(spec.dest)?, Scratch::of(&absolute(spec.scratch)?));
-        scratch.prepare(&self.tasks, &dest, spec.only.as_deref()).await?;
+        let (_, below) = split_module(spec.source);
+        let names = spec.only.as_deref().map(|only| joined_names(below, only));
+        scratch.prepare(&self.tasks, &dest, names.transpose()?).await?;
         let arguments = self.transfer_arguments(spec, &dest, &scratch);
         let bounds = Bounds {
             stop: spec.stop.clone(),
@@ -379,7 +381,12 @@ impl Rsync {
         a.extend(spec.rules.iter().map(Rule::argument));
         let mut dest = dest.as_os_str().to_owned();
         dest.push("/");
-        a.extend(["--".into(), spec.source.into(), dest]);
+        let source = match &spec.only {
+            // The names say what lies below the module.
+            Some(_) => split_module(spec.source).0,
+            None => spec.source,
+        };
+        a.extend(["--".into(), source.into(), dest]);
         a
     }
 }
@@ -414,8 +421,7 @@ impl Scratch {
         }
     }
 
-    async fn prepare(&self, tasks: &Tasks, dest: &Path, only: Option<&[Vec<u8>]>) -> Result<(), RsyncError> {
-        let names = only.map(joined_names).transpose()?;
+    async fn prepare(&self, tasks: &Tasks, dest: &Path, names: Option<Vec<u8>>) -> Result<(), RsyncError> {
         let (partial, temporary) = (self.partial.clone(), self.temporary.clone());
         let (names_path, dest) = (self.names.clone(), dest.to_owned());
         let prepared = tasks.blocking(Pool::Disk, move || {
@@ -443,7 +449,19 @@ fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn joined_names(only: &[Vec<u8>]) -> Result<Vec<u8>, RsyncError> {
+/// The names as `--files-from` takes them. `below` is the source's folder in its module: the part of a name before `/./`
+/// says where it lies and is not copied. It does not stand in the source, because a daemon of rsync 3.5.0 without chroot
+/// takes all files of a list below it for vanished.
+fn joined_names(below: &str, only: &[Vec<u8>]) -> Result<Vec<u8>, RsyncError> {
+    // A leading `./` keeps names such as `#x` or `;x` from being read as comments.
+    let mut before = b"./".to_vec();
+    for part in below.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        before.extend_from_slice(part.as_bytes());
+        before.push(b'/');
+    }
+    if before.len() > 2 {
+        before.extend_from_slice(b"./");
+    }
     let mut all = Vec::new();
     for path in only {
         let parts_fine = path
@@ -452,8 +470,7 @@ fn joined_names(only: &[Vec<u8>]) -> Result<Vec<u8>, RsyncError> {
         if !parts_fine || path.contains(&0) {
             return Err(RsyncError::Path);
         }
-        // A leading `./` keeps names such as `#x` or `;x` from being read as comments.
-        all.extend_from_slice(b"./");
+        all.extend_from_slice(&before);
         all.extend_from_slice(path);
         all.push(0);
     }

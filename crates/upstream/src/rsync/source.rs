@@ -19,6 +19,18 @@ pub(crate) fn checked_source(source: &str) -> Result<(), RsyncError> {
     Ok(())
 }
 
+/// A checked source as its module, with a slash at the end, and the folder in it; `""` for the module itself.
+pub(crate) fn split_module(source: &str) -> (&str, &str) {
+    let after_host = source
+        .find("://")
+        .and_then(|scheme| Some(scheme + 3 + source.get(scheme + 3..)?.find('/')?));
+    let cut = after_host.and_then(|host| Some(host + 1 + source.get(host + 1..)?.find('/')?));
+    match cut.and_then(|cut| source.split_at_checked(cut + 1)) {
+        Some((module, folder)) => (module, folder.trim_matches('/')),
+        None => (source, ""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +58,18 @@ mod tests {
             "rsync://h/m\n",
         ] {
             assert!(checked_source(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_its_module_and_the_folder_in_it() {
+        for (source, module, folder) in [
+            ("rsync://h/mod", "rsync://h/mod", ""),
+            ("rsync://h/mod/", "rsync://h/mod/", ""),
+            ("rsync://u@h:1/mod/a/b c/", "rsync://u@h:1/mod/", "a/b c"),
+            ("rsync://[::1]:8730/mod//a", "rsync://[::1]:8730/mod/", "a"),
+        ] {
+            assert_eq!(split_module(source), (module, folder), "{source}");
         }
     }
 }

@@ -269,6 +269,37 @@ async fn names_of_any_bytes_are_copied_and_listed() -> TestResult {
     Ok(())
 }
 
+/// A daemon without chroot, as testkit's, finds nothing of a list below a folder that the source names (rsync 3.5.0).
+#[tokio::test]
+async fn a_list_of_names_in_a_folder_of_a_module_is_copied_without_that_folder() -> TestResult {
+    let place = Place::new()?;
+    let (source, dest, scratch) = (place.source(), place.dest(), place.scratch());
+    put_file(&source.join("pool/a"), b"pooled", long_ago())?;
+    put_file(&source.join("#r s/os/x86_64/b"), b"plain", long_ago())?;
+    std::os::unix::fs::symlink("../../../pool/a", source.join("#r s/os/x86_64/a"))?;
+    let Some(daemon) = RsyncDaemon::serve(&source)? else {
+        return Ok(());
+    };
+    for (url, names) in [
+        (daemon.url("#r s/"), ["os/x86_64/a", "os/x86_64/b"]),
+        (daemon.url("#r s/os/x86_64"), ["a", "b"]),
+        (daemon.url(""), ["#r s/os/x86_64/a", "#r s/os/x86_64/b"]),
+    ] {
+        let mut spec = TransferSpec::new(&url, &dest, &scratch);
+        spec.only = Some(names.map(|name| name.as_bytes().to_vec()).to_vec());
+        let report = rsync().transfer(&spec).await?;
+        assert_eq!(
+            (report.outcome, report.transferred),
+            (Outcome::Whole, 2),
+            "{url}: {report:?}"
+        );
+        for (name, bytes) in names.iter().zip(["pooled", "plain"]) {
+            assert_eq!(fs::read_to_string(dest.join(name))?, bytes, "{url}");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn links_are_listed_with_their_targets_and_what_leads_back_ends() -> TestResult {
     let place = Place::new()?;

@@ -81,7 +81,7 @@ impl Context {
     }
 
     pub(crate) async fn open_with(&self, loaded: Loaded, online: Online) -> anyhow::Result<Offline> {
-        self.home.create()?;
+        self.home.enter()?;
         let tasks = Tasks::new();
         let node = Node::start(loaded.node, online, &tasks, Clock::system()).await;
         let node = node.map_err(|error| {

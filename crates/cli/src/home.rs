@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use crate::owner::Owner;
+
 /// The places of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
@@ -118,6 +120,21 @@ impl Home {
         sockets
     }
 
+    /// Creates what is missing, and goes on as the user whose home it is, where root runs us on the home of another.
+    pub(crate) fn enter(&self) -> anyhow::Result<()> {
+        self.create()?;
+        Owner::of(&self.state).map_or(Ok(()), Owner::become_it)
+    }
+
+    /// Permission bits of a new configuration: the system's is for everybody, since any user may ask the daemon.
+    pub(crate) fn config_mode(&self) -> u32 {
+        if self.config == Self::system().config {
+            0o644
+        } else {
+            0o600
+        }
+    }
+
     /// Creates the directories that are missing, for their owner alone, save the system's
     /// `/run/pacstore`: any user may ask the daemon there.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
@@ -133,11 +150,18 @@ impl Home {
             (run, run_mode),
         ];
         for (dir, mode) in dirs.into_iter().filter_map(|(dir, mode)| Some((dir?, mode))) {
-            std::fs::DirBuilder::new()
+            let fail = || format!("cannot create `{}`", dir.display());
+            let is_new = !dir.exists();
+            let mut builder = std::fs::DirBuilder::new();
+            builder
                 .recursive(true)
                 .mode(mode)
                 .create(dir)
-                .with_context(|| format!("cannot create `{}`", dir.display()))?;
+                .with_context(fail)?;
+            // The socket's place, of a service that does not run.
+            if let Some(owner) = Owner::of(&self.state).filter(|_| is_new) {
+                owner.give(dir).with_context(fail)?;
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! - Invariant: with `--json` stdout is one JSON document (or one a line where a verb
 //!   says so) and nothing else.
-//! - Invariant: a closed stdout (`| head`) ends the command quietly.
+//! - Invariant: a closed stdout (`| head`) ends the command quietly; one that takes no more (a full disk) is a failure.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -32,9 +32,14 @@ impl Printer {
     #[expect(clippy::unused_self, reason = "all that is printed goes through the printer")]
     pub(crate) fn line(&self, line: impl Display) {
         let mut out = io::stdout().lock();
-        if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        match writeln!(out, "{line}").and_then(|()| out.flush()) {
+            Ok(()) => {}
             // Nobody reads any more.
-            std::process::exit(0);
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "error: cannot write to stdout: {error}");
+                std::process::exit(1);
+            }
         }
     }
 

@@ -125,6 +125,8 @@ impl Serving {
             }
             None => None,
         };
+        // Only now: some ports are root's to take.
+        home.enter()?;
         let node = Node::start(loaded.node, Online::Yes, tasks, Clock::system()).await;
         let node = node.map_err(|error| {
             let hint = error.hint();

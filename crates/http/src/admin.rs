@@ -26,6 +26,7 @@ use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
 
 use crate::body;
+use crate::socket_path::SocketPath;
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +138,8 @@ pub fn serve_admin(path: &Path, admin: Admin) -> Result<(), AdminError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(fail(error)),
     }
-    let listener = UnixListener::bind(path).map_err(fail)?;
+    let short = SocketPath::of(path).map_err(fail)?;
+    let listener = UnixListener::bind(short.path()).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail)?;
     let tasks = admin.node.tasks().clone();
     let stop = tasks.stop();

@@ -23,6 +23,8 @@ pub(crate) struct Asked {
     head: bool,
     range: Option<String>,
     if_range: Option<String>,
+    if_match: Option<String>,
+    if_unmodified_since: Option<SystemTime>,
     if_none_match: Option<String>,
     if_modified_since: Option<SystemTime>,
 }
@@ -36,20 +38,45 @@ impl Asked {
                 .and_then(|v| v.to_str().ok())
                 .map(str::to_owned)
         };
+        let date = |name| value(name).and_then(|v| httpdate::parse_http_date(&v).ok());
         Self {
             path: request.uri().path().to_owned(),
             head: request.method() == Method::HEAD,
             range: value(header::RANGE),
             if_range: value(header::IF_RANGE),
             if_none_match: value(header::IF_NONE_MATCH),
-            if_modified_since: value(header::IF_MODIFIED_SINCE)
-                .and_then(|v| httpdate::parse_http_date(&v).ok()),
+            if_match: value(header::IF_MATCH),
+            if_unmodified_since: date(header::IF_UNMODIFIED_SINCE),
+            if_modified_since: date(header::IF_MODIFIED_SINCE),
         }
     }
 
     /// Only the header is wanted.
     pub(crate) fn is_head(&self) -> bool {
         self.head
+    }
+
+    /// The client wants another version than this one (RFC 9110, 13.2.2: If-Match wins over the date).
+    fn is_for_another(&self, etag: &str, modified: Option<SystemTime>) -> bool {
+        match (&self.if_match, self.if_unmodified_since, modified) {
+            (Some(tags), _, _) => !tags
+                .split(',')
+                .map(str::trim)
+                .any(|tag| tag == "*" || tag == etag),
+            (None, Some(since), Some(modified)) => seconds(since) < seconds(modified),
+            _ => false,
+        }
+    }
+
+    /// Where the directory above is, if it is one that can be shown.
+    fn above(&self) -> Option<&'static str> {
+        let mut parts = self.path.split('/').filter(|part| !part.is_empty());
+        match (parts.next(), parts.next(), parts.next()) {
+            (None, ..) => None,
+            // A mirror's or a tree's root: above it is our first page.
+            (Some("ipns" | "ipfs"), Some(_), None) => Some("/"),
+            _ => Some("../"),
+        }
     }
 
     /// The client has it already (RFC 9110, 13.2.2: If-None-Match wins over the date).
@@ -123,6 +150,7 @@ pub(crate) fn directory(answer: &DirectoryAnswer, asked: &Asked) -> Response<Bod
         Response::new(body::full(listing::page(
             &title,
             &answer.cid.to_string(),
+            asked.above(),
             &answer.entries,
         )))
     };
@@ -185,6 +213,9 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
             header::CACHE_CONTROL,
             "public, max-age=29030400, immutable",
         ),
+    }
+    if asked.is_for_another(&etag, answer.last_modified) {
+        return text(StatusCode::PRECONDITION_FAILED, "it is another version");
     }
     if asked.has(&etag, answer.last_modified) {
         headers.remove(header::CONTENT_TYPE);

@@ -212,6 +212,18 @@ impl Gateway {
                 pacstore_node::state_name(summary.state)
             );
         }
+        for one in self.node.repositories() {
+            let age = one.age_s.map_or_else(
+                || "nothing here yet".to_owned(),
+                |age| format!("checked {age} s ago"),
+            );
+            let (name, arch) = (listing::escape(&one.name), listing::escape(&one.arch));
+            let _ = writeln!(
+                rows,
+                "<tr><td>{name} {arch}</td><td>{}</td><td>{age}</td></tr>",
+                one.state
+            );
+        }
         let page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>pacstore</title>\
              <meta name=\"viewport\" content=\"width=device-width\">\

@@ -20,6 +20,7 @@ mod range;
 mod route;
 mod server;
 mod slots;
+mod socket_path;
 
 pub use admin::{Admin, AdminError, ErrorBody, GetRequest, NameRequest, RotateRequest, serve_admin};
 pub use allow::{Allow, Network, NetworkError};
@@ -27,3 +28,4 @@ pub use gateway::Gateway;
 pub use listen::listen_everywhere;
 pub use metrics::serve_metrics;
 pub use server::{Limits, Listeners, serve, serve_with};
+pub use socket_path::SocketPath;

@@ -12,8 +12,8 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'+');
 
-/// The page for `entries` (name, bytes below it, is a directory) of the directory `title`.
-pub(crate) fn page(title: &str, cid: &str, entries: &[(Vec<u8>, u64, bool)]) -> String {
+/// The page for `entries` (name, bytes below it, is a directory) of the directory `title`; `above` is where the one above it is.
+pub(crate) fn page(title: &str, cid: &str, above: Option<&str>, entries: &[(Vec<u8>, u64, bool)]) -> String {
     let title = escape(title);
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n\
@@ -21,8 +21,11 @@ pub(crate) fn page(title: &str, cid: &str, entries: &[(Vec<u8>, u64, bool)]) -> 
          <style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}}\
          table{{border-collapse:collapse;width:100%}}td{{padding:.15rem .5rem;border-bottom:1px solid #8884}}\
          td:last-child{{text-align:right;white-space:nowrap}}code{{overflow-wrap:anywhere}}</style></head>\n\
-         <body><h1>{title}</h1><p><code>{cid}</code></p><table>\n<tr><td><a href=\"../\">../</a></td><td></td></tr>\n"
+         <body><h1>{title}</h1><p><code>{cid}</code></p><table>\n"
     );
+    if let Some(above) = above {
+        let _ = writeln!(html, "<tr><td><a href=\"{above}\">../</a></td><td></td></tr>");
+    }
     for (name, bytes, directory) in entries {
         let slash = if *directory { "/" } else { "" };
         let link = percent_encode(name, PLAIN);
@@ -68,7 +71,12 @@ mod tests {
 
     #[test]
     fn names_cannot_break_out_of_the_page() {
-        let page = page("<x>", "bafy", &[(b"a\"><script>\xff".to_vec(), 5, false)]);
+        let page = page(
+            "<x>",
+            "bafy",
+            Some("../"),
+            &[(b"a\"><script>\xff".to_vec(), 5, false)],
+        );
         assert!(!page.contains("<script>"));
         assert!(page.contains("./a%22%3E%3Cscript%3E%FF"));
     }

@@ -52,7 +52,7 @@ impl KeyError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { label, .. } => Some(format!(
-                "restore it from your copy, or make one with `pacstore key new {label}` (a new key is a new name for clients)"
+                "restore it from your copy; if nothing was published with it yet, `pacstore key new {label}` makes it (else a new key needs a label of its own, and is a new name for clients)"
             )),
             Self::Mode { path, .. } => Some(format!("chmod 600 {}", path.display())),
             Self::Malformed(_) => Some("restore it from your copy".to_owned()),

@@ -217,13 +217,7 @@ impl Node {
                 .iter()
                 .map(|mirror| self.mirror_status(mirror))
                 .collect(),
-            repositories: self
-                .inner
-                .repositories
-                .all
-                .iter()
-                .map(|repository| repository.status(self.inner.clock.unix_seconds()))
-                .collect(),
+            repositories: self.repositories(),
             bytes: self.bytes_out(),
             store: StoreStatus {
                 bytes: stats.bytes,
@@ -276,6 +270,13 @@ impl Node {
             heads: mirror.heads().len(),
             error: self.inner.following.error(&mirror.name()),
         }
+    }
+
+    /// The repositories without importer, in configuration order.
+    pub fn repositories(&self) -> Vec<RepositoryStatus> {
+        let now = self.inner.clock.unix_seconds();
+        let all = self.inner.repositories.all.iter();
+        all.map(|one| one.status(now)).collect()
     }
 
     /// The head of `mirror` that is served now.

@@ -188,6 +188,9 @@ impl HttpError {
                 ..
             } => Some("list the host among the mirror's `upstreams`"),
             Self::Forbidden { .. } => Some("the mirror redirects into a private network; use another mirror"),
+            Self::Connect { source, .. } if is_untrusted(source) => Some(
+                "its certificate is not trusted: if it is of your own authority, add that by `trust anchor FILE` and restart",
+            ),
             Self::Connect { .. } | Self::Stalled { .. } | Self::TooSlow { .. } => {
                 Some("the mirror may be down or overloaded; list another one beside it")
             }
@@ -209,6 +212,14 @@ pub(crate) fn shown(url: &Url) -> String {
     let _ = clean.set_username("");
     let _ = clean.set_password(None);
     clean.into()
+}
+
+/// Whether it is the certificate of the other side that kept us from connecting.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let first: &(dyn Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |&e| e.source());
+    // The library of TLS is not ours to name; its texts are stable.
+    causes.any(|e| e.to_string().contains("invalid peer certificate"))
 }
 
 /// The rule that refused an address, if that is why a connection was not made.

@@ -1,7 +1,7 @@
 //! The HTTP client: one request, its redirects, and what its answer's header must say.
 //!
 //! Redirects are followed by hand, because each one is an address that somebody else
-//! wrote. Environment proxies are not used, bodies are never decompressed.
+//! wrote. Environment proxies are not used, bodies are never decompressed, certificates are checked always.
 //!
 //! - Invariant: each step has a deadline: waiting for a free connection, connecting,
 //!   the header, each piece of the body ([`Response`]), and the whole.
@@ -371,18 +371,25 @@ impl Http {
     }
 }
 
+/// Trusts Mozilla's authorities, and those that the administrator of this machine trusts, as pacman's curl does. What the
+/// machine has of them may be damaged; then Mozilla's remain.
 fn client(options: &HttpOptions, reach: Reach) -> reqwest::Client {
-    reqwest::Client::builder()
-        .user_agent(&options.user_agent)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .connect_timeout(options.connect_timeout)
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(options.per_host)
-        .http2_adaptive_window(true)
-        .dns_resolver(Arc::new(Within(reach)))
-        .build()
+    let build = |of_this_machine| {
+        reqwest::Client::builder()
+            .user_agent(&options.user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(options.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(options.per_host)
+            .http2_adaptive_window(true)
+            .tls_built_in_native_certs(of_this_machine)
+            .dns_resolver(Arc::new(Within(reach)))
+            .build()
+    };
+    build(true)
+        .or_else(|_| build(false))
         .expect("the user agent is a header value and the built-in TLS roots parse")
 }
 

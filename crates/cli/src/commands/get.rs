@@ -5,10 +5,12 @@
 //! daemon's gateway is asked first (`straight.rs`).
 //!
 //! - Invariant: what cannot be had leaves no file; what broke off stays for the next try.
+//! - Invariant: a file that is whole in the end has the bytes that were asked for, whatever was there before: what is there
+//!   is compared with what the daemon gives (it keeps what it has fetched), never just continued.
 
 mod straight;
 
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ pub(crate) struct Args {
     /// /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE, a CID, or any http(s) URL
     #[arg(value_name = "PATH|CID|URL")]
     path: String,
-    /// Where to put it; what is there is continued
+    /// Where to put it; what is there is continued, and replaced where it is something else
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -55,23 +57,17 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let Some(daemon) = ctx.daemon().await else {
         return Err(Hinted::new("no daemon answers", "start it with `pacstore daemon`").into());
     };
-    let from = length(&args.output)?;
-    let request = GetRequest { path, from };
+    let request = GetRequest { path, from: 0 };
     let response = tokio::time::timeout(PATIENCE, daemon.stream("/v1/get", &request)).await;
     let response = response.context("no answer for 60 s")??;
     // Only now: what cannot be had leaves no file.
-    let mut file = fs_err::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&args.output)?;
+    let mut output = Output::open(&args.output)?;
     let total = response
         .headers()
         .get("content-length")
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let bar = ctx.out.bar("fetching", from + total.unwrap_or(0));
-    bar.set_position(from);
+    let bar = ctx.out.bar("fetching", total.unwrap_or(0));
     let mut body = response.into_body();
-    let mut got = 0;
     loop {
         let frame = tokio::time::timeout(PATIENCE, body.frame())
             .await
@@ -79,23 +75,71 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         let Some(frame) = frame else { break };
         let frame = frame.context("the transfer broke off; run it again to go on")?;
         if let Ok(data) = frame.into_data() {
-            file.write_all(&data)?;
-            got += data.len() as u64;
-            bar.inc(data.len() as u64);
+            output.write(&data)?;
+            bar.set_position(output.at);
         }
     }
     bar.finish_and_clear();
-    if total.is_some_and(|total| total != got) {
-        bail!(
-            "got {} of {}; run it again to go on",
-            bytes(got),
-            bytes(total.unwrap_or(0))
-        );
+    let got = output.at;
+    if let Some(total) = total.filter(|total| *total != got) {
+        bail!("got {} of {}; run it again to go on", bytes(got), bytes(total));
     }
-    file.sync_all()?;
-    ctx.out
-        .note(format!("{}: {}", args.output.display(), bytes(from + got)));
+    output.finish()?;
+    ctx.out.note(format!("{}: {}", args.output.display(), bytes(got)));
     Ok(Exit::Done)
+}
+
+/// A file that becomes what is written to it, and is not touched where it is that already.
+#[derive(Debug)]
+struct Output {
+    file: fs_err::File,
+    /// Bytes written so far.
+    at: u64,
+    /// Bytes of what was there that may still be right.
+    old: u64,
+}
+
+impl Output {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let old = length(path)?;
+        let mut options = fs_err::OpenOptions::new();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)?;
+        Ok(Self { file, at: 0, old })
+    }
+
+    fn write(&mut self, data: &[u8]) -> anyhow::Result<()> {
+        let same = usize::try_from(self.old - self.at)
+            .unwrap_or(usize::MAX)
+            .min(data.len());
+        let (first, rest) = data.split_at(same);
+        let mut there = vec![0; same];
+        self.file.read_exact(&mut there)?;
+        if there == first {
+            self.file.write_all(rest)?;
+        } else {
+            self.file.seek(SeekFrom::Start(self.at))?;
+            self.file.write_all(data)?;
+            // What stands behind is of another file as well.
+            self.old = 0;
+        }
+        self.at += data.len() as u64;
+        self.old = self.old.max(self.at);
+        Ok(())
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        // A pipe has no end to be set, and no disk.
+        if !self.file.metadata()?.is_file() {
+            return Ok(());
+        }
+        self.file.set_len(self.at)?;
+        self.file.sync_all()
+    }
 }
 
 /// A gateway of this machine.

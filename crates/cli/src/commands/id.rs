@@ -14,7 +14,7 @@ pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         let status: Status = daemon.get("/v1/status").await?;
         (status.peer_id.unwrap_or_default(), status.addresses)
     } else {
-        ctx.home.create()?;
+        ctx.home.enter()?;
         (
             Keys::new(ctx.home.state_dir()).node()?.name().peer_id(),
             Vec::new(),

@@ -1,14 +1,16 @@
 //! `pacstore init`: write a commented configuration from a few flags.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Subcommand;
-use pacstore_node::Keys;
+use pacstore_names::SigningKey;
+use pacstore_node::{KeyError, Keys};
 
-use crate::config::load;
+use crate::config::{Loaded, load};
 use crate::context::{Context, Exit, Hinted};
+use crate::files::{replace, sync_folder};
 
 /// Write a commented configuration
 #[derive(Debug, clap::Args)]
@@ -83,31 +85,25 @@ struct Common {
     offline: bool,
 }
 
-/// Refuses to overwrite a configuration.
+/// Refuses to change a configuration that says anything; behind comments alone, as the package brings them, it writes.
 pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let path = ctx.home.config_file();
-    if path.exists() {
+    let before = read(&path)?;
+    let said = before.as_deref().unwrap_or_default().parse::<toml::Table>();
+    if !said.is_ok_and(|said| said.is_empty()) {
         let hint = "edit it, or name another home with --home";
         return Err(Hinted::new(format!("`{}` is there already", path.display()), hint).into());
     }
     ctx.home.create()?;
     let text = match &args.role {
-        Role::Importer(importer) => importer_text(importer, ctx)?,
+        Role::Importer(importer) => importer_text(importer),
         Role::Client(client) => client_text(client),
     };
-    append(ctx, &text)?;
-    let loaded = match load(&ctx.home) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            // A configuration that cannot be used is not left behind.
-            fs_err::remove_file(&path)?;
-            return Err(error.into());
-        }
-    };
+    let loaded = append(ctx, before, &text)?;
     ctx.out.line(path.display());
     match args.role {
         Role::Importer(importer) => {
-            let key = Keys::new(ctx.home.state_dir()).load(&importer.key)?;
+            let key = key_of(ctx, &importer.key)?;
             let mirror = loaded.node.imports.first().map(|import| import.name.to_string());
             ctx.out.note(format!(
                 "its KEY is {}\nnext: pacstore import {} --once, then pacstore daemon",
@@ -120,11 +116,17 @@ pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn importer_text(importer: &Importer, ctx: &Context) -> anyhow::Result<String> {
+/// The key `label`, made if it is not there; from here on nothing is done as root on the home of another.
+pub(super) fn key_of(ctx: &Context, label: &str) -> anyhow::Result<SigningKey> {
+    ctx.home.enter()?;
     let keys = Keys::new(ctx.home.state_dir());
-    if keys.load(&importer.key).is_err() {
-        keys.create(&importer.key).context("cannot make the key")?;
+    match keys.load(label) {
+        Err(KeyError::Missing { .. }) => keys.create(label).context("cannot make the key"),
+        other => other.context("cannot use the key"),
     }
+}
+
+fn importer_text(importer: &Importer) -> String {
     let mut text = common_text(&importer.common);
     text.push_str("\n[[import]]\n");
     if let Some(preset) = &importer.preset {
@@ -148,7 +150,7 @@ fn importer_text(importer: &Importer, ctx: &Context) -> anyhow::Result<String> {
     if importer.private {
         text.push_str("public = false\n");
     }
-    Ok(text)
+    text
 }
 
 fn client_text(client: &Client) -> String {
@@ -181,24 +183,35 @@ fn common_text(common: &Common) -> String {
     text
 }
 
-/// Appends to the configuration, whole or not at all.
-pub(super) fn append(ctx: &Context, block: &str) -> anyhow::Result<()> {
-    let path = ctx.home.config_file();
-    let Some(dir) = path.parent() else {
-        bail!("`{}` has no directory", path.display())
-    };
-    fs_err::create_dir_all(dir)?;
-    let mut text = match fs_err::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error.into()),
-    };
-    text.push_str(block);
-    let mut new = tempfile::NamedTempFile::new_in(dir)?;
-    new.write_all(text.as_bytes())?;
-    new.as_file().sync_all()?;
-    new.persist(&path)?;
-    Ok(())
+/// The configuration's text; nothing if it is not there.
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<String>> {
+    match fs_err::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Appends to the configuration, which is `before`, whole or not at all. One that cannot be used is not left behind.
+pub(super) fn append(ctx: &Context, before: Option<String>, block: &str) -> anyhow::Result<Loaded> {
+    let (path, mode) = (ctx.home.config_file(), ctx.home.config_mode());
+    // A link to another place stays a link.
+    let path = fs_err::canonicalize(&path).unwrap_or(path);
+    let text = format!("{}{block}", before.as_deref().unwrap_or_default());
+    replace(&path, text.as_bytes(), mode)?;
+    match load(&ctx.home) {
+        Ok(loaded) => {
+            sync_folder(&path)?;
+            Ok(loaded)
+        }
+        Err(error) => {
+            match before {
+                Some(before) => replace(&path, before.as_bytes(), mode)?,
+                None => fs_err::remove_file(&path)?,
+            }
+            Err(error.into())
+        }
+    }
 }
 
 fn quote(text: &str) -> String {

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let keys = Keys::new(ctx.home.state_dir());
     match args.what {
         What::New { label } => {
-            ctx.home.create()?;
+            ctx.home.enter()?;
             let key = keys.create(&label).map_err(hinted)?;
             show(ctx, &label, &key.name().to_string())?;
         }

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use pacstore_http::NameRequest;
 use pacstore_node::config::ImportConfig;
-use pacstore_node::{Keys, RoundReport, Status};
+use pacstore_node::{RoundReport, Status};
 
 use crate::commands::{import, init};
-use crate::config::load;
 use crate::context::{Context, Exit, Hinted};
 
 /// Publish the repository in a directory, as it is now
@@ -98,11 +97,6 @@ fn add(args: &Args, dir: &Path, label: &str, ctx: &Context) -> anyhow::Result<()
     let text = dir
         .to_str()
         .context("the directory's name is no UTF-8, so the configuration cannot hold it")?;
-    ctx.home.create()?;
-    let keys = Keys::new(ctx.home.state_dir());
-    if keys.load(label).is_err() {
-        keys.create(label)?;
-    }
     let quote = |text: &str| toml::Value::from(text).to_string();
     let block = format!(
         "\n[[import]]\nmirror = {}\nfrom = {}\nkey = {}\nevery = \"manual\"\nmax_age = \"0\"\npublic = {}\n",
@@ -111,16 +105,10 @@ fn add(args: &Args, dir: &Path, label: &str, ctx: &Context) -> anyhow::Result<()
         quote(label),
         !args.private,
     );
-    let before = fs_err::read(ctx.home.config_file()).ok();
-    init::append(ctx, &block)?;
-    if let Err(error) = load(&ctx.home) {
-        // A configuration that cannot be used is not left behind.
-        match before {
-            Some(before) => fs_err::write(ctx.home.config_file(), before)?,
-            None => fs_err::remove_file(ctx.home.config_file())?,
-        }
-        return Err(error.into());
-    }
+    ctx.home.create()?;
+    let before = init::read(&ctx.home.config_file())?;
+    init::append(ctx, before, &block)?;
+    init::key_of(ctx, label)?;
     ctx.out.note(format!(
         "added an [[import]] to {}",
         ctx.home.config_file().display()

@@ -338,3 +338,39 @@ fn a_client_without_peers_takes_its_files_from_the_upstream() -> TestResult {
     client.stop();
     Ok(())
 }
+
+/// The kernel's address of a socket has no room for such a path.
+#[test]
+fn a_home_with_a_very_long_path_works() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let home = folder
+        .path()
+        .join("a long name ".repeat(10))
+        .join("b".repeat(200));
+    std::fs::create_dir_all(&home)?;
+    std::fs::write(home.join("pacstore.toml"), LOOPBACK)?;
+    let pacstore = |arguments: &[&str]| {
+        let mut command = Command::new(PACSTORE);
+        command.arg("--home").arg(&home).args(arguments);
+        command.env_remove("PACSTORE_HOME");
+        command
+    };
+    let mut daemon = pacstore(&["daemon"]);
+    let mut daemon = daemon
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(daemon.stdout.take().ok_or("stdout")?);
+    std::io::BufRead::read_line(&mut out, &mut line)?;
+    assert!(line.starts_with("ready "), "{line}");
+    let status = run(pacstore(&["status", "--json"])).done().json();
+    assert!(
+        line.contains(status["peer_id"].as_str().ok_or("a peer id")?),
+        "{line}"
+    );
+    crate::home::signal(daemon.id(), rustix::process::Signal::TERM);
+    let ended = crate::home::wait(daemon, crate::home::DEADLINE).ok_or("it ends")?;
+    assert!(ended.success() && !home.join("pacstore.sock").exists());
+    Ok(())
+}

@@ -46,8 +46,36 @@ fn a_file_comes_by_each_kind_of_name_and_is_continued() -> TestResult {
         get(cid).done();
         assert_eq!(std::fs::read(&target)?, bytes, "{have} bytes were there");
     }
-    std::fs::write(&target, [&bytes[..], b"more"].concat())?;
-    get(cid).fails_with(&["the file has", "bytes only"]);
+    // What is no beginning of it goes: another file's bytes, one bit of a leaf in its middle, bytes behind its end.
+    let mut flipped = bytes[..2_500_000].to_vec();
+    flipped[1_200_000] ^= 1;
+    for there in [
+        [&bytes[..], b"more"].concat(),
+        flipped,
+        vec![b'x'; 10],
+        vec![b'x'; 4_000_000],
+    ] {
+        std::fs::write(&target, there)?;
+        get(cid).done();
+        assert!(
+            std::fs::read(&target)? == bytes,
+            "it has the bytes that were asked for"
+        );
+    }
+    // A new state of a database is not joined to what was there of the old one.
+    let mut repo = repo;
+    let database = format!("/ipns/{NAME}/core.db");
+    std::fs::remove_file(&target)?;
+    get(&database).done();
+    let old = std::fs::read(&target)?;
+    repo.add("other", 5_000)?;
+    home.run(["import", NAME, "--once"]).done();
+    get(&database).done();
+    let new = std::fs::read(&target)?;
+    assert!(new == std::fs::read(repo.database_path())? && new != old);
+    let mut piped = home.command(["get", &database, "-o", "/dev/stdout"]);
+    let piped = piped.output()?;
+    assert!(piped.status.success() && piped.stdout == new, "{piped:?}");
     daemon.stop();
     Ok(())
 }

@@ -87,6 +87,36 @@ fn what_is_there_is_never_overwritten() -> TestResult {
     Ok(())
 }
 
+/// The package brings a configuration in which every key is a comment.
+#[test]
+fn a_configuration_of_comments_alone_is_written_on() -> TestResult {
+    let home = Home::empty();
+    let comments = home.run(["config", "reference"]).done().out;
+    home.configure(&comments);
+    let flags = [
+        "init",
+        "importer",
+        "--name",
+        "core.example",
+        "--from",
+        "/srv/core",
+    ];
+    home.run(flags).done();
+    let text = std::fs::read_to_string(home.config_file())?;
+    assert!(
+        text.starts_with(&comments) && text.contains("\n[[import]]\n"),
+        "{text}"
+    );
+    home.run(["config", "check"]).done();
+    home.run(flags).fails_with(&["is there already"]);
+    // What makes no configuration leaves the comments.
+    home.configure(&comments);
+    home.run(["init", "importer", "--name", "not a name", "--from", "/srv/core"])
+        .exits(1);
+    assert_eq!(std::fs::read_to_string(home.config_file())?, comments);
+    Ok(())
+}
+
 #[test]
 fn flags_that_make_no_configuration_leave_none_behind() {
     for (flags, word) in [

@@ -104,3 +104,28 @@ fn a_download_goes_on_after_the_daemon_stood_still_and_so_does_the_daemon() -> T
     client.stop();
     Ok(())
 }
+
+/// Neither a question nor an order waits for ever for a daemon that was stopped or hangs.
+#[test]
+fn a_daemon_that_stands_still_is_told_instead_of_waited_for() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let repo = Repo::create(folder.path(), RepoSpec::new("core").package("a", 1_000))?;
+    let home = Home::importer(NAME, repo.folder().to_str().ok_or("a path")?);
+    let daemon = Daemon::start(&home);
+    home.run(["import", NAME, "--once"]).done();
+    signal(daemon.pid(), Signal::STOP);
+    let said = "the daemon takes connections and does not answer";
+    let ended = std::thread::scope(|scope| {
+        let orders = [&["status"][..], &["import", NAME, "--once"], &["gc"]];
+        let asked = &home;
+        let waiting = orders.map(|order| scope.spawn(move || asked.run(order)));
+        waiting.map(|one| one.join().expect("it ended"))
+    });
+    signal(daemon.pid(), Signal::CONT);
+    for one in ended {
+        one.fails_with(&[said, "hint: "]);
+    }
+    home.run(["status"]).done();
+    daemon.stop();
+    Ok(())
+}

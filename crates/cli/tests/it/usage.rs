@@ -110,6 +110,22 @@ fn there_is_a_manual_page_for_each_verb() -> TestResult {
 }
 
 #[test]
+fn a_disk_that_takes_no_more_output_is_a_failure() -> TestResult {
+    let home = Home::empty();
+    for arguments in [&["config", "reference"][..], &["man"], &["id", "--json"]] {
+        let mut command = home.command(arguments);
+        let full = std::fs::File::options().write(true).open("/dev/full")?;
+        let ended = command.stdout(full).output()?;
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
+        assert!(
+            String::from_utf8_lossy(&ended.stderr).contains("error: "),
+            "{ended:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() -> TestResult {
     let home = Home::empty();
     let mut command = home.command(["config", "reference"]);

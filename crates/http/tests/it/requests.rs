@@ -112,6 +112,22 @@ async fn conditions_are_answered_with_304_and_its_headers() -> TestResult {
     let both = format!("If-Modified-Since: {modified}");
     let other = served.get(&path, &[&both, "If-None-Match: \"x\""]).await;
     assert_eq!(other.status, 200, "If-None-Match wins over the date");
+    for (condition, status) in [
+        (format!("If-Match: {etag}"), 200),
+        (format!("If-Match: \"x\", {etag}"), 200),
+        ("If-Match: *".to_owned(), 200),
+        ("If-Match: \"x\"".to_owned(), 412),
+        (format!("If-Match: W/{etag}"), 412),
+        (format!("If-Unmodified-Since: {modified}"), 200),
+        (
+            "If-Unmodified-Since: Mon, 01 Jan 2001 00:00:00 GMT".to_owned(),
+            412,
+        ),
+        ("If-Unmodified-Since: yesterday".to_owned(), 200),
+    ] {
+        let part = served.get(&path, &[&condition]).await;
+        assert_eq!(part.status, status, "{condition}");
+    }
     Ok(())
 }
 
@@ -137,6 +153,17 @@ async fn a_directory_is_listed_and_without_its_slash_leads_there() -> TestResult
     assert_eq!(
         (moved.status, moved.header("location")),
         (301, &*format!("/ipns/{NAME}/sub%20dir/"))
+    );
+    // The way up leads to what there is: from a mirror's root to the first page, and nowhere from the root of its own host.
+    let sub = served.get(&format!("/ipns/{NAME}/sub%20dir/"), &[]).await;
+    assert!(sub.text().contains("<a href=\"../\">../</a>"), "{}", sub.text());
+    let root = served.get(&format!("/ipns/{NAME}/"), &[]).await;
+    assert!(root.text().contains("<a href=\"/\">../</a>"), "{}", root.text());
+    let host = served.get("/", &[&format!("Host: {NAME}.ipns.localhost")]).await;
+    assert!(
+        host.status == 200 && !host.text().contains("../"),
+        "{}",
+        host.text()
     );
     let same = served.get(&format!("/ipns/{NAME}/"), &["If-None-Match: *"]).await;
     assert_eq!(same.status, 304);

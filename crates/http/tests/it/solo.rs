@@ -27,6 +27,12 @@ async fn a_repository_without_importer_is_given_or_leads_to_its_mirror() -> Test
     let database = served.get("/pacman/core/x86_64/core.db", &[]).await;
     assert_eq!(database.status, 200);
     let time = database.header("last-modified").to_owned();
+    let home = served.get("/", &[]).await;
+    assert!(
+        home.text().contains("core x86_64</td><td>current</td>"),
+        "{}",
+        home.text()
+    );
     let again = served
         .get(
             "/pacman/core/x86_64/core.db",

@@ -156,11 +156,14 @@ pub(crate) struct Facts {
     pub(crate) max_size: u64,
     /// Programs that filter packets here.
     pub(crate) firewalls: Vec<&'static str>,
+    /// The variable by which programs of this environment ask a proxy for our gateway, too.
+    pub(crate) proxy: Option<&'static str>,
 }
 
 /// The chain from the configuration to the neighbours, link by link.
 pub(crate) fn judge(facts: &Facts) -> Vec<Line> {
     let mut lines = vec![configuration(facts), daemon(facts), gateway(facts), names(facts)];
+    lines.extend(facts.proxy.map(proxy));
     lines.extend(served(facts));
     lines.extend(pacman(facts));
     lines.extend(upstreams(facts));
@@ -221,6 +224,16 @@ fn names(facts: &Facts) -> Line {
         "names",
         "NAME.ipns.localhost is not resolved here",
         "only browsers and subdomain addresses need it: add `myhostname` to `hosts:` in /etc/nsswitch.conf, or use systemd-resolved",
+    )
+}
+
+fn proxy(variable: &str) -> Line {
+    warn(
+        "proxy",
+        format!(
+            "{variable} is set, so pacman started from here asks that proxy for us and goes on to its mirrors"
+        ),
+        "set no_proxy=localhost,127.0.0.1 wherever it is set; the daemon itself uses no proxy",
     )
 }
 

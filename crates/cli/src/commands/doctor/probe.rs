@@ -91,7 +91,35 @@ pub(super) async fn probe(ctx: &Context, place: &Place, program: &Path) -> Facts
             .filter(|(path, _)| place.under(path).exists())
             .map(|(_, name)| *name)
             .collect(),
+        proxy: proxy_in_the_way(gateway.ip(), |name| std::env::var(name).ok()),
     }
+}
+
+/// The variable that sends curl, and so pacman, to a proxy for `http://ADDRESS/`; as curl reads them, `HTTP_PROXY` is none.
+pub(super) fn proxy_in_the_way(
+    address: IpAddr,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<&'static str> {
+    let is_set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
+    let proxy = ["http_proxy", "all_proxy", "ALL_PROXY"]
+        .into_iter()
+        .find(is_set)?;
+    let exempt = variable("no_proxy")
+        .or_else(|| variable("NO_PROXY"))
+        .unwrap_or_default();
+    let covers = |entry: &str| {
+        let network = entry
+            .split_once('/')
+            .and_then(|(net, bits)| Some((net.parse().ok()?, bits.parse().ok()?)));
+        match (address, network) {
+            (IpAddr::V4(ip), Some((IpAddr::V4(net), bits @ 1..=32_u32))) => {
+                (u32::from(ip) ^ u32::from(net)) >> (32 - bits) == 0
+            }
+            _ => entry == "*" || entry.trim_matches(['[', ']']).parse() == Ok(address),
+        }
+    };
+    let mut entries = exempt.split([',', ' ']).map(str::trim);
+    (!entries.any(covers)).then_some(proxy)
 }
 
 /// Where the daemon says that its gateway is.

@@ -74,6 +74,7 @@ fn sound() -> Facts {
         free: Some(100_000_000_000),
         max_size: 10_000_000_000,
         firewalls: Vec::new(),
+        proxy: None,
     }
 }
 
@@ -368,4 +369,54 @@ fn a_cache_is_what_the_daemon_made_of_it_and_by_its_mode_only_without_one() {
     assert!(line.says.contains("read-only"), "{line:?}");
     let lines = with(|f| cache(f, &|one| one.exists = false));
     only(&lines, Warn, "cache", "is not there");
+}
+
+#[test]
+fn a_proxy_that_pacman_asks_for_us_is_told() {
+    let said = |set: &[(&str, &str)]| {
+        let get = |name: &str| {
+            let found = set.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        super::probe::proxy_in_the_way(Ipv4Addr::LOCALHOST.into(), get)
+    };
+    let proxy = ("http_proxy", "http://proxy.example:3128");
+    assert_eq!(said(&[proxy]), Some("http_proxy"));
+    assert_eq!(
+        said(&[("ALL_PROXY", "socks5://x"), ("no_proxy", "localhost, .lan")]),
+        Some("ALL_PROXY")
+    );
+    assert_eq!(
+        said(&[proxy, ("no_proxy", "10.0.0.0/8 127.0.0.2")]),
+        Some("http_proxy")
+    );
+    for fine in ["*", "localhost,127.0.0.1", "127.0.0.0/8", ".lan 127.0.0.1"] {
+        assert_eq!(said(&[proxy, ("no_proxy", fine)]), None, "{fine}");
+    }
+    // Not for http, or as if not set.
+    assert_eq!(
+        said(&[
+            ("HTTP_PROXY", "http://x"),
+            ("https_proxy", "http://x"),
+            ("http_proxy", "")
+        ]),
+        None
+    );
+    let mut facts = sound();
+    facts.proxy = Some("http_proxy");
+    let lines: Vec<_> = judge(&facts)
+        .into_iter()
+        .filter(|line| line.verdict != Verdict::Ok)
+        .collect();
+    assert!(
+        matches!(
+            &lines[..],
+            [Line {
+                link: "proxy",
+                fix: Some(_),
+                ..
+            }]
+        ),
+        "{lines:?}"
+    );
 }

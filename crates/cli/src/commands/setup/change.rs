@@ -4,14 +4,11 @@
 //! - Invariant: what changed since it was read is not overwritten.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
-use rustix::fs::{Gid, Uid};
+use anyhow::bail;
 
+use crate::files::{replace, sync_folder};
 use crate::machine::read_file;
 
 /// One file's change.
@@ -80,7 +77,7 @@ impl Change {
             bail!("`{}` changed meanwhile; run it again", self.path.display());
         }
         match &self.after {
-            Some(bytes) => write(&path, bytes),
+            Some(bytes) => replace(&path, bytes, 0o644),
             None => fs_err::remove_file(&path).map_err(Into::into),
         }?;
         if self.after.is_none()
@@ -93,37 +90,4 @@ impl Change {
         }
         sync_folder(&path)
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let dir = path.parent().context("a file stands in a folder")?;
-    fs_err::create_dir_all(dir)?;
-    let mut new = tempfile::Builder::new().prefix(".pacstore-").tempfile_in(dir)?;
-    new.write_all(bytes)?;
-    let file = new.as_file();
-    match fs_err::metadata(path) {
-        Ok(meta) => {
-            let own = fs_err::metadata(new.path())?;
-            if (own.uid(), own.gid()) != (meta.uid(), meta.gid()) {
-                let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
-                rustix::fs::fchown(file.as_fd(), Some(uid), Some(gid))
-                    .with_context(|| format!("cannot keep the owner of `{}`", path.display()))?;
-            }
-            file.set_permissions(meta.permissions())?;
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        }
-        Err(error) => return Err(error.into()),
-    }
-    file.sync_all()?;
-    new.persist(path)
-        .with_context(|| format!("cannot replace `{}`", path.display()))?;
-    Ok(())
-}
-
-fn sync_folder(path: &Path) -> anyhow::Result<()> {
-    let dir = path.parent().context("a file stands in a folder")?;
-    fs_err::File::open(dir)?.sync_all()?;
-    Ok(())
 }

@@ -1,0 +1,50 @@
+//! Files of the system that are replaced: whole or not at all, by whoever had them.
+//!
+//! - Invariant: a file has its old or its new bytes at every moment; mode and owner stay.
+//! - Not here: what is written (`crate::commands`).
+
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+use rustix::fs::{Gid, Uid};
+
+/// Puts `bytes` in the place of `path`; a file that is new gets `mode`.
+///
+/// # Errors
+/// If it cannot be written; it is then as it was.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    let dir = path.parent().context("a file stands in a folder")?;
+    fs_err::create_dir_all(dir)?;
+    let mut new = tempfile::Builder::new().prefix(".pacstore-").tempfile_in(dir)?;
+    new.write_all(bytes)?;
+    let file = new.as_file();
+    match fs_err::metadata(path) {
+        Ok(meta) => {
+            let own = fs_err::metadata(new.path())?;
+            if (own.uid(), own.gid()) != (meta.uid(), meta.gid()) {
+                let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
+                rustix::fs::fchown(file.as_fd(), Some(uid), Some(gid))
+                    .with_context(|| format!("cannot keep the owner of `{}`", path.display()))?;
+            }
+            file.set_permissions(meta.permissions())?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    file.sync_all()?;
+    new.persist(path)
+        .with_context(|| format!("cannot replace `{}`", path.display()))?;
+    Ok(())
+}
+
+/// Makes the names in the folder of `path` durable.
+pub(crate) fn sync_folder(path: &Path) -> anyhow::Result<()> {
+    let dir = path.parent().context("a file stands in a folder")?;
+    fs_err::File::open(dir)?.sync_all()?;
+    Ok(())
+}

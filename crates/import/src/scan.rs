@@ -318,11 +318,6 @@ impl Walk<'_> {
         let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(()),
-            // A folder that may be listed and not entered.
-            Err(Errno::ACCESS) => {
-                self.nothing(path, NoFile::Denied);
-                return Ok(());
-            }
             Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
@@ -387,7 +382,9 @@ impl Walk<'_> {
                         None => Ok(openat(self.root.fd.as_fd(), c".", FOLDER, Mode::empty())?),
                     }),
                 };
-                match opened {
+                // One that may be listed and not entered has names, and nothing behind them.
+                let entered = |fd: OwnedFd| statat(&fd, c".", AtFlags::empty()).map(|_| fd);
+                match opened.and_then(|fd| Ok(entered(fd)?)) {
                     Ok(fd) => {
                         self.view.folders.push(path.as_slice().into());
                         self.folder(&fd, path, real, depth + 1)

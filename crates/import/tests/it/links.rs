@@ -278,3 +278,31 @@ async fn a_folder_link_that_leads_back_adds_nothing_over_every_transport() -> Te
     }
     Ok(())
 }
+
+/// As its modes are, not as its owner would have them: a mirror whose folders lie beside private ones.
+#[tokio::test]
+async fn a_folder_that_may_be_listed_and_not_entered_is_left_out_and_named() -> TestResult {
+    use std::os::unix::fs::PermissionsExt as _;
+    if rustix::process::geteuid().is_root() {
+        eprintln!("skipped: root may enter every folder");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(2, 900))?;
+    let closed = dir.path().join("closed");
+    fs_err::create_dir(&closed)?;
+    fs_err::write(closed.join("file"), b"x")?;
+    let whole = all(of_directory(dir.path()));
+    fs_err::set_permissions(&closed, std::fs::Permissions::from_mode(0o444))?;
+    let round = Bench::new().round(&whole).await;
+    fs_err::set_permissions(&closed, std::fs::Permissions::from_mode(0o755))?;
+    let round = round?;
+    let said: Vec<String> = round.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        !round.is_torn() && said.iter().any(|one| one.contains("closed")),
+        "{said:?}"
+    );
+    fs_err::remove_dir_all(&closed)?;
+    assert_eq!(round.tree, cid_of(dir.path()));
+    Ok(())
+}

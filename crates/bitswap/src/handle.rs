@@ -58,6 +58,12 @@ impl Bitswap {
         self.shared.ledgers.read(peer)
     }
 
+    /// What those of `peers` that can be asked now (connected, not banned, not stalled) give together, in bytes a second.
+    /// `None` while one of them was not measured, and where there is none.
+    pub fn rate(&self, peers: &[PeerId]) -> Option<f64> {
+        self.shared.client().rate_of(peers)
+    }
+
     /// Bytes so far of a block that arrives now, as far as can be told: a peer's bytes are
     /// counted for the block that it was asked first. `None` if the block is not wanted.
     pub fn progress(&self, cid: &Cid) -> Option<u64> {

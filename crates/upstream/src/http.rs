@@ -64,6 +64,8 @@ pub struct HttpOptions {
     pub rate: Option<RateLimit>,
     /// Requests under way at one `host:port`.
     pub per_host: usize,
+    /// Further certificates (DER) that vouch for hosts, beside the built-in ones.
+    pub roots: Vec<Vec<u8>>,
 }
 
 impl Default for HttpOptions {
@@ -81,6 +83,7 @@ impl Default for HttpOptions {
             }),
             rate: None,
             per_host: 8,
+            roots: Vec::new(),
         }
     }
 }
@@ -182,7 +185,7 @@ impl Http {
     /// A client with these options.
     ///
     /// # Panics
-    /// If the user agent is no header value, or the machine gives no TLS (neither depends on input).
+    /// If the user agent is no header value, a root no certificate, or the machine gives no TLS (none depends on input).
     pub fn new(options: HttpOptions) -> Self {
         Self::with_mirrors(options, Mirrors::default())
     }
@@ -375,7 +378,12 @@ impl Http {
 /// machine has of them may be damaged; then Mozilla's remain.
 fn client(options: &HttpOptions, reach: Reach) -> reqwest::Client {
     let build = |of_this_machine| {
-        reqwest::Client::builder()
+        let roots = options.roots.iter();
+        let roots = roots.filter_map(|der| reqwest::Certificate::from_der(der).ok());
+        let client = roots.fold(reqwest::Client::builder(), |client, root| {
+            client.add_root_certificate(root)
+        });
+        client
             .user_agent(&options.user_agent)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -390,7 +398,7 @@ fn client(options: &HttpOptions, reach: Reach) -> reqwest::Client {
     };
     build(true)
         .or_else(|_| build(false))
-        .expect("the user agent is a header value and the built-in TLS roots parse")
+        .expect("the user agent is a header value and the TLS roots parse")
 }
 
 fn send_error(url: &Url, source: reqwest::Error) -> HttpError {

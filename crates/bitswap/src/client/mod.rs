@@ -252,6 +252,20 @@ impl Client {
         stats.collect()
     }
 
+    /// What those of `peers` that can be asked now give together, in bytes a second; `None` while one of them was not
+    /// measured, and where there is none.
+    pub(crate) fn rate_of(&self, peers: &[PeerId]) -> Option<f64> {
+        let able = peers
+            .iter()
+            .filter(|peer| !self.bans.contains_key(peer))
+            .filter_map(|peer| self.peers.get(peer))
+            .filter(|remote| remote.stalled.is_none());
+        let rates: Option<Vec<f64>> = able
+            .map(|remote| remote.rate.filter(|rate| *rate >= 1.0))
+            .collect();
+        rates.map(|rates| rates.iter().sum()).filter(|rate| *rate > 0.0)
+    }
+
     // --- gets ---
 
     /// Registers a waiter for `cid`. The answer comes on the channel.

@@ -9,6 +9,7 @@ mod common;
 mod crash;
 mod early;
 mod faults;
+mod http2;
 mod incremental;
 mod keyring;
 mod layouts;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pacstore_bitswap::{Session, SessionOptions};
-use pacstore_net::PeerId;
+use pacstore_bitswap::Session;
+use pacstore_net::{Net, PeerId};
 use url::Url;
 
 use super::Inner;
@@ -83,7 +83,8 @@ fn until(under_way: &AtomicU64, bytes: u64, rate: f64) -> f64 {
 /// Whether the best mirror would bring `bytes` sooner than the peers of `session`. Never where the line is the limit: the
 /// mirror would take from it what the peers lose.
 pub(crate) fn is_mirror_sooner(inner: &Inner, session: &Session, mirrors: &[Url], bytes: u64) -> bool {
-    let (Some(mirror), Some(peers)) = (best(inner, mirrors), rate(session)) else {
+    let rate = |net: &Net| net.bitswap().rate(&session.peers());
+    let (Some(mirror), Some(peers)) = (best(inner, mirrors), inner.net.as_ref().and_then(rate)) else {
         return false;
     };
     inner.balance.is_mirror_sooner(bytes, peers, mirror)
@@ -91,17 +92,12 @@ pub(crate) fn is_mirror_sooner(inner: &Inner, session: &Session, mirrors: &[Url]
 
 /// Whether `neighbours` are so slow that the best mirror and all other peers had better help with `bytes` that one of them has.
 /// What a LAN has is not asked outside for a moment's sake: see [`SLOW`].
-pub(crate) fn are_neighbours_slow(
-    inner: &Inner,
-    neighbours: Vec<PeerId>,
-    mirrors: &[Url],
-    bytes: u64,
-) -> bool {
+pub(crate) fn are_neighbours_slow(inner: &Inner, neighbours: &[PeerId], mirrors: &[Url], bytes: u64) -> bool {
     let (Some(net), Some(mirror)) = (&inner.net, best(inner, mirrors)) else {
         return false;
     };
-    let session = net.bitswap().session(SessionOptions::with_peers(neighbours));
-    rate(&session).is_some_and(|rate| inner.balance.is_slow(bytes, rate, mirror))
+    let rate = net.bitswap().rate(neighbours);
+    rate.is_some_and(|rate| inner.balance.is_slow(bytes, rate, mirror))
 }
 
 /// What the best mirror gives, and its latency; `None` if no mirror is worth asking.
@@ -111,18 +107,6 @@ fn best(inner: &Inner, mirrors: &[Url]) -> Option<(Option<f64>, Duration)> {
     let worth = !known.is_paused(url) && !inner.line.is_limit();
     let rate = known.rate(url).map(|rate| rate as f64);
     worth.then(|| (rate, known.latency(url).unwrap_or_default()))
-}
-
-/// What the peers of `session` give together, in bytes a second; `None` while one of them was not measured.
-fn rate(session: &Session) -> Option<f64> {
-    let stats = session.stats();
-    let able = stats
-        .iter()
-        .filter(|peer| peer.connected && !peer.banned && !peer.stalled);
-    let rates: Option<Vec<f64>> = able
-        .map(|peer| (peer.rate > 0).then_some(peer.rate as f64))
-        .collect();
-    rates.map(|rates| rates.iter().sum()).filter(|rate| *rate > 0.0)
 }
 
 #[cfg(test)]

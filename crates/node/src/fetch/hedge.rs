@@ -7,46 +7,47 @@ use std::future::Future;
 
 use super::small::Got;
 
-/// The first that succeeds; if both fail, what the mirrors said. They are asked once `late` is over, or as soon as
-/// the peers have failed.
+/// The first of peers and mirrors that succeeds; if both fail, what the mirrors said. Mirrors are asked once `late` is over,
+/// or as soon as the peers have failed.
 pub(super) async fn hedged(
     peers: impl Future<Output = Result<Got, String>>,
     late: impl Future<Output = ()>,
     mirrors: impl Future<Output = Result<Got, String>>,
 ) -> Result<Got, String> {
-    tokio::pin!(peers);
-    tokio::pin!(mirrors);
-    tokio::select! {
-        first = &mut peers => match first {
-            Ok(small) => return Ok(small),
-            Err(_) => return mirrors.await,
-        },
-        () = late => {}
-    }
-    tokio::select! {
-        first = &mut peers => match first { Ok(small) => Ok(small), Err(_) => mirrors.await },
-        first = &mut mirrors => match first { Ok(small) => Ok(small), Err(why) => peers.await.map_err(|_| why) },
-    }
+    one_then_both(peers, late, mirrors, |_, mirrors| mirrors).await
 }
 
-/// The same with mirrors in front, which the peers are too busy to be sooner than. What is said is what the mirrors said.
+/// The same with mirrors in front, which the peers are too busy to be sooner than.
 pub(super) async fn mirrors_first(
     mirrors: impl Future<Output = Result<Got, String>>,
     late: impl Future<Output = ()>,
     peers: impl Future<Output = Result<Got, String>>,
 ) -> Result<Got, String> {
-    tokio::pin!(mirrors);
-    tokio::pin!(peers);
-    tokio::select! {
-        first = &mut mirrors => return match first {
-            Ok(small) => Ok(small),
-            Err(why) => peers.await.map_err(|_| why),
+    one_then_both(mirrors, late, peers, |mirrors, _| mirrors).await
+}
+
+/// The second is asked once `late` is over, or as soon as the first has failed. If both fail, `told` of what they said.
+async fn one_then_both(
+    first: impl Future<Output = Result<Got, String>>,
+    late: impl Future<Output = ()>,
+    second: impl Future<Output = Result<Got, String>>,
+    told: fn(String, String) -> String,
+) -> Result<Got, String> {
+    tokio::pin!(first);
+    tokio::pin!(second);
+    let ended = tokio::select! {
+        ended = &mut first => ended,
+        () = late => tokio::select! {
+            ended = &mut first => ended,
+            ended = &mut second => return match ended {
+                Ok(got) => Ok(got),
+                Err(that) => first.await.map_err(|this| told(this, that)),
+            },
         },
-        () = late => {}
-    }
-    tokio::select! {
-        first = &mut mirrors => match first { Ok(small) => Ok(small), Err(why) => peers.await.map_err(|_| why) },
-        first = &mut peers => match first { Ok(small) => Ok(small), Err(_) => mirrors.await },
+    };
+    match ended {
+        Ok(got) => Ok(got),
+        Err(this) => second.await.map_err(|that| told(this, that)),
     }
 }
 

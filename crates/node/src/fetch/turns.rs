@@ -90,7 +90,7 @@ pub(crate) async fn small(
 /// A neighbour has it, but its line is so slow that others should help.
 fn is_slow(inner: &Inner, theirs: Theirs, sources: &Sources, len: u64) -> bool {
     let neighbours = || inner.neighbours.to_ask(sources.peers);
-    theirs.is_here() && balance::are_neighbours_slow(inner, neighbours(), &sources.upstreams, len)
+    theirs.is_here() && balance::are_neighbours_slow(inner, &neighbours(), &sources.upstreams, len)
 }
 
 /// Of the leaves `run` that `source` picked, the touching ones that it is to bring from outside. The

@@ -9,17 +9,17 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 #[derive(Debug)]
-pub(crate) struct Flushing {
-    inner: TokioIo<TcpStream>,
+pub(crate) struct Flushing<S> {
+    inner: TokioIo<S>,
     flushes: watch::Sender<u64>,
 }
 
-impl Flushing {
-    pub(crate) fn new(stream: TcpStream, flushes: watch::Sender<u64>) -> Self {
+impl<S> Flushing<S> {
+    pub(crate) fn new(stream: S, flushes: watch::Sender<u64>) -> Self {
         Self {
             inner: TokioIo::new(stream),
             flushes,
@@ -27,7 +27,7 @@ impl Flushing {
     }
 }
 
-impl Read for Flushing {
+impl<S: AsyncRead + Unpin> Read for Flushing<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -37,7 +37,7 @@ impl Read for Flushing {
     }
 }
 
-impl Write for Flushing {
+impl<S: AsyncWrite + Unpin> Write for Flushing<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }

@@ -14,6 +14,8 @@ use super::lock;
 pub struct Request {
     /// `GET`, `HEAD` ...
     pub method: String,
+    /// HTTP/1.1 or HTTP/2.
+    pub version: http::Version,
     /// The path as it was asked, percent-encoded, with leading `/` and without query.
     pub path: String,
     /// `Range`.

@@ -1,12 +1,12 @@
 //! An ordinary HTTP mirror, good or bad as the test wants it.
 //!
-//! Real HTTP/1.1 on 127.0.0.1: ranges, conditions, directory pages. It serves a folder
+//! Real HTTP/1.1 on 127.0.0.1, or HTTP/2 over TLS: ranges, conditions, directory pages. It serves a folder
 //! as it is at each request, or files from memory. Faults are set by file name and can
 //! be taken back; every request is logged.
 //!
 //! - Invariant: without faults it is a correct server; a file that was opened is served
 //!   whole even if another was renamed over it meanwhile.
-//! - Not here: TLS, HTTP/2.
+//! - Not here: TLS and its key (`tls`).
 //! - Read first: [`Fault`].
 
 mod body;
@@ -16,9 +16,11 @@ mod io;
 mod listing;
 mod log;
 mod serve;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +35,8 @@ use crate::worker::Worker;
 use content::Content;
 use fault::Faults;
 use log::Log;
+use tls::Tls;
+use tokio::sync::watch;
 
 type Hook = Box<dyn FnMut(&str) + Send>;
 
@@ -41,6 +45,7 @@ type Hook = Box<dyn FnMut(&str) + Send>;
 pub struct Upstream {
     address: SocketAddr,
     state: Arc<State>,
+    tls: Option<Tls>,
     worker: Mutex<Option<Worker>>,
 }
 
@@ -52,6 +57,9 @@ pub(crate) struct State {
     listing: Mutex<Listing>,
     log: Log,
     limit: RateLimit,
+    connections: AtomicUsize,
+    /// Counted up when connections are to be left.
+    leave: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for State {
@@ -59,6 +67,12 @@ impl std::fmt::Debug for State {
         f.debug_struct("State")
             .field("faults", &self.faults)
             .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn leave(&self) {
+        self.leave.send_modify(|times| *times += 1);
     }
 }
 
@@ -70,15 +84,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Upstream {
     /// Serves a folder, as it is at each request.
     pub fn folder(folder: impl Into<PathBuf>) -> std::io::Result<Self> {
-        Self::start_with(Content::Folder(folder.into()))
+        Self::start_with(Content::Folder(folder.into()), None)
+    }
+
+    /// Serves a folder over HTTP/2, with a certificate that only [`Upstream::certificate`] vouches for.
+    pub fn folder_over_http2(folder: impl Into<PathBuf>) -> std::io::Result<Self> {
+        Self::start_with(Content::Folder(folder.into()), Some(Tls::new()?))
     }
 
     /// Serves what [`Upstream::put`] puts there.
     pub fn memory() -> std::io::Result<Self> {
-        Self::start_with(Content::memory())
+        Self::start_with(Content::memory(), None)
     }
 
-    fn start_with(content: Content) -> std::io::Result<Self> {
+    fn start_with(content: Content, tls: Option<Tls>) -> std::io::Result<Self> {
         let state = Arc::new(State {
             content: Mutex::new(content),
             faults: Mutex::default(),
@@ -86,11 +105,14 @@ impl Upstream {
             listing: Mutex::new(Listing::Nginx),
             log: Log::default(),
             limit: RateLimit::new(None),
+            connections: AtomicUsize::new(0),
+            leave: watch::Sender::new(0),
         });
-        let (worker, address) = listen(0, &state)?;
+        let (worker, address) = listen(0, &state, tls.as_ref())?;
         Ok(Self {
             address,
             state,
+            tls,
             worker: Mutex::new(Some(worker)),
         })
     }
@@ -100,9 +122,26 @@ impl Upstream {
         self.address
     }
 
-    /// `http://127.0.0.1:PORT/PATH`; the path is taken as it is, percent-encoding is the caller's.
+    /// Its certificate in DER, where it speaks HTTP/2 over TLS.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref().map(|tls| &tls.certificate[..])
+    }
+
+    /// Connections that were made so far.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
+    }
+
+    /// Says on each HTTP/2 connection that it goes away (GOAWAY): what was asked is answered, what comes next needs
+    /// another connection.
+    pub fn go_away(&self) {
+        self.state.leave();
+    }
+
+    /// `http://127.0.0.1:PORT/PATH`, `https` where it speaks HTTP/2; the path is taken as it is, percent-encoding is the caller's.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}/{}", self.address, path.trim_start_matches('/'))
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/{}", self.address, path.trim_start_matches('/'))
     }
 
     /// Breaks all connections and refuses new ones, until [`Upstream::start`].
@@ -117,7 +156,7 @@ impl Upstream {
     pub fn start(&self) -> std::io::Result<()> {
         let mut worker = lock(&self.worker);
         if worker.is_none() {
-            *worker = Some(listen(self.address.port(), &self.state)?.0);
+            *worker = Some(listen(self.address.port(), &self.state, self.tls.as_ref())?.0);
         }
         Ok(())
     }
@@ -218,9 +257,16 @@ impl Upstream {
     }
 }
 
-fn listen(port: u16, state: &Arc<State>) -> std::io::Result<(Worker, SocketAddr)> {
-    let state = Arc::clone(state);
+fn listen(port: u16, state: &Arc<State>, tls: Option<&Tls>) -> std::io::Result<(Worker, SocketAddr)> {
+    let (state, tls) = (Arc::clone(state), tls.cloned());
     Worker::listen("upstream", port, move |stream| {
-        serve::connection(stream, Arc::clone(&state))
+        let (state, tls) = (Arc::clone(&state), tls.clone());
+        state.connections.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match tls {
+                Some(tls) => tls::connection(stream, tls, state).await,
+                None => serve::connection(stream, state).await,
+            }
+        }
     })
 }

@@ -34,7 +34,7 @@ pub(crate) async fn connection(stream: TcpStream, state: Arc<State>) {
     }
 }
 
-async fn answer(
+pub(super) async fn answer(
     request: http::Request<Incoming>,
     state: Arc<State>,
     flushes: watch::Sender<u64>,
@@ -80,6 +80,7 @@ fn logged(request: &http::Request<Incoming>) -> Request {
     };
     Request {
         method: request.method().to_string(),
+        version: request.version(),
         path: request.uri().path().to_owned(),
         range: text(header::RANGE),
         if_range: text(header::IF_RANGE),

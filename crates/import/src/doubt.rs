@@ -7,11 +7,10 @@
 //!
 //! - Invariant: a signature that verified over the same bytes is never verified again.
 //! - Invariant: what was found without a keyring never counts as verified by one.
-//! - Invariant: a repository is held at most for `hold` without a break, also over restarts and clocks set back.
+//! - Invariant: a repository is held at most for `hold` without a break, also over restarts and clocks that are set (`crate::hold`).
 //! - Not here: what a signature is worth (`pacstore_pacman::openpgp`), files without one (they are counted, no more).
 //! - Read first: `docs/semantics.md`, "Signatures".
 
-use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +21,10 @@ use pacstore_pacman::{DbFileName, Fit, Seal};
 use pacstore_runtime::Pool;
 use pacstore_store::Store;
 use ring::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
 
 use crate::error::IntakeError;
 use crate::facts::FileFacts;
+use crate::hold::{Holds, Timer};
 use crate::intake::Intakes;
 use crate::keyring::ReadKeyring;
 use crate::names;
@@ -80,10 +79,6 @@ impl Known {
         }
     }
 }
-
-/// Since when a repository is held, by `FOLDER/NAME`, in seconds since 1970.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holds(pub(crate) BTreeMap<String, u64>);
 
 /// Where a signature's bytes are.
 #[derive(Debug, Clone)]
@@ -190,7 +185,7 @@ impl Work {
         &self,
         (to_verify, keyring): (ToVerify, Option<Arc<ReadKeyring>>),
         intakes: &Intakes,
-        (hold, accept): (Duration, bool),
+        (hold, accept, timer): (Duration, bool, &Timer),
     ) -> Result<Doubts, IntakeError> {
         let now = intakes
             .now
@@ -216,7 +211,10 @@ impl Work {
         let notes: Vec<(Pair, Known)> = verified.map(|(s, k)| (s.pair, k.clone())).collect();
         let mut found = old;
         found.extend(fresh.into_iter().map(|(signed, known)| (signed, Some(known))));
-        let (doubts, accepted, next) = self.weigh(found, &bare, &holds, (hold, accept, now));
+        let passed = timer.passed();
+        let mut over = holds.clone();
+        over.pass(&passed, hold, now);
+        let (doubts, accepted, next) = self.weigh(found, &bare, over, (hold, accept, now));
         let manifest = Arc::clone(&intakes.manifest);
         let most = self.view.files.len() as u64;
         let note = move || -> Result<(), IntakeError> {
@@ -224,15 +222,16 @@ impl Work {
             Ok(manifest.note_signatures(&notes, &accepted, next.as_ref(), most)?)
         };
         intakes.tasks.blocking(Pool::Disk, note).await??;
+        timer.written(&passed);
         Ok(doubts)
     }
 
-    /// Which repositories are held, what is accepted now, and since when each is held.
+    /// Which repositories are held, what is accepted now, and what is held after that; `next` is what was before.
     fn weigh(
         &self,
         found: Vec<(Signed, Option<Known>)>,
         bare: &[usize],
-        holds: &Holds,
+        mut next: Holds,
         (hold, accept, now): (Duration, bool, u64),
     ) -> (Doubts, Vec<(Pair, Known)>, Holds) {
         let count = self.look.repos.len();
@@ -261,34 +260,31 @@ impl Work {
                 Some(Known::Good) | None => {}
             }
         }
-        let (mut accepted, mut next) = (Vec::new(), holds.clone());
+        let mut accepted = Vec::new();
         for (number, (repo, bad)) in self.look.repos.iter().zip(bad).enumerate() {
             let shown = repo.shown();
             if bad.is_empty() {
                 if looked_at.get(number) == Some(&true) {
-                    next.0.remove(&shown);
+                    next.free(&shown);
                 }
                 continue;
             }
-            // A clock that was set back must not prolong it.
-            let since = holds.0.get(&shown).copied().unwrap_or(now).min(now);
-            let until = since.saturating_add(hold.as_secs());
-            if accept || until <= now {
-                next.0.remove(&shown);
+            let left = next.left(&shown, hold);
+            if accept || left.is_zero() {
+                next.free(&shown);
                 for (pair, trouble, why) in bad {
                     doubts.alarm(trouble);
                     accepted.push((pair, Known::Accepted(why)));
                 }
                 continue;
             }
-            next.0.insert(shown, since);
+            next.hold(shown, now);
             if let (Some(held), Some(slot)) = (doubts.held.get_mut(number), doubts.until.get_mut(number)) {
                 *held = bad.into_iter().map(|(_, trouble, _)| trouble).collect();
-                *slot = until;
+                *slot = now.saturating_add(left.as_secs_f64().ceil() as u64);
             }
         }
-        next.0
-            .retain(|shown, _| self.look.repos.iter().any(|repo| repo.shown() == *shown));
+        next.retain(|shown| self.look.repos.iter().any(|repo| repo.shown() == shown));
         for (repo, bare) in self.look.repos.iter().zip(bare).filter(|(_, bare)| 0 < **bare) {
             doubts
                 .warnings

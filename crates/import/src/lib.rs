@@ -21,6 +21,7 @@ mod error;
 mod facts;
 mod globs;
 mod hash;
+mod hold;
 mod intake;
 mod judge;
 mod keyring;

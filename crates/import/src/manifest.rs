@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tracing::warn;
 
-use crate::doubt::{Holds, Known, Pair};
+use crate::doubt::{Known, Pair};
 use crate::facts::FileFacts;
+use crate::hold::Holds;
 use crate::state::State;
 use crate::tree::Row;
 use crate::view::Stamp;
@@ -284,7 +285,7 @@ impl Manifest {
         read().map_err(self.fail())
     }
 
-    /// Since when repositories are held.
+    /// Which repositories are held, and for how long.
     pub(crate) fn holds(&self) -> Result<Holds, ManifestError> {
         let read = || -> Result<_, redb::Error> {
             let meta = self.db.begin_read()?.open_table(META)?;

@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::build::{Build, Labels, Outcome};
 use crate::error::{IntakeError, RoundError, SourceError};
+use crate::hold::Timer;
 use crate::intake::{Intakes, Taking, sweep};
 use crate::keyring::{ReadKeyring, read_keyring};
 use crate::look::Look;
@@ -58,6 +59,7 @@ pub struct Importer {
     pub(crate) accept: bool,
     /// Whether the next round looks, whatever the stamp says.
     pub(crate) look: bool,
+    held: Timer,
     /// The last full look, where a stamp may stand for it.
     pub(crate) seen: Option<Seen>,
     pub(crate) upstreams: Upstreams,
@@ -152,6 +154,7 @@ impl Importer {
             manifest: None,
             accept: false,
             look: false,
+            held: Timer::default(),
             seen: None,
             upstreams: Upstreams::default(),
             upstreams_kept: Upstreams::default(),
@@ -421,7 +424,7 @@ impl Importer {
             if torn && how.torn == Torn::Refused {
                 return Err(Failed::Torn);
             }
-            let hold = (self.plan.spec.hold, self.accept);
+            let hold = (self.plan.spec.hold, self.accept, &self.held);
             let doubts = work.doubts((to_verify, self.keyring().await?), &intakes, hold);
             let doubts = doubts.await.map_err(ours)?;
             progress.begin(Step::Building, checked.rows.len() as u64, 0);

@@ -51,6 +51,19 @@ impl Held {
         spec
     }
 
+    /// Time passes, by the clock too.
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        tokio::time::advance(time).await;
+    }
+
+    /// The process ends and starts again while the clock says `now`.
+    fn restart(&mut self, now: SystemTime) {
+        let (clock, hand) = Clock::fake(now);
+        self.clock = hand;
+        self.importer = importer(&self.bench, Self::spec(&self.upstream, &self.bench), &clock);
+    }
+
     async fn round(&mut self) -> Result<Round, RoundError> {
         age(self.upstream.path());
         self.importer.round(&Progress::default()).await
@@ -127,7 +140,7 @@ async fn what_the_keyring_signed_is_published_and_what_a_stranger_signed_is_held
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_held_state_is_published_with_an_alarm_after_its_time_also_over_a_restart() -> TestResult {
     let mut held = Held::new()?;
     let first = held.round().await?;
@@ -136,15 +149,13 @@ async fn a_held_state_is_published_with_an_alarm_after_its_time_also_over_a_rest
     assert_eq!(held.round().await?.tree, first.tree);
 
     // Started anew just before its time is over.
-    held.clock.advance(Duration::from_mins(119));
-    assert_eq!(held.round().await?.tree, first.tree);
-    drop(held.importer);
-    let (clock, fake) = Clock::fake(SystemTime::now() + Duration::from_mins(119));
-    held.clock = fake;
-    held.importer = importer(&held.bench, Held::spec(&held.upstream, &held.bench), &clock);
+    held.pass(Duration::from_mins(119)).await;
+    let waits = held.round().await?;
+    assert_eq!(waits.tree, first.tree);
+    held.restart(SystemTime::now() + Duration::from_mins(119));
     assert_eq!(held.round().await?.tree, first.tree);
 
-    held.clock.advance(Duration::from_mins(2));
+    held.pass(Duration::from_mins(2)).await;
     let published = held.round().await?;
     assert_eq!(published.tree, cid_of(held.upstream.path()));
     assert_eq!(published.repositories[0].state, RepoState::Whole);
@@ -166,16 +177,35 @@ async fn a_held_state_is_published_with_an_alarm_after_its_time_also_over_a_rest
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_by_a_year_prolongs_nothing() -> TestResult {
+/// Forth by a year, back by two, back to what is right; with a restart under each of them.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_neither_ends_a_hold_nor_prolongs_it() -> TestResult {
     let mut held = Held::new()?;
+    let (right, year) = (SystemTime::now(), Duration::from_hours(365 * 24));
     let first = held.round().await?;
     held.repo.update(&["pkg1"])?;
     held.forge("pkg1")?;
     assert_eq!(held.round().await?.tree, first.tree);
-    held.clock.set(SystemTime::now() - Duration::from_hours(365 * 24));
-    assert_eq!(held.round().await?.tree, first.tree);
-    held.clock.advance(HOLD);
+    for now in [right + year, right - year, right] {
+        held.clock.set(now);
+        held.pass(Duration::from_mins(10)).await;
+        let waits = held.round().await?;
+        assert_eq!(waits.tree, first.tree, "half an hour is over at most");
+        let RepoState::Doubted { until, .. } = &waits.repositories[0].state else {
+            panic!("{:?}", waits.repositories)
+        };
+        let now = now + Duration::from_mins(10);
+        let left = *until - now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        assert!((5400..=6600).contains(&left), "{left}");
+    }
+    // Each restart under another time counts for a quarter of it, or for nothing.
+    held.restart(right + year);
+    assert_eq!(held.round().await?.tree, first.tree, "an hour");
+    held.restart(right - year);
+    assert_eq!(held.round().await?.tree, first.tree, "an hour still");
+    held.pass(Duration::from_mins(58)).await;
+    assert_eq!(held.round().await?.tree, first.tree, "a little less than two");
+    held.pass(Duration::from_mins(3)).await;
     assert_eq!(held.round().await?.tree, cid_of(held.upstream.path()));
     Ok(())
 }
@@ -299,14 +329,14 @@ async fn a_shrunk_an_older_and_a_rewritten_repository_raise_alarms_and_move() ->
 }
 
 /// Without a keyring nobody is known, but a signature tells which bytes it cannot be of.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_database_beside_the_signature_of_another_one_waits_also_without_a_keyring() -> TestResult {
     for kind in ["db", "files"] {
         let mut held = Held::new()?;
         let mut spec = of_directory(held.upstream.path());
         spec.hold = HOLD;
         let (clock, hand) = Clock::fake(SystemTime::now());
-        held.importer = importer(&held.bench, spec, &clock);
+        (held.importer, held.clock) = (importer(&held.bench, spec, &clock), hand);
         let first = held.round().await?;
         let signature = with_sig(&held.repo.folder().join(format!("core.{kind}")));
         let old = fs::read(&signature)?;
@@ -327,7 +357,7 @@ async fn a_database_beside_the_signature_of_another_one_waits_also_without_a_key
         // One that never fits is what upstream has, in the end.
         fs::write(&signature, old)?;
         assert_eq!(held.round().await?.tree, whole.tree, "{kind}");
-        hand.advance(HOLD);
+        held.pass(HOLD).await;
         let taken = held.round().await?;
         assert_eq!(taken.tree, cid_of(held.upstream.path()), "{kind}");
         assert_eq!(taken.alarms.len(), 1, "{:?}", taken.alarms);

@@ -219,6 +219,7 @@ impl Web {
             Err(e) => return Err(e.into()),
         };
         let html = answer.bytes().await?;
+        self.progress.pulse().beat();
         let base = answer.url.clone();
         let entries = self
             .tasks

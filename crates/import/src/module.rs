@@ -318,7 +318,7 @@ impl Module {
         let mut spec = ListSpec::new(&self.source);
         (spec.recursive, spec.keep_links, spec.rules) = (true, true, rules);
         (spec.max_entries, spec.deadline) = (self.filter.limit, self.deadline);
-        spec.stop = self.tasks.stop().child_token();
+        (spec.stop, spec.pulse) = (self.tasks.stop().child_token(), self.progress.pulse());
         let listed = self.rsync.list(&spec).await?;
         let (filter, above) = (self.filter.clone(), above_root(&self.source));
         let named = self
@@ -434,7 +434,7 @@ impl Module {
         let mut spec = TransferSpec::new(&self.source, &self.staged, &self.scratch);
         spec.only = Some(only);
         spec.deadline = self.deadline;
-        spec.stop = self.tasks.stop().child_token();
+        (spec.stop, spec.pulse) = (self.tasks.stop().child_token(), self.progress.pulse());
         let began = Instant::now();
         let report = self.rsync.transfer(&spec).await?;
         self.meter

@@ -3,6 +3,7 @@
 //! - Invariant: a status is small and cheap to replace; nobody waits for a watcher.
 //! - Not here: how it is shown (crate `cli`).
 
+use pacstore_upstream::Pulse;
 use tokio::sync::watch;
 
 /// What a round does at the moment.
@@ -46,11 +47,11 @@ pub struct Status {
 
 /// Where a round tells its status.
 #[derive(Debug, Clone)]
-pub struct Progress(watch::Sender<Status>);
+pub struct Progress(watch::Sender<Status>, Pulse);
 
 impl Default for Progress {
     fn default() -> Self {
-        Self(watch::Sender::new(Status::default()))
+        Self(watch::Sender::new(Status::default()), Pulse::default())
     }
 }
 
@@ -58,6 +59,15 @@ impl Progress {
     /// Somebody who watches. Fast changes are seen as one.
     pub fn subscribe(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
+    }
+
+    /// How often something has come so far that no status shows, such as a piece of a file or a name of a listing.
+    pub fn beats(&self) -> u64 {
+        self.1.beats()
+    }
+
+    pub(crate) fn pulse(&self) -> Pulse {
+        self.1.clone()
     }
 
     pub(crate) fn begin(&self, step: Step, files: u64, bytes: u64) {

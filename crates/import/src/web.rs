@@ -443,6 +443,7 @@ impl Web {
         fetch.deadline = Some(deadline);
         // The store syncs what it takes, many files at a time.
         fetch.durable = Durable::ByCaller;
+        fetch.pulse = self.progress.pulse();
         if let Some((
             Stamp::Web {
                 modified, etag, size, ..

@@ -32,6 +32,7 @@ use crate::publish::{PublishError, Published, publish};
 use crate::replicas::Replicas;
 use crate::rounds::Rounds;
 use crate::status::chain;
+use crate::turn;
 
 /// Asked rounds that may wait.
 const MAX_ASKED: usize = 64;
@@ -310,7 +311,7 @@ pub(crate) async fn run(node: Node, import: Arc<Importing>) {
 async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     import.rounds.waits("its turn");
     // Only a node that is stopping has closed them.
-    let _turn = node.inner.turns.acquire().await;
+    let turn = node.inner.turns.acquire().await.ok();
     import.rounds.begin();
     // Where none of several sources is whole, the first of them is read once more.
     let sources = u32::try_from(import.config.spec.from.len()).map_or(u32::MAX, |count| count + 1);
@@ -325,6 +326,7 @@ async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
             let error = format!("nothing moved for {minutes} min while it was at `{step:?}`").to_lowercase();
             failed(node, import, error, None)
         }
+        never = turn::keep(import, &node.inner.turns, turn) => match never {},
     };
     tell_log(&report);
     let (node_, import_, report_) = (node.clone(), Arc::clone(import), report.clone());
@@ -351,7 +353,7 @@ async fn stands_still(import: &Importing) -> Step {
     loop {
         tick.tick().await;
         let status = watch.borrow().clone();
-        import.rounds.observe(&status);
+        import.rounds.observe(&status, import.progress.beats());
         if status.step != Step::Looking && STILL <= import.rounds.glance().still {
             return status.step;
         }

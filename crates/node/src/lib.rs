@@ -51,6 +51,7 @@ mod runs;
 mod serve;
 mod status;
 mod transfers;
+mod turn;
 mod uploads;
 mod wake;
 mod work;

@@ -51,6 +51,7 @@ struct Running {
     since: Instant,
     /// The step, when it began, and when it last moved.
     seen: Status,
+    beats: u64,
     step_since: Instant,
     moved: Instant,
 }
@@ -155,21 +156,23 @@ impl Rounds {
             facts.running = Some(Running {
                 since: now,
                 seen: Status::default(),
+                beats: 0,
                 step_since: now,
                 moved: now,
             });
         });
     }
 
-    /// Looks at how far the round is; to be called every second or so.
-    pub(crate) fn observe(&self, status: &Status) {
+    /// Looks at how far the round is, and how often something came to it; to be called every second or so.
+    pub(crate) fn observe(&self, status: &Status, beats: u64) {
         let now = Instant::now();
         self.facts(|facts| {
             facts.beat = now;
             let Some(running) = &mut facts.running else { return };
-            if running.seen == *status {
+            if running.seen == *status && running.beats == beats {
                 return;
             }
+            running.beats = beats;
             if (running.seen.step, running.seen.pass) != (status.step, status.pass)
                 || status.bytes_done < running.seen.bytes_done
             {
@@ -301,18 +304,24 @@ mod tests {
             bytes_total: 10_000,
             ..Status::default()
         };
-        rounds.observe(&at(Step::Looking, 0));
+        rounds.observe(&at(Step::Looking, 0), 0);
         tokio::time::advance(Duration::from_secs(100)).await;
-        rounds.observe(&at(Step::Fetching, 0));
+        rounds.observe(&at(Step::Fetching, 0), 0);
         tokio::time::advance(Duration::from_secs(10)).await;
-        rounds.observe(&at(Step::Fetching, 2_000));
+        rounds.observe(&at(Step::Fetching, 2_000), 0);
         let glance = rounds.glance();
         assert_eq!(glance.rate, Some(200));
         assert_eq!(glance.left, Some(Duration::from_secs(40)));
         assert_eq!(glance.running, Some(Duration::from_secs(110)));
         tokio::time::advance(Duration::from_mins(1)).await;
-        rounds.observe(&at(Step::Fetching, 2_000));
+        rounds.observe(&at(Step::Fetching, 2_000), 0);
         assert_eq!(rounds.glance().still, Duration::from_mins(1), "it does not move");
+        rounds.observe(&at(Step::Fetching, 2_000), 1);
+        assert_eq!(
+            rounds.glance().still,
+            Duration::ZERO,
+            "a piece of a long file came"
+        );
     }
 
     #[tokio::test(start_paused = true)]

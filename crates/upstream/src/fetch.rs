@@ -19,6 +19,7 @@ use url::Url;
 use crate::error::HttpError;
 use crate::http::{Get, Http, IfRangeIgnored};
 use crate::part::{Durable, Part, Version};
+use crate::pulse::Pulse;
 use crate::response::Response;
 
 /// Bytes that wait in memory for one write.
@@ -69,6 +70,8 @@ pub struct Fetch<'a> {
     pub deadline: Option<Duration>,
     /// Who syncs the file when it is whole.
     pub durable: Durable,
+    /// Beats with each piece that comes.
+    pub pulse: Pulse,
 }
 
 impl<'a> Fetch<'a> {
@@ -88,6 +91,7 @@ impl<'a> Fetch<'a> {
             max_len: None,
             deadline: None,
             durable: Durable::Now,
+            pulse: Pulse::default(),
         }
     }
 }
@@ -333,7 +337,7 @@ async fn transfer(
     resumed_from: u64,
     mut response: Response,
 ) -> Result<Fetched, FetchError> {
-    let (mut part, came) = receive(disk, part, &mut response).await?;
+    let (mut part, came) = receive(disk, part, &mut response, &fetch.pulse).await?;
     if let Err(error) = came {
         if matches!(error, HttpError::TooLong { .. }) {
             // Not that file, whatever its header said.
@@ -358,6 +362,7 @@ async fn receive(
     disk: &Disk<'_>,
     mut part: Part,
     response: &mut Response,
+    pulse: &Pulse,
 ) -> Result<(Part, Result<(), HttpError>), FetchError> {
     let mut batch: Vec<Bytes> = Vec::new();
     let mut waiting = 0;
@@ -365,6 +370,7 @@ async fn receive(
         let step = response.chunk().await;
         let more = matches!(step, Ok(Some(_)));
         if let Ok(Some(piece)) = &step {
+            pulse.beat();
             waiting += piece.len();
             batch.push(piece.clone());
         }

@@ -31,6 +31,7 @@ mod listing;
 mod mirrors;
 mod part;
 mod paths;
+mod pulse;
 mod response;
 mod rsync;
 
@@ -42,6 +43,7 @@ pub use listing::{ListEntry, MAX_ENTRIES, parse_listing};
 pub use mirrors::{MirrorRecord, Mirrors, Observation};
 pub use part::Durable;
 pub use paths::{NotAPath, url_of};
+pub use pulse::Pulse;
 pub use response::{Response, ServedRange};
 pub use rsync::{
     Deletion, ExitKind, ListSpec, Listed, ListedKind, Outcome, Progress, Rsync, RsyncError, RsyncOptions,

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pacstore_import::{Files, ImportSpec, Repositories, RoundError, Source, SourceError};
+use pacstore_import::{Files, ImportSpec, Progress, Repositories, RoundError, Source, SourceError};
 use pacstore_testkit::{
     Fault, Fixture, Listing, Materialize, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream,
 };
+use pacstore_upstream::{ListSpec, Rsync, RsyncOptions};
 
 use crate::common::{Bench, age, age_by, all, cid_of, of_directory, of_url, troubles};
 
@@ -58,6 +59,36 @@ async fn three_transports_give_one_tree() -> TestResult {
             assert_eq!(by_rsync.repositories, round.repositories);
         }
     }
+    Ok(())
+}
+
+/// A round that is given up where nothing moves must know that something does, also within one long file or listing.
+#[tokio::test]
+async fn whatever_comes_from_an_upstream_is_a_sign_of_life() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    mirror(dir.path())?;
+    let (bench, progress) = (Bench::new(), Progress::default());
+    let server = Upstream::folder(dir.path())?;
+    let mut spec = of_url(&server.url(""));
+    spec.repositories = Repositories::List(vec!["extra/os/x86_64/extra".to_owned()]);
+    bench.importer(spec).round(&progress).await?;
+    // Three packages, three signatures, two databases and theirs: one of them comes in many pieces.
+    assert!(10 < progress.beats(), "{}", progress.beats());
+
+    let Some(daemon) = RsyncDaemon::serve(dir.path())? else {
+        return Ok(());
+    };
+    let (bench, progress, url) = (Bench::new(), Progress::default(), daemon.url(""));
+    let mut list = ListSpec::new(&url);
+    (list.recursive, list.keep_links) = (true, true);
+    Rsync::new(RsyncOptions::default(), bench.tasks.clone())
+        .list(&list)
+        .await?;
+    let listed = list.pulse.beats();
+    let round = bench.importer(of_url(&url)).round(&progress).await?;
+    // It is listed before and after each pass; what is more came while files did.
+    assert_eq!(round.passes, 1);
+    assert!(2 * listed < progress.beats(), "{listed}, {}", progress.beats());
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use pacstore_runtime::CancellationToken;
 
 use super::{RsyncError, Rule, unix};
+use crate::pulse::Pulse;
 
 /// What to list.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct ListSpec<'a> {
     pub deadline: Duration,
     /// Ends it early.
     pub stop: CancellationToken,
+    /// Beats with each entry that comes.
+    pub pulse: Pulse,
 }
 
 impl<'a> ListSpec<'a> {
@@ -44,6 +47,7 @@ impl<'a> ListSpec<'a> {
             max_entries: 500_000,
             deadline: Duration::from_mins(10),
             stop: CancellationToken::new(),
+            pulse: Pulse::default(),
         }
     }
 

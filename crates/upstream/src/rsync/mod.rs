@@ -32,6 +32,7 @@ pub use list::{ListSpec, Listed, ListedKind, parse_line as parse_rsync_line};
 pub use rule::Rule;
 pub use stats::{Progress, RsyncReport};
 
+use crate::pulse::Pulse;
 use child::{Bounds, run};
 use source::{checked_source, split_module};
 use stats::StatsReader;
@@ -112,6 +113,8 @@ pub struct TransferSpec<'a> {
     pub stop: CancellationToken,
     /// Where progress is told.
     pub progress: Option<watch::Sender<Progress>>,
+    /// Beats with each line of the child: while bytes come, that is every second.
+    pub pulse: Pulse,
 }
 
 impl<'a> TransferSpec<'a> {
@@ -130,6 +133,7 @@ impl<'a> TransferSpec<'a> {
             deadline: Duration::from_hours(24),
             stop: CancellationToken::new(),
             progress: None,
+            pulse: Pulse::default(),
         }
     }
 }
@@ -293,6 +297,7 @@ impl Rsync {
         };
         let mut stats = StatsReader::new(spec.progress.clone());
         let ended = run(&self.options.program, arguments, bounds, |line| {
+            spec.pulse.beat();
             stats.line(line);
             Ok(())
         })
@@ -315,6 +320,7 @@ impl Rsync {
         };
         let mut found = Vec::new();
         run(&self.options.program, arguments, bounds, |line| {
+            spec.pulse.beat();
             if let Some(entry) = list::parse_line(line)? {
                 if found.len() >= spec.max_entries {
                     return Err(RsyncError::TooMany(spec.max_entries));

@@ -34,11 +34,13 @@ async fn a_file_is_put_down_whole_with_its_time_and_hash() -> TestResult {
     let bytes = random(1, 3_000_000);
     mirror.put_at("f", bytes.clone(), long_ago())?;
     let (url, dest) = (url(&mirror, "f"), dir.path().join("f"));
-    let fetched = client().fetch_to_file(&tasks, &Fetch::new(&url, &dest)).await?;
+    let fetch = Fetch::new(&url, &dest);
+    let fetched = client().fetch_to_file(&tasks, &fetch).await?;
     assert_eq!(
         (fetched.len, fetched.sha256, fetched.resumed_from),
         (3_000_000, sha256(&bytes), 0)
     );
+    assert!(1 < fetch.pulse.beats(), "each piece is a sign of life");
     assert_eq!(fetched.last_modified, Some(long_ago()));
     assert!(fs::read(&dest)? == bytes);
     assert_eq!(fs::metadata(&dest)?.modified()?, long_ago());

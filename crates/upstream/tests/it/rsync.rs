@@ -82,6 +82,7 @@ async fn a_mirror_is_copied_in_phases_and_cleaned_last() -> TestResult {
         "{report:?}"
     );
     assert_eq!((rx.borrow().percent, rx.borrow().files), (100, 6));
+    assert!(0 < spec.pulse.beats(), "each line is a sign of life");
     assert!(dest.join("core/os/x86_64").join(repo.file_name("pkg0")?).exists());
     assert!(!dest.join("core/os/x86_64/core.db").exists() && !dest.join("pool").exists());
     assert_eq!(
@@ -238,7 +239,9 @@ async fn names_of_any_bytes_are_copied_and_listed() -> TestResult {
     assert!(matches!(error, RsyncError::TooMany(5)), "{error:?}");
     list.max_entries = 500;
     list.recursive = false;
+    let before = list.pulse.beats();
     assert_eq!(rsync().list(&list).await?.len(), 3);
+    assert!(before + 3 <= list.pulse.beats(), "each entry is a sign of life");
     list.rules = vec![Rule::exclude("/e*")];
     assert_eq!(rsync().list(&list).await?.len(), 2);
 

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Every, ImportConfig};
 use crate::keys::Keys;
 use crate::node::{Node, StartError};
-use crate::publish::{PublishError, Published, publish};
+use crate::publish::{PublishError, Published, publish, wants_check};
 use crate::replicas::Replicas;
 use crate::rounds::Rounds;
 use crate::status::chain;
@@ -383,7 +383,7 @@ async fn one_round(node: &Node, import: &Arc<Importing>) -> RoundReport {
     if import.accept.swap(false, Ordering::Relaxed) {
         importer.accept();
     }
-    if import.look.swap(false, Ordering::Relaxed) {
+    if import.look.swap(false, Ordering::Relaxed) || wants_check(node, import) {
         importer.look();
     }
     match importer.round(&import.progress).await {

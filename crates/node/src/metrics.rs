@@ -131,6 +131,11 @@ fn node(page: &mut Page, status: &Status) {
         open.get_or_create(&vec![("kind", kind.as_str().to_owned())])
             .set(count as f64);
     }
+    page.counter(
+        "alerts_looks",
+        "Looks for what is wrong since the start",
+        status.alert_looks,
+    );
     let (sent, failed, waiting) = status.alert_counts;
     page.counter(
         "alerts_sent",

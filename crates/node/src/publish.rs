@@ -15,7 +15,8 @@ use cid::Cid;
 use pacstore_dag::Block;
 use pacstore_import::Round;
 use pacstore_names::{
-    Head, IpnsName, Record, RecordData, Repository, Signed, SignedError, TreeTimes, choose, unix_seconds,
+    Head, IpnsName, Record, RecordData, RepoState, Repository, Signed, SignedError, TreeTimes, choose,
+    unix_seconds,
 };
 use pacstore_runtime::Pool;
 use tokio::time::{MissedTickBehavior, interval};
@@ -307,6 +308,33 @@ fn confirmed(old: &Head, new: &Head) -> bool {
     };
     let mut pairs = times(old).into_iter().zip(times(new));
     pairs.any(|(old, new)| old + CHECKED <= new || new + AHEAD < old)
+}
+
+/// Whether the head that rounds of `import` made last asks for a look at the upstream, whatever its change stamp says: some
+/// whole repository was not checked for so long that a look would move its `checked`, or was checked in the future.
+///
+/// So the age of what stands still is at most [`CHECKED`], the time to the next round and what that takes.
+pub(crate) fn wants_check(node: &Node, import: &Importing) -> bool {
+    let own = import.key().name();
+    let Some(mirror) = node.mirror(import.name().as_str()) else {
+        return false;
+    };
+    let waits = import.replicas.waiting().filter(|_| import.config.replicas > 0);
+    let published = || mirror.signed().into_iter().find(|signed| signed.key == own);
+    let head = waits.map(|waits| waits.head);
+    let Some(head) = head.or_else(|| Some(published()?.head)) else {
+        return false;
+    };
+    let now = unix_seconds(node.inner.clock.now());
+    let wants = |checked: u64| checked + CHECKED <= now || now + AHEAD < checked;
+    if head.repositories.is_empty() {
+        return wants(head.checked());
+    }
+    let mut whole = head
+        .repositories
+        .iter()
+        .filter(|one| one.state == RepoState::Whole);
+    whole.any(|one| wants(one.checked))
 }
 
 fn sequence_key(key: &IpnsName) -> String {

@@ -74,6 +74,9 @@ pub struct Status {
     /// Alerts delivered, deliveries that failed, and alerts that wait, since the start.
     #[serde(default)]
     pub alert_counts: (u64, u64, u64),
+    /// How often the node has looked for what is wrong since the start.
+    #[serde(default)]
+    pub alert_looks: u64,
     /// How busy the machine is.
     #[serde(default)]
     pub pressure: Pressure,
@@ -229,6 +232,7 @@ impl Node {
             },
             alerts: self.inner.alerts.open(),
             alert_counts: self.inner.alerts.counts(),
+            alert_looks: self.inner.alerts.looks(),
             pressure: self.inner.pressure.get(),
             upload: self.inner.uploads.status(self.inner.config.swarm.strangers),
             work: self.work(),

@@ -139,6 +139,7 @@ pub(crate) struct Alerts {
     board: Mutex<Board>,
     sent: std::sync::atomic::AtomicU64,
     failed: std::sync::atomic::AtomicU64,
+    looks: std::sync::atomic::AtomicU64,
 }
 
 impl Alerts {
@@ -162,6 +163,11 @@ impl Alerts {
     /// What is wrong now.
     pub(crate) fn open(&self) -> Vec<OpenAlert> {
         self.board(|board| board.open())
+    }
+
+    /// How often everything was looked at, and what was news of it told, since the start.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Messages delivered, deliveries that failed, and messages that wait, since the start.

@@ -88,6 +88,7 @@ pub(crate) async fn run(node: Node) {
         if carried.is_none() {
             return;
         }
+        node.inner.alerts.looks.fetch_add(1, Ordering::Relaxed);
     }
 }
 

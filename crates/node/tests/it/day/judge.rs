@@ -1,6 +1,7 @@
 //! What an importer says, held against what was true: heads, `checked`, alerts.
 //!
 //! Time here is that of the run, in seconds since its begin: it never jumps. The clock's time stands in heads.
+//! What is wrong is collected, so that one run tells all of it; [`Judge::verdict`] gives it.
 //!
 //! - Not here: what happens (`super`), upstreams (`super::site`).
 
@@ -9,20 +10,40 @@ use std::io::Read as _;
 
 use cid::Cid;
 use pacstore_dag as dag;
-use pacstore_names::{Head, RepoState};
+use pacstore_names::{Head, RepoState, Repository};
 use pacstore_node::{AlertKind, Node};
 use pacstore_pacman::{Database, Limits};
 use pacstore_store::Store;
 use ring::digest::{SHA256, digest};
 
-use super::START;
+use super::{PERIOD, START, STEP, TURNS, site, trace};
 use crate::nodes::Failure;
 
 /// An error is told within this time after the first round that failed.
 const WITHIN: u64 = 15 * 60;
 
+/// Who tells alerts may see a condition a step after it is here, sees that it is due at the step after that moment, and once
+/// more so where the worker looks right before it is.
+const SLACK: u64 = 3 * STEP.as_secs();
+
+/// No more messages are written in an hour.
+const MAX_PER_HOUR: usize = 12;
+
+/// A head counts as not confirmed when it was not for so long.
+const STANDS: u64 = 2 * 3600 + 2 * PERIOD.as_secs();
+
 /// What upstream has is there within this time, if nothing is wrong.
 const MOVES: u64 = 25 * 60;
+
+/// The longest time between two rounds of a mirror that is well: a tenth more than the period (`jittered`), seen a step later,
+/// and a wait for its turn.
+const BETWEEN: u64 = PERIOD.as_secs() / 10 * 11 + (1 + TURNS as u64) * STEP.as_secs();
+
+/// How old `checked` may become at a mirror that is well: half an hour, the round that comes next, and a step until it is seen.
+pub(super) const LONGEST: u64 = 1800 + BETWEEN + STEP.as_secs();
+
+/// Complaints that are kept.
+const MAX_WRONG: usize = 200;
 
 /// How long rounds must have failed before that is told, and a repository torn.
 pub(super) const AFTER: u64 = 10 * 60;
@@ -53,9 +74,24 @@ pub(super) struct Judge {
     conditions: BTreeMap<String, Vec<Span>>,
     told: BTreeMap<String, Told>,
     pub(super) published: usize,
+    wrong: Vec<String>,
 }
 
 impl Judge {
+    /// Something is not as it should be.
+    pub(super) fn blame(&mut self, now: u64, what: &str) {
+        let line = format!("{now} s: {what}");
+        trace(&format!("WRONG {line}"));
+        if self.wrong.len() < MAX_WRONG {
+            self.wrong.push(line);
+        }
+    }
+
+    /// All that was wrong.
+    pub(super) fn verdict(&self) -> &[String] {
+        &self.wrong
+    }
+
     /// Upstream has this database whole at `now`, which is `clock` by the clock, or none.
     pub(super) fn note_truth(&mut self, which: Which, (now, clock): (u64, u64), sha256: Option<[u8; 32]>) {
         let Some(sha256) = sha256 else { return };
@@ -68,11 +104,19 @@ impl Judge {
 
     /// Whether the condition `key` holds at `now`.
     pub(super) fn note_condition(&mut self, now: u64, key: &str, holds: bool) {
+        self.note_condition_since(now, now, key, holds);
+    }
+
+    /// The same of one that counts from an earlier moment on when it is first seen.
+    pub(super) fn note_condition_since(&mut self, now: u64, since: u64, key: &str, holds: bool) {
         let spans = self.conditions.entry(key.to_owned()).or_default();
         let open = spans.last_mut().filter(|span| span.to.is_none());
         match open {
             Some(span) if !holds => span.to = Some(now),
-            None if holds => spans.push(Span { from: now, to: None }),
+            None if holds => spans.push(Span {
+                from: since,
+                to: None,
+            }),
             _ => {}
         }
     }
@@ -82,119 +126,184 @@ impl Judge {
     }
 
     /// The head that `mirror` has now: whole, honest, and not older than the last one.
-    pub(super) fn look(&mut self, node: &Node, mirror: &str, now: u64) -> Result<(), Failure> {
+    pub(super) fn look(
+        &mut self,
+        node: &Node,
+        mirror: &str,
+        (now, clock): (u64, u64),
+    ) -> Result<(), Failure> {
         let Some(current) = node.mirror(mirror).and_then(|mirror| mirror.current()) else {
             return Ok(());
         };
         let head = &current.head;
+        let checked = head.repositories.iter().map(|one| one.checked).max();
+        let stands = checked.is_some_and(|checked| STANDS < clock.saturating_sub(checked));
+        self.note_condition(now, &format!("head/{mirror}"), stands);
         let before = self.heads.insert(mirror.to_owned(), (current.cid, head.sequence));
         match before {
             Some((cid, _)) if cid == current.cid => return Ok(()),
-            Some((_, sequence)) => assert!(sequence < head.sequence, "{mirror}: a head is not newer"),
-            None => {}
+            Some((_, sequence)) if head.sequence <= sequence => {
+                self.blame(now, &format!("{mirror}: a head is not newer"));
+            }
+            _ => {}
         }
         self.published += 1;
         let whole = tree_databases(node.store(), head)?;
         self.trees.insert(head.tree);
         for repository in &head.repositories {
-            let which = (
-                mirror.to_owned(),
-                repository.folder.clone(),
-                repository.name.clone(),
-            );
-            let sha256 = whole[&(repository.folder.clone(), repository.name.clone())];
-            let known = self.databases.get(&which).cloned().unwrap_or_default();
-            let at = known.iter().rposition(|(_, one)| *one == sha256);
-            let at = at.unwrap_or_else(|| {
-                panic!("at {now}, {which:?}: {repository:?} with a database that upstream never had whole: {sha256:?}")
-            });
-            let newest = self.newest.entry(which.clone()).or_default();
-            assert!(*newest <= at, "{which:?} went back");
-            *newest = at;
-            let claim = (repository.checked, sha256);
-            let truth = &self.truth[&which];
-            let last = truth.iter().rev().find(|(at, _)| *at <= repository.checked);
-            assert!(
-                truth.contains(&claim),
-                "{which:?}: checked at {} is not true ({:?}); before it was whole at {last:?}, this is number {at} of {known:?}",
-                repository.checked - START,
-                repository.state
-            );
+            let key = (repository.folder.clone(), repository.name.clone());
+            let sha256 = whole[&key];
+            self.claim(&(mirror.to_owned(), key.0, key.1), repository, sha256, now);
         }
         Ok(())
     }
 
-    /// Everything that upstream had for some time is there, and was checked not `longest` ago.
-    pub(super) fn is_current(&self, node: &Node, mirror: &str, (now, clock): (u64, u64), longest: u64) {
-        let head = node.mirror(mirror).and_then(|mirror| mirror.current());
-        let head = &head.unwrap_or_else(|| panic!("{mirror} has no head")).head;
-        for one in &head.repositories {
-            let which = (mirror.to_owned(), one.folder.clone(), one.name.clone());
-            assert_eq!(one.state, RepoState::Whole, "{which:?}: {:?}", one.detail);
+    /// What a head says of one repository is what upstream had then, and not older than what the last one said.
+    fn claim(&mut self, which: &Which, repository: &Repository, sha256: [u8; 32], now: u64) {
+        let known = self.databases.get(which).cloned().unwrap_or_default();
+        let Some(at) = known.iter().rposition(|(_, one)| *one == sha256) else {
+            self.blame(
+                now,
+                &format!("{which:?}: {repository:?} with a database that upstream never had whole"),
+            );
+            return;
+        };
+        let newest = self.newest.insert(which.clone(), at).unwrap_or_default();
+        if at < newest {
+            self.blame(now, &format!("{which:?} went back from {newest} to {at}"));
+        }
+        let checked = repository.checked;
+        let truth = self.truth.get(which).map(Vec::as_slice).unwrap_or_default();
+        if !truth.contains(&(checked, sha256)) {
+            let last = truth.iter().rev().find(|(at, _)| *at <= checked);
+            let last = last.map(|(at, one)| (at.cast_signed() - START.cast_signed(), *one == sha256));
+            let what = format!(
+                "{which:?}: checked at {} by the clock is not true ({:?}); it was whole before that at (and the same) \
+                 {last:?}, this is number {at} of {}",
+                checked.cast_signed() - START.cast_signed(),
+                repository.state,
+                known.len()
+            );
+            self.blame(now, &what);
+        }
+    }
+
+    /// Everything that upstream had for some time is there, and was checked not long ago.
+    pub(super) fn is_current(&mut self, node: &Node, plan: &site::Plan, (now, clock): (u64, u64)) {
+        let mirror = plan.name;
+        let Some(current) = node.mirror(mirror).and_then(|mirror| mirror.current()) else {
+            self.blame(now, &format!("{mirror} has no head"));
+            return;
+        };
+        for (_, folder, name) in plan.repos {
+            let Some(one) = current.head.in_folder(folder).find(|one| one.name == *name) else {
+                self.blame(now, &format!("{mirror} has no {folder}/{name}"));
+                continue;
+            };
+            let which = (mirror.to_owned(), (*folder).to_owned(), (*name).to_owned());
+            if one.state != RepoState::Whole {
+                self.blame(now, &format!("{which:?} is {:?}: {:?}", one.state, one.detail));
+            }
             let known = &self.databases[&which];
             let due = known.iter().rposition(|(since, _)| *since + MOVES <= now);
-            assert!(
-                due.is_none_or(|due| due <= self.newest[&which]),
-                "{which:?} is behind"
-            );
+            if due.is_some_and(|due| self.newest.get(&which).is_none_or(|newest| *newest < due)) {
+                self.blame(now, &format!("{which:?} is behind"));
+            }
             let age = clock.abs_diff(one.checked);
-            assert!(age <= longest, "{which:?} was checked {age} s ago");
+            if LONGEST < age {
+                self.blame(now, &format!("{which:?} was checked {age} s ago"));
+            }
         }
     }
 
     /// Every message has its reason, and every reason its message: one, in time, and one when it was over.
-    pub(super) fn alerts(&self, step: u64) -> Summary {
-        let mut summary = Summary::default();
+    pub(super) fn alerts(&mut self, now: u64) -> Summary {
+        let mut summary = Summary {
+            trees: self.trees.len(),
+            ..Summary::default()
+        };
+        let mut wrong = Vec::new();
         for (key, told) in &self.told {
-            let known = self.conditions.contains_key(key);
             let event = key.starts_with("alarm/");
-            assert!(known || event, "nobody asked for {key}: {told:?}");
-            if event {
-                assert_eq!(told.len(), 1, "{key} is told once");
+            if !event && !self.conditions.contains_key(key) {
+                wrong.push(format!("nobody asked for {key}: {told:?}"));
+            }
+            if event && told.len() != 1 {
+                wrong.push(format!("{key} is told once, not {told:?}"));
             }
         }
+        let room = Room(self.told.values().flatten().map(|(at, _)| *at).collect());
         for (key, spans) in &self.conditions {
-            let (after, late) = match key.split('/').next() {
-                Some("torn") => (TORN, 0),
-                Some("clock") => (0, 0),
-                // It counts from the begin of the first round that failed, which may have hung for a while.
-                _ => (AFTER, WITHIN - AFTER),
-            };
-            let mut told = self.told.get(key).cloned().unwrap_or_default();
-            for span in spans {
-                let end = span.to.unwrap_or(u64::MAX);
-                let within =
-                    |(at, _): &(u64, AlertKind)| span.from <= *at && *at <= end.saturating_add(3 * step);
-                let of_span: Told = told.iter().copied().filter(within).collect();
-                told.retain(|one| !within(one));
-                let kinds: Vec<AlertKind> = of_span.iter().map(|(_, kind)| *kind).collect();
-                let lasted = end - span.from;
-                let must = after + late + 3 * step <= lasted;
-                let may = after <= lasted + late + 3 * step;
-                let whole = span.to.is_some();
-                let right = match (&kinds[..], whole) {
-                    ([], _) => !must,
-                    ([AlertKind::Error, AlertKind::Recovery], true) | ([AlertKind::Error], false) => may,
-                    _ => false,
-                };
-                assert!(right, "{key} from {} to {end}: {of_span:?}", span.from);
-                if let Some((at, _)) = of_span.first() {
-                    let took = at - span.from;
-                    assert!(
-                        took <= after + late + 3 * step,
-                        "{key} is told {took} s after {}",
-                        span.from
-                    );
-                    summary.told += 1;
-                } else {
-                    summary.short += 1;
-                }
-            }
-            assert!(told.is_empty(), "{key}: {told:?} has no reason in {spans:?}");
+            let told = self.told.get(key).cloned().unwrap_or_default();
+            wrong.extend(of_condition(key, spans, told, &room, &mut summary));
         }
-        summary.trees = self.trees.len();
+        for what in wrong {
+            self.blame(now, &what);
+        }
         summary
     }
+}
+
+/// When messages were written.
+struct Room(Vec<u64>);
+
+impl Room {
+    /// When a message that is due at `due` is read at the latest: there must be room for it in its hour.
+    fn by(&self, due: u64) -> u64 {
+        let mut by = due;
+        // Each was written up to `SLACK` before it was read.
+        let full = |by: u64| {
+            let hour = by.saturating_sub(3600 + SLACK)..=by;
+            self.0.iter().filter(|at| hour.contains(at)).count() >= MAX_PER_HOUR
+        };
+        while by != u64::MAX && full(by) {
+            by += STEP.as_secs();
+        }
+        by
+    }
+}
+
+/// What is wrong with the messages of one condition.
+fn of_condition(key: &str, spans: &[Span], told: Told, room: &Room, summary: &mut Summary) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (after, late) = match key.split('/').next() {
+        Some("torn") => (TORN, 0),
+        Some("clock") => (0, 0),
+        // The next round has its turn, which mends it after a clock that jumped.
+        Some("head") => (AFTER.max(PERIOD.as_secs() / 4 * 5), 0),
+        // It counts from the begin of the first round that failed, and is known when that has ended.
+        _ => (AFTER, WITHIN - AFTER),
+    };
+    let mut told = told.into_iter().peekable();
+    for span in spans {
+        let end = span.to.unwrap_or(u64::MAX);
+        let over = room.by(end.saturating_add(SLACK));
+        let error = told.next_if(|(at, kind)| *kind == AlertKind::Error && (span.from..=over).contains(at));
+        let Some((at, _)) = error else {
+            summary.short += 1;
+            if room.by(span.from + after + late + SLACK) < end {
+                wrong.push(format!("{key} from {} to {end} is not told", span.from));
+            }
+            continue;
+        };
+        summary.told += 1;
+        let took = at - span.from;
+        if took + SLACK < after {
+            wrong.push(format!("{key} is told only {took} s after {}", span.from));
+        }
+        if room.by(span.from + after + late + SLACK) < at {
+            wrong.push(format!("{key} is told {took} s after {}", span.from));
+        }
+        let recovery = told.next_if(|(at, kind)| *kind == AlertKind::Recovery && end <= *at && *at <= over);
+        if recovery.is_none() && span.to.is_some() {
+            wrong.push(format!("{key}: its end at {end} is not told by {over}"));
+        }
+    }
+    let rest: Told = told.collect();
+    if !rest.is_empty() {
+        wrong.push(format!("{key}: {rest:?} has no reason in {spans:?}"));
+    }
+    wrong
 }
 
 /// What there was to judge.

@@ -14,6 +14,7 @@
 //! - Not here: real kills (`kill.rs` of `cli`), the real pacman (`tests/accept/live.sh`).
 
 mod judge;
+mod script;
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use pacstore_testkit::TestResult;
 use crate::nodes::{Failure, Plan, TestNode, mirror};
 use crate::service::{told, told_in};
 use judge::{AFTER, Judge, TORN};
+use script::{Dice, HOUR, SITES, Script};
 use site::{FAULTS, Fault, Site};
 
 /// Where the clock begins, in seconds since 1970.
@@ -48,166 +50,23 @@ const PERIOD: Duration = Duration::from_mins(10);
 /// How long a settled machine may take, on the clock of the wall.
 const SETTLES: Duration = Duration::from_mins(2);
 
-const HOUR: u64 = 3600;
-const YEAR: u64 = 365 * 24 * HOUR;
+/// Rounds at once: fewer than mirrors, and than upstreams that hang at times.
+const ROUNDS: usize = 2;
 
-/// The last hours nothing goes wrong any more.
-const DAY: u64 = 24 * HOUR;
-const CALM: u64 = 21 * HOUR;
-
-/// When the disk is full, and when the clock says another year.
-const FULL: (u64, u64) = (13 * HOUR, 13 * HOUR + 45 * 60);
-const AHEAD: (u64, u64) = (16 * HOUR, 16 * HOUR + 30 * 60);
-const BEHIND: (u64, u64) = (19 * HOUR, 19 * HOUR + 40 * 60);
-
-/// When the process is killed.
-const KILLS: [u64; 4] = [2 * HOUR, 9 * HOUR, 14 * HOUR + 30 * 60, 20 * HOUR];
+/// How many steps a mirror that is well may wait for its turn: all others hang, and each pair of them is waited for in vain
+/// for less than a step, up to the next look.
+const TURNS: u32 = 3;
 
 /// Something was wrong this shortly ago: no claim about how fresh heads are.
 const RECOVERS: u64 = 65 * 60;
 
-static SITES: [site::Plan; 5] = [
-    site::Plan {
-        name: "arch.test",
-        repos: &[
-            ("core/os/x86_64", "core", "core"),
-            ("extra/os/x86_64", "extra", "extra"),
-        ],
-        rsync: true,
-        spare: false,
-        layout: Layout::Archlinux,
-        pool: true,
-        stamp: "lastupdate",
-        exclude: &[],
-    },
-    site::Plan {
-        name: "endeavouros.test",
-        repos: &[(
-            "repo/endeavouros/x86_64",
-            "repo/endeavouros/x86_64",
-            "endeavouros",
-        )],
-        rsync: true,
-        spare: true,
-        layout: Layout::Plain,
-        pool: false,
-        stamp: "synctrace.txt",
-        exclude: &[],
-    },
-    site::Plan {
-        name: "manjaro.test",
-        repos: &[
-            ("stable/core/x86_64", "stable/core/x86_64", "core"),
-            ("stable/extra/x86_64", "stable/extra/x86_64", "extra"),
-        ],
-        rsync: true,
-        spare: false,
-        layout: Layout::Plain,
-        pool: false,
-        stamp: "state",
-        exclude: &["/testing"],
-    },
-    site::Plan {
-        name: "alhp.test",
-        repos: &[
-            (
-                "core-x86-64-v3/os/x86_64",
-                "core-x86-64-v3/os/x86_64",
-                "core-x86-64-v3",
-            ),
-            (
-                "extra-x86-64-v3/os/x86_64",
-                "extra-x86-64-v3/os/x86_64",
-                "extra-x86-64-v3",
-            ),
-        ],
-        rsync: false,
-        spare: false,
-        layout: Layout::Plain,
-        pool: false,
-        stamp: "lastupdate",
-        exclude: &["/packages.html"],
-    },
-    site::Plan {
-        name: "chaotic.test",
-        repos: &[("x86_64", "x86_64", "chaotic-aur")],
-        rsync: false,
-        spare: false,
-        layout: Layout::Plain,
-        pool: false,
-        stamp: "lastupdate",
-        exclude: &["/index.html", "/pkgs.txt"],
-    },
-];
-
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
-/// A fault of one site and the seconds from which and to which it lasts.
-#[derive(Debug)]
-struct Event {
-    site: usize,
-    fault: Fault,
-    repository: usize,
-    from: u64,
-    to: u64,
-}
-
-/// What happens to whom; for each site every fault once, if the day is long enough.
-fn schedule(dice: &mut Dice) -> Vec<Event> {
-    // The first site is torn for hours, and dead in the middle of that.
-    let event = |fault, from, to| Event {
-        site: 0,
-        fault,
-        repository: 0,
-        from,
-        to,
-    };
-    let mut events = vec![
-        event(Fault::Lost, 4 * HOUR, 8 * HOUR),
-        event(Fault::Dead, 6 * HOUR + 40 * 60, 7 * HOUR + 10 * 60),
-    ];
-    for site in 0..SITES.len() {
-        let first = dice.roll(FAULTS.len() as u64) as usize;
-        let mut at = if site == 0 { 8 * HOUR + 1800 } else { HOUR } + dice.roll(HOUR);
-        for number in 0..FAULTS.len() {
-            let fault = FAULTS[(first + number) % FAULTS.len()];
-            let lasts = 60 * [12, 25, 45, 70, 150][dice.roll(5) as usize];
-            // The disk is full then: nothing else, or more would be told at once than is told in an hour.
-            if at < FULL.1 + HOUR && FULL.0 - HOUR / 2 < at + lasts {
-                at = FULL.1 + HOUR + dice.roll(HOUR / 2);
-            }
-            // What is held for its signature is taken once the clock says that its time is over, whatever made it say so.
-            let jumps = [AHEAD, BEHIND]
-                .iter()
-                .any(|span| at < span.1 && span.0 < at + lasts);
-            if fault == Fault::Unpaired && jumps {
-                continue;
-            }
-            if CALM < at + lasts {
-                break;
-            }
-            events.push(Event {
-                site,
-                fault,
-                repository: dice.roll(2) as usize,
-                from: at,
-                to: at + lasts,
-            });
-            at += lasts + HOUR / 2 + dice.roll(HOUR);
-        }
-    }
-    events
+/// A line of what happens; shown where a test fails.
+#[expect(
+    clippy::print_stderr,
+    reason = "the test's own report, which the harness keeps until it fails"
+)]
+fn trace(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Fails every step of the store from the given one on.
@@ -235,6 +94,7 @@ impl Steps for Gate {
 
 /// The day as it goes on.
 struct Day {
+    script: Script,
     sites: Vec<Site>,
     node: Option<TestNode>,
     clock: FakeClock,
@@ -246,8 +106,16 @@ struct Day {
     /// Seconds since the begin, and how far the clock is from that.
     now: u64,
     off: i64,
+    /// Until when a jump of the clock is told: for an hour.
+    jumped: Option<u64>,
     /// When each site was last not well.
     unwell: Vec<u64>,
+    /// How many rounds each has done since the start.
+    rounds: Vec<u64>,
+    /// When the round began that each is at.
+    began: Vec<Option<u64>>,
+    /// For how many steps each waits for its turn.
+    waited: Vec<u32>,
     seen: BTreeSet<Fault>,
     /// For work that waits on the clock of the wall.
     aside: Tasks,
@@ -256,7 +124,10 @@ struct Day {
 
 impl Day {
     /// Nothing if rsync is not installed.
-    async fn begin(seed: u64) -> Result<Option<Self>, Failure> {
+    async fn begin(
+        mut dice: Dice,
+        script: impl FnOnce(&mut Dice) -> Script,
+    ) -> Result<Option<Self>, Failure> {
         let mut sites = Vec::new();
         for plan in &SITES {
             match Site::open(plan, START)? {
@@ -276,7 +147,7 @@ impl Day {
         plan.config.alert.after = Duration::from_secs(AFTER);
         plan.config.alert.torn = Duration::from_secs(TORN);
         plan.config.importing = Importing {
-            rounds: SITES.len(),
+            rounds: ROUNDS,
             ..plan.config.importing
         };
         plan.config.tuning = Tuning {
@@ -288,17 +159,22 @@ impl Day {
         }
         let node = plan.start().await;
         Ok(Some(Self {
+            script: script(&mut dice),
+            waited: vec![0; sites.len()],
+            began: vec![None; sites.len()],
+            rounds: vec![0; sites.len()],
             unwell: vec![0; sites.len()],
             sites,
             node: Some(node),
             clock: hand,
             gate,
             judge: Judge::default(),
-            dice: Dice(seed),
+            dice,
             told: file,
             heard: 0,
             now: 0,
             off: 0,
+            jumped: None,
             seen: BTreeSet::new(),
             aside: Tasks::new(),
             _told: folder,
@@ -318,6 +194,8 @@ impl Day {
         self.off = off;
         self.clock.set(UNIX_EPOCH + Duration::from_secs(self.clock()));
         self.unwell.fill(self.now);
+        self.jumped = Some(self.now + HOUR);
+        self.judge.note_condition(self.now, "clock", true);
     }
 
     /// A moment passes on the clock of the wall, and nearly nothing on the others.
@@ -330,26 +208,32 @@ impl Day {
     /// Time goes on.
     async fn step(&mut self) -> Result<(), Failure> {
         self.note_truth()?;
+        let looks = self.node().node.status(None).await.alert_looks;
         self.clock.advance(STEP);
         tokio::time::advance(STEP).await;
         self.now += STEP.as_secs();
         self.note_truth()?;
-        let status = self.settle().await;
+        let status = self.settle(looks).await;
         self.look(&status)
     }
 
-    /// Waits until nothing works any more but what waits for an upstream that hangs.
-    async fn settle(&self) -> Status {
+    /// Waits until nothing works any more but what waits for an upstream that hangs, and there were more than `looks` looks
+    /// for what is wrong.
+    async fn settle(&self, looks: u64) -> Status {
         let until = std::time::Instant::now() + SETTLES;
         loop {
             let status = self.node().node.status(None).await;
-            let works = |import: &pacstore_node::ImportStatus| {
+            let hangs = |import: &pacstore_node::ImportStatus| {
                 let site = self.sites.iter().find(|site| site.plan.name == import.name);
-                let hangs = site.is_some_and(|site| site.hangs(&import.source));
-                let due = import.next_s == Some(0) || import.waits.is_some();
-                due || (import.running_s.is_some() && !hangs)
+                import.running_s.is_some() && site.is_some_and(|site| site.hangs(&import.source))
             };
-            if !status.imports.iter().any(works) && status.alert_counts.2 == 0 {
+            let hung = status.imports.iter().filter(|import| hangs(import)).count();
+            let works = |import: &pacstore_node::ImportStatus| {
+                let waits = import.waits.is_some() && hung < ROUNDS;
+                import.next_s == Some(0) || waits || (import.running_s.is_some() && !hangs(import))
+            };
+            let told = looks < status.alert_looks && status.alert_counts.2 == 0;
+            if told && !status.imports.iter().any(works) {
                 return status;
             }
             assert!(std::time::Instant::now() < until, "it never settles: {status:#?}");
@@ -374,19 +258,36 @@ impl Day {
         let messages = told(&self.told);
         for (kind, key) in messages.into_iter().skip(self.heard) {
             self.heard += 1;
+            trace(&format!("{} s: {kind:?} {key}", self.now));
             self.judge.note_told(self.now, kind, key);
         }
         let full = self.gate.full.load(Ordering::SeqCst);
+        let clock = self.clock();
+        let told = self.jumped.is_some_and(|until| self.now < until);
+        self.judge.note_condition(self.now, "clock", told);
         let node = self.node.as_ref().expect("it runs");
         for (number, import) in status.imports.iter().enumerate() {
             let name = &import.name;
-            self.judge.look(&node.node, name, self.now)?;
+            let now = (self.now, clock);
+            self.judge.look(&node.node, name, now)?;
             let site = &mut self.sites[number];
             site.lingers &= site.down == Some(Fault::Hung) || import.running_s.is_some();
             let last = import.last.as_ref();
+            let rounds = import.outcomes;
+            let all = rounds.published + rounds.unchanged + rounds.torn + rounds.failed;
+            if all != self.rounds[number] {
+                self.rounds[number] = all;
+                let outcome = last.map(|last| last.outcome);
+                trace(&format!(
+                    "{} s: round {all} of {name}: {outcome:?} of {}",
+                    self.now, import.source
+                ));
+            }
             let failed = last.is_some_and(|last| last.outcome == Outcome::Failed);
-            self.judge
-                .note_condition(self.now, &format!("round/{name}"), failed);
+            let begun = self.began[number].take().unwrap_or(self.now);
+            self.began[number] = import.running_s.map(|running| self.now.saturating_sub(running));
+            let key = format!("round/{name}");
+            self.judge.note_condition_since(self.now, begun, &key, failed);
             let states: BTreeMap<_, _> = last
                 .filter(|_| !failed)
                 .map(|last| {
@@ -407,11 +308,17 @@ impl Day {
             if !self.sites[number].is_well() || full || failed {
                 self.unwell[number] = self.now;
             }
+            let waits = import.waits.is_some();
+            self.waited[number] = if waits { self.waited[number] + 1 } else { 0 };
+            if TURNS < self.waited[number] {
+                let steps = self.waited[number];
+                self.judge.blame(
+                    self.now,
+                    &format!("{name} has waited for its turn for {steps} steps"),
+                );
+            }
             if self.unwell[number] + RECOVERS < self.now {
-                // `checked` moves every half an hour, and with the next round after that.
-                let longest = 1800 + 2 * PERIOD.as_secs();
-                let now = (self.now, self.clock());
-                self.judge.is_current(&node.node, name, now, longest);
+                self.judge.is_current(&node.node, &SITES[number], now);
             }
         }
         Ok(())
@@ -450,22 +357,32 @@ impl Day {
         self.gate.left.store(u64::MAX, Ordering::SeqCst);
         self.node = Some(plan.start().await);
         self.unwell.fill(self.now);
+        // Nobody who starts can know of it.
+        self.jumped = None;
         Ok(())
     }
 
     /// What the schedule has for the time between `self.now` and the next step.
-    async fn happen(&mut self, events: &[Event]) -> TestResult {
+    async fn happen(&mut self) -> TestResult {
         let (from, to) = (self.now, self.now + STEP.as_secs());
         let now = |at: u64| (from..to).contains(&at);
-        for event in events {
+        for event in &self.script.events {
             let clock = self.clock();
             let fault = self.sites[event.site].can(event.fault);
             if now(event.from) {
                 self.sites[event.site].inflict(fault, event.repository, clock)?;
                 self.seen.insert(fault);
+                trace(&format!(
+                    "{} s: {fault:?} at {}",
+                    self.now, SITES[event.site].name
+                ));
             }
             if now(event.to) {
                 self.sites[event.site].heal(fault, event.repository, clock)?;
+                trace(&format!(
+                    "{} s: {fault:?} is over at {}",
+                    self.now, SITES[event.site].name
+                ));
             }
         }
         for number in 0..self.sites.len() {
@@ -474,23 +391,19 @@ impl Day {
                 self.sites[number].update(roll, clock)?;
             }
         }
+        let full = self.script.full;
         self.gate
             .full
-            .store((FULL.0..FULL.1).contains(&from), Ordering::SeqCst);
-        for (span, off) in [(AHEAD, YEAR.cast_signed()), (BEHIND, -YEAR.cast_signed())] {
-            if now(span.0) {
+            .store((full.0..full.1).contains(&from), Ordering::SeqCst);
+        for (begins, ends, off) in self.script.jumps.clone() {
+            if now(begins) {
                 self.jump(off);
             }
-            if now(span.1) {
+            if now(ends) {
                 self.jump(0);
             }
-            // It is told for an hour after the last jump.
-            let told = now(span.0) || (span.0..span.1 + HOUR).contains(&from);
-            if told || now(span.1 + HOUR) {
-                self.judge.note_condition(self.now, "clock", told);
-            }
         }
-        if KILLS.into_iter().any(now) {
+        if self.script.kills.iter().copied().any(now) {
             self.kill().await?;
         }
         Ok(())
@@ -525,6 +438,43 @@ fn add_import(plan: &mut Plan, site: &Site) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Runs it to its end, and gives what there was to judge.
+async fn run(
+    seed: u64,
+    script: impl FnOnce(&mut Dice) -> Script,
+) -> Result<Option<(Day, judge::Summary)>, Failure> {
+    // While this waits, time goes on only where it is told to.
+    let (release, held) = sync_channel::<()>(0);
+    let hold = Tasks::new();
+    let waits = hold.blocking(Pool::Disk, move || held.recv());
+    hold.spawn("test/hold", async move { drop(waits.await) });
+    let Some(mut day) = Day::begin(Dice(seed), script).await? else {
+        return Ok(None);
+    };
+    while day.now < day.script.ends {
+        day.happen().await?;
+        day.step().await?;
+    }
+    let summary = day.judge.alerts(day.now);
+    assert_eq!(day.judge.verdict(), [""; 0]);
+    let damages = day.node().node.store().fsck(false, &mut |_| ())?.damages;
+    assert!(damages.is_empty(), "{damages:?}");
+    drop(release);
+    Ok(Some((day, summary)))
+}
+
+/// Nothing is wrong any more, and everything is as upstream has it.
+async fn ends_well(day: &mut Day) {
+    assert_eq!(day.node().node.status(None).await.alerts, []);
+    let (now, clock) = (day.now, day.clock());
+    let node = day.node.as_ref().expect("it runs");
+    for plan in &SITES {
+        day.judge.is_current(&node.node, plan, (now, clock));
+    }
+    assert_eq!(day.judge.verdict(), [""; 0]);
+    assert_eq!(day.seen.len(), FAULTS.len(), "{:?}", day.seen);
+}
+
 #[tokio::test(start_paused = true)]
 #[ignore = "minutes; `cargo xtask soak day` runs it"]
 async fn a_day_of_five_mirrors_with_every_fault() -> TestResult {
@@ -533,36 +483,46 @@ async fn a_day_of_five_mirrors_with_every_fault() -> TestResult {
         .and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("PACSTORE_SEED={seed}");
-    // While this waits, time goes on only where it is told to.
-    let (release, held) = sync_channel::<()>(0);
-    let hold = Tasks::new();
-    let waits = hold.blocking(Pool::Disk, move || held.recv());
-    hold.spawn("test/hold", async move { drop(waits.await) });
-
-    let Some(mut day) = Day::begin(seed).await? else {
+    let Some((mut day, summary)) = run(seed, Script::day).await? else {
         return Ok(());
     };
-    let events = schedule(&mut day.dice);
-    while day.now < DAY {
-        day.happen(&events).await?;
-        day.step().await?;
-    }
-    let node = day.node.take().expect("it runs");
-    assert_eq!(node.node.status(None).await.alerts, []);
-    for site in &day.sites {
-        let longest = 1800 + 2 * PERIOD.as_secs();
-        day.judge
-            .is_current(&node.node, site.plan.name, (day.now, day.clock()), longest);
-    }
-    let damages = node.node.store().fsck(false, &mut |_| ())?.damages;
-    assert!(damages.is_empty(), "{damages:?}");
-    let summary = day.judge.alerts(STEP.as_secs());
-    assert_eq!(day.seen.len(), FAULTS.len(), "{:?}", day.seen);
+    ends_well(&mut day).await;
+    eprintln!("{summary:?}, {} heads", day.judge.published);
     assert!(
         40 < summary.trees && 5 < summary.told && 5 < summary.short,
         "too little happened: {summary:?}, {} heads",
         day.judge.published
     );
-    drop(release);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn some_hours_of_five_mirrors_with_every_fault() -> TestResult {
+    let Some((mut day, summary)) = run(1, |_| Script::hours()).await? else {
+        return Ok(());
+    };
+    ends_well(&mut day).await;
+    assert!(
+        10 < summary.trees && 1 < summary.told && 1 < summary.short,
+        "too little happened: {summary:?}, {} heads",
+        day.judge.published
+    );
+    Ok(())
+}
+
+/// With two rounds at once and four upstreams that hang, the fifth goes on as if there were no others.
+#[tokio::test(start_paused = true)]
+async fn upstreams_that_hang_for_ever_keep_nobody_from_its_rounds() -> TestResult {
+    let Some((mut day, _)) = run(1, |_| Script::hung()).await? else {
+        return Ok(());
+    };
+    let (now, clock) = (day.now, day.clock());
+    let node = day.node.as_ref().expect("it runs");
+    day.judge.is_current(&node.node, &SITES[1], (now, clock));
+    assert_eq!(day.judge.verdict(), [""; 0]);
+    let outcomes = node.node.status(None).await.imports[1].outcomes;
+    let longest = PERIOD.as_secs() / 10 * 11 + 4 * STEP.as_secs();
+    let rounds = outcomes.published + outcomes.unchanged;
+    assert!(now / longest <= rounds, "{outcomes:?}");
     Ok(())
 }

@@ -197,7 +197,9 @@ impl Site {
         let mut all = Vec::new();
         let down = self.down.is_some() && self.spare.is_none();
         for ((repo, broken), (_, folder, name)) in self.repos.iter().zip(&self.broken).zip(self.plan.repos) {
-            let whole = matches!(broken, None | Some(Fault::Wiped)) && !down;
+            // The spare is read over HTTP: what the tree has of a package is not asked for again (see [`Site::can`]).
+            let kept = *broken == Some(Fault::Lost) && self.spare.is_some();
+            let whole = (kept || matches!(broken, None | Some(Fault::Wiped))) && !down;
             let database = whole.then(|| fs::read(repo.database_path())).transpose()?;
             let sha256 = database.map(|bytes| digest(&SHA256, &bytes).as_ref().try_into());
             all.push(((*folder).to_owned(), (*name).to_owned(), sha256.transpose()?));
@@ -296,9 +298,10 @@ impl Site {
     /// Packages go to the pool, then the stamp says that something changed.
     fn changed(&self, now: u64) -> Result<(), Failure> {
         if self.plan.pool {
-            let pool = self.root().join("pool/packages");
-            fs::create_dir_all(&pool)?;
             for repo in &self.repos {
+                // Packages of all repositories have the same names here, which they do not have in a real pool.
+                let pool = self.root().join("pool").join(repo.name());
+                fs::create_dir_all(&pool)?;
                 to_pool(repo.folder(), &pool)?;
             }
         }
@@ -349,8 +352,9 @@ fn signature(repo: &Repo) -> PathBuf {
     repo.folder().join(format!("{}.db.sig", repo.name()))
 }
 
-/// Moves the packages of `folder` to `pool` and leaves links to them.
+/// Moves the packages of `folder` to `pool`, a folder of `/pool`, and leaves links to them.
 fn to_pool(folder: &Path, pool: &Path) -> Result<(), Failure> {
+    let above = Path::new("../../../pool").join(pool.file_name().unwrap_or_default());
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -359,8 +363,7 @@ fn to_pool(folder: &Path, pool: &Path) -> Result<(), Failure> {
         }
         let beside = folder.join(".~link");
         fs::rename(entry.path(), pool.join(&name))?;
-        let target = Path::new("../../../pool/packages").join(&name);
-        fs::os::unix::fs::symlink(target, &beside)?;
+        fs::os::unix::fs::symlink(above.join(&name), &beside)?;
         fs::rename(&beside, entry.path())?;
     }
     Ok(())

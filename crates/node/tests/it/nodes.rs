@@ -12,8 +12,11 @@ use pacstore_import::{Files, ImportSpec, Source};
 use pacstore_names::{IpnsName, Layout};
 use pacstore_net::{DhtMode, Multiaddr};
 use pacstore_node::config::{AlertConfig, Config, Every, ImportConfig, Importing, Keep, MirrorConfig, Swarm};
-use pacstore_node::{Answer, Client, Content, FileAnswer, Keys, Node, Online, Outcome, RoundReport};
+use pacstore_node::{
+    Answer, Client, Content, FileAnswer, Keys, Node, Online, Outcome, RoundReport, StartError,
+};
 use pacstore_runtime::{Clock, Tasks};
+use pacstore_store::OpenError;
 use pacstore_testkit::{ThrottledRelay, Upstream};
 use tempfile::TempDir;
 
@@ -125,11 +128,23 @@ impl Plan {
         self
     }
 
+    /// The node alone, in `tasks`.
+    pub(crate) async fn start_in(&self, online: Online, tasks: &Tasks) -> Node {
+        // A program that another test starts shares our lock for the moment between fork and exec.
+        let until = std::time::Instant::now() + SOON;
+        loop {
+            match Node::start(self.config.clone(), online, tasks, self.clock.clone()).await {
+                Err(StartError::Open(OpenError::Locked { .. })) if std::time::Instant::now() < until => {
+                    std::thread::yield_now();
+                }
+                started => return started.unwrap(),
+            }
+        }
+    }
+
     pub(crate) async fn start(self) -> TestNode {
         let tasks = Tasks::new();
-        let node = Node::start(self.config.clone(), Online::Yes, &tasks, self.clock.clone())
-            .await
-            .unwrap();
+        let node = self.start_in(Online::Yes, &tasks).await;
         TestNode {
             node,
             plan: self,

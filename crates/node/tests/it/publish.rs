@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pacstore_import::Files;
 use pacstore_node::{Node, Online, Outcome};
-use pacstore_runtime::{Clock, Tasks};
+use pacstore_runtime::Tasks;
 use pacstore_store::{Steps, Tuning};
 use pacstore_testkit::TestResult;
 
@@ -66,11 +66,8 @@ pub(crate) struct Short {
 impl Short {
     pub(crate) async fn start(plan: &Plan) -> Self {
         let tasks = Tasks::new();
-        let started = Node::start(plan.config.clone(), Online::No, &tasks, Clock::system());
-        Self {
-            node: started.await.unwrap(),
-            tasks,
-        }
+        let node = plan.start_in(Online::No, &tasks).await;
+        Self { node, tasks }
     }
 
     pub(crate) async fn round(&self) -> Outcome {

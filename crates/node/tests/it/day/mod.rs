@@ -230,7 +230,10 @@ impl Day {
             let hung = status.imports.iter().filter(|import| hangs(import)).count();
             let works = |import: &pacstore_node::ImportStatus| {
                 let waits = import.waits.is_some() && hung < ROUNDS;
-                import.next_s == Some(0) || waits || (import.running_s.is_some() && !hangs(import))
+                // Between the end of a round and the wait for the next one its report is written.
+                let due = import.next_s.is_none_or(|next| next == 0);
+                let is_due = due && import.waits.is_none() && import.running_s.is_none();
+                is_due || waits || (import.running_s.is_some() && !hangs(import))
             };
             let told = looks < status.alert_looks && status.alert_counts.2 == 0;
             if told && !status.imports.iter().any(works) {

@@ -33,7 +33,7 @@ struct Importer {
     #[arg(long, required_unless_present = "preset")]
     name: Option<String>,
     /// Where to read from: rsync://, http(s)://, or an absolute directory; several in order of preference; a preset has some
-    #[arg(long, required_unless_present = "preset")]
+    #[arg(long, value_name = "URL|DIR", required_unless_present = "preset")]
     from: Vec<String>,
     /// A known distribution: arch, endeavouros, manjaro, manjaro-arm, alhp or chaotic-aur
     #[arg(long, value_name = "NAME")]

@@ -277,6 +277,32 @@ async fn an_importer_that_is_started_anew_goes_on_waiting() -> TestResult {
     Ok(())
 }
 
+/// The new key names the coming head anew, above its first record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_rotated_while_a_head_waits_goes_on_waiting() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(3, 10_000))?;
+    let importer = importer(dir.path(), 1).start().await;
+    importer.import().await;
+    let (old, first) = (importer.plan.key(), importer.tree());
+    repo.update(&["pkg1"])?;
+    let coming = waits(&importer).await;
+    let rotated = importer.node.rotate("k").await?;
+    assert_eq!(importer.tree(), first);
+    assert_eq!(status(&importer).await.unwrap().tree, Some(coming.clone()));
+    // It knows the old KEY alone.
+    let follower = Plan::client(vec![old], vec![importer.address().await])
+        .start()
+        .await;
+    is_in_force(&importer, &coming).await;
+    assert_eq!(status(&importer).await.unwrap().thin, None);
+    follower.follows(&importer).await;
+    let signed = importer.node.mirror(NAME).unwrap().signed();
+    let ours = signed.iter().find(|one| one.key.to_string() == rotated.key);
+    assert_eq!(ours.map(|one| one.head.tree.to_string()), Some(coming));
+    Ok(())
+}
+
 /// Nor does a stranger who is connected count as a replica.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_coming_head_is_for_friends_alone() -> TestResult {

@@ -1,6 +1,6 @@
 //! Reading the whole store again, slowly, and fetching anew what is damaged.
 //!
-//! - Invariant: at most the bytes that the period allows are read a minute, so a disk is never busy with it.
+//! - Invariant: at most the bytes that the period allows are read in ten minutes, so a disk is never busy with it for long.
 //! - Invariant: where it was is remembered over restarts.
 //! - Not here: checking one file (`pacstore-store`), everything at once (`pacstore fsck`).
 
@@ -17,8 +17,8 @@ use crate::node::Node;
 /// Key of the number of the file that is next.
 const NEXT: &str = "scrub/next";
 
-/// Between two batches.
-const TICK: Duration = Duration::from_mins(1);
+/// Between two batches: where one ended is written down, and an idle disk is to sleep.
+const TICK: Duration = Duration::from_mins(10);
 
 /// What the scrub has seen, as scripts see it. Counts are since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ impl Node {
             status.bytes += one.len;
             status.damaged += u64::from(damaged);
             status.mended += u64::from(mended);
+        }
+        if next == begin {
+            return Ok(());
         }
         let store = self.inner.store.clone();
         self.on_disk(move || Ok(store.state_put(&[(NEXT, Some(&next.to_le_bytes()))])?))

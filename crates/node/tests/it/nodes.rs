@@ -130,12 +130,12 @@ impl Plan {
 
     /// The node alone, in `tasks`.
     pub(crate) async fn start_in(&self, online: Online, tasks: &Tasks) -> Node {
-        // A program that another test starts shares our lock for the moment between fork and exec.
+        // What was stopped in the middle may hold its store for a moment more.
         let until = std::time::Instant::now() + SOON;
         loop {
             match Node::start(self.config.clone(), online, tasks, self.clock.clone()).await {
                 Err(StartError::Open(OpenError::Locked { .. })) if std::time::Instant::now() < until => {
-                    std::thread::yield_now();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 started => return started.unwrap(),
             }

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use pacstore_runtime::RateLimit;
@@ -169,8 +169,8 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     options: HttpOptions,
-    /// One client for each reach, by the resolver's filter.
-    clients: [reqwest::Client; 3],
+    /// One client for each reach, by the resolver's filter. Each has authorities of its own, some MB: made when it is needed.
+    clients: [OnceLock<reqwest::Client>; 3],
     mirrors: Mirrors,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -183,22 +183,15 @@ impl fmt::Debug for Http {
 
 impl Http {
     /// A client with these options.
-    ///
-    /// # Panics
-    /// If the user agent is no header value, a root no certificate, or the machine gives no TLS (none depends on input).
     pub fn new(options: HttpOptions) -> Self {
         Self::with_mirrors(options, Mirrors::default())
     }
 
     /// A client with these options that notes in `mirrors` what each request shows.
-    ///
-    /// # Panics
-    /// As [`Http::new`].
     pub fn with_mirrors(options: HttpOptions, mirrors: Mirrors) -> Self {
-        let clients = [Reach::Public, Reach::Private, Reach::Loopback].map(|reach| client(&options, reach));
         Self(Arc::new(Inner {
             options,
-            clients,
+            clients: Default::default(),
             mirrors,
             hosts: Mutex::default(),
         }))
@@ -220,6 +213,9 @@ impl Http {
     ///
     /// # Errors
     /// Each variant of [`HttpError`] but those that only a body can show.
+    ///
+    /// # Panics
+    /// If the user agent is no header value, or the machine gives no TLS (neither depends on input).
     pub async fn get(&self, get: &Get<'_>) -> Result<Response, HttpError> {
         let answer = self.follow(get).await;
         if let Err(error) = &answer
@@ -296,7 +292,8 @@ impl Http {
             why,
         })?;
         let _permit = self.permit(url, Some(until)).await?;
-        let request = self.0.clients[reach as usize]
+        let request = self
+            .client(reach)
             .post(url.clone())
             .header(header::CONTENT_TYPE, content_type)
             .body(body)
@@ -328,7 +325,8 @@ impl Http {
         let patience = options.connect_timeout + options.stall_timeout;
         let stalled = Instant::now() + patience;
         let by = until.map_or(stalled, |u| u.min(stalled));
-        let request = self.0.clients[reach as usize]
+        let request = self
+            .client(reach)
             .get(url.clone())
             .headers(headers.clone())
             .send();
@@ -357,6 +355,10 @@ impl Http {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(HttpError::Busy { url: shown(url) }),
         }
+    }
+
+    fn client(&self, reach: Reach) -> &reqwest::Client {
+        self.0.clients[reach as usize].get_or_init(|| client(&self.0.options, reach))
     }
 
     fn host(&self, url: &Url) -> Arc<Semaphore> {

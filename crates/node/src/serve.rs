@@ -190,6 +190,7 @@ impl Node {
             node.decide(client, &mirror, &path, Writes::Here)
         });
         let decided = decided.await.map_err(|_| AskError::Stopping)??;
+        // Only `Writes::Never` gives nothing.
         decided.ok_or(AskError::Stopping)
     }
 

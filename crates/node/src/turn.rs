@@ -2,8 +2,8 @@
 //!
 //! A turn is for work: bytes, memory, the disk. A round to which nothing comes does none, so after [`PATIENCE`] it gives its
 //! turn to others, and goes on waiting for its upstream without one. Once something comes again it is the next to get a turn.
-//! It goes on meanwhile: to be held up between two bytes would look to the upstream as if we hung. So for that moment one
-//! round more may be at work than there are turns.
+//! It goes on meanwhile: to be held up between two bytes would look to the upstream as if we hung. So until it has its turn
+//! again more rounds may be at work than there are turns: one more for each upstream that hung and came back.
 //!
 //! - Invariant: with `rounds` turns and N upstreams that hang, a round that is due waits for them at most
 //!   [`PATIENCE`] * (N / `rounds`, rounded up), however long they hang.

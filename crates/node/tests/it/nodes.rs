@@ -12,11 +12,8 @@ use pacstore_import::{Files, ImportSpec, Source};
 use pacstore_names::{IpnsName, Layout};
 use pacstore_net::{DhtMode, Multiaddr};
 use pacstore_node::config::{AlertConfig, Config, Every, ImportConfig, Importing, Keep, MirrorConfig, Swarm};
-use pacstore_node::{
-    Answer, Client, Content, FileAnswer, Keys, Node, Online, Outcome, RoundReport, StartError,
-};
+use pacstore_node::{Answer, Client, Content, FileAnswer, Keys, Node, Online, Outcome, RoundReport};
 use pacstore_runtime::{Clock, Tasks};
-use pacstore_store::OpenError;
 use pacstore_testkit::{ThrottledRelay, Upstream};
 use tempfile::TempDir;
 
@@ -130,16 +127,8 @@ impl Plan {
 
     /// The node alone, in `tasks`.
     pub(crate) async fn start_in(&self, online: Online, tasks: &Tasks) -> Node {
-        // What was stopped in the middle may hold its store for a moment more.
-        let until = std::time::Instant::now() + SOON;
-        loop {
-            match Node::start(self.config.clone(), online, tasks, self.clock.clone()).await {
-                Err(StartError::Open(OpenError::Locked { .. })) if std::time::Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                started => return started.unwrap(),
-            }
-        }
+        let started = Node::start(self.config.clone(), online, tasks, self.clock.clone());
+        started.await.unwrap()
     }
 
     pub(crate) async fn start(self) -> TestNode {

@@ -384,6 +384,19 @@ mod tests {
     }
 
     #[test]
+    fn later_leaves_are_asked_for_as_far_as_they_come_soon() {
+        let asked = |rate: u64, host: Host| {
+            let line = thin(rate, &host);
+            let turns: Vec<Turn> = (0..64).map(|_| line.turn(root(1), host.clone())).collect();
+            turns.iter().take_while(|turn| turn.try_start()).count()
+        };
+        assert_eq!(asked(500_000, Host::Peers(2)), 3);
+        assert_eq!(asked(500_000, mirror()), 4);
+        assert_eq!(asked(80 * MIB, Host::Peers(1)), 20);
+        assert_eq!(asked(80 * MIB, mirror()), 20);
+    }
+
+    #[test]
     fn a_fast_line_is_not_tight_and_a_new_host_is_tried_on_a_tight_one() {
         let fast = thin(50_000_000, &mirror());
         let _waits: Vec<FirstByte> = (1..6).map(|n| fast.wait_for(root(n), MIB)).collect();

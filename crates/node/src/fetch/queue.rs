@@ -18,8 +18,12 @@ use super::plan::LATE;
 /// First leaves go alone where they would take longer than this beside the others.
 const TIGHT: Duration = Duration::from_secs(1);
 
-/// Later leaves that one host is asked for at once where the line is the limit.
+/// Later leaves that a mirror is asked for at once where the line is the limit ...
 const LATER_AT_ONCE: usize = 4;
+
+/// ... and anybody, if they come within this time: each answer brings the next question, and a fast line
+/// would stand idle between the two.
+const LATER_WITHIN: Duration = Duration::from_millis(250);
 
 /// So many flights at once show what the line gives.
 pub(super) const WIDE: usize = 3;
@@ -213,6 +217,8 @@ impl State {
             Host::Peers(_) => at_once + 1,
             Host::Mirror(_) => LATER_AT_ONCE,
         };
+        let soon = self.rate(now).unwrap_or(0.0) * LATER_WITHIN.as_secs_f64();
+        let before = before.max(soon as usize >> 20);
         let queue = self.flights.iter().filter(same);
         let ahead = queue
             .filter(|f| f.first.is_none() && (f.going || f.id < id))

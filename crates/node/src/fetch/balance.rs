@@ -80,8 +80,8 @@ fn until(under_way: &AtomicU64, bytes: u64, rate: f64) -> f64 {
     (under_way.load(Ordering::Relaxed) + bytes) as f64 / rate.max(1.0)
 }
 
-/// Whether the best mirror would bring `bytes` sooner than the peers of `session`. Never where the line is the limit: the
-/// mirror would take from it what the peers lose.
+/// Whether the best mirror would bring `bytes` sooner than the peers of `session`. Never where the line has no room for it:
+/// it would take from it what the peers lose.
 pub(crate) fn is_mirror_sooner(inner: &Inner, session: &Session, mirrors: &[Url], bytes: u64) -> bool {
     let rate = |net: &Net| net.bitswap().rate(&session.peers());
     let (Some(mirror), Some(peers)) = (best(inner, mirrors), inner.net.as_ref().and_then(rate)) else {
@@ -100,12 +100,17 @@ pub(crate) fn are_neighbours_slow(inner: &Inner, neighbours: &[PeerId], mirrors:
     rate.is_some_and(|rate| inner.balance.is_slow(bytes, rate, mirror))
 }
 
+/// Whether the best of `mirrors` may bring something beside the peers.
+pub(crate) fn may_mirrors_help(inner: &Inner, mirrors: &[Url]) -> bool {
+    best(inner, mirrors).is_some()
+}
+
 /// What the best mirror gives, and its latency; `None` if no mirror is worth asking.
 fn best(inner: &Inner, mirrors: &[Url]) -> Option<(Option<f64>, Duration)> {
     let url = mirrors.first()?;
     let known = inner.http.mirrors();
-    let worth = !known.is_paused(url) && !inner.line.is_limit();
     let rate = known.rate(url).map(|rate| rate as f64);
+    let worth = !known.is_paused(url) && inner.line.has_room_for(rate);
     worth.then(|| (rate, known.latency(url).unwrap_or_default()))
 }
 

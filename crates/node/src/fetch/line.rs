@@ -88,6 +88,15 @@ impl Line {
         self.state().is_limit(Instant::now())
     }
 
+    /// A source that has shown `rate`, if it was measured, may bring more beside those that bring now: the line is not known
+    /// to be the limit, or it is wide, or that source alone was much faster than all of them are.
+    pub(crate) fn has_room_for(&self, rate: Option<f64>) -> bool {
+        let now = Instant::now();
+        let state = self.state();
+        let all = state.rate(now).filter(|_| state.is_limit(now));
+        all.is_none_or(|all| all >= WIDE_RATE || rate.is_some_and(|rate| all * 1.5 < rate))
+    }
+
     /// The line is known to give so much that several leaves of a file that is waited for
     /// may be asked at once.
     pub(crate) fn is_wide(&self) -> bool {
@@ -381,6 +390,19 @@ mod tests {
         let turns: Vec<Turn> = (1..6).map(|n| line.turn(root(n), mirror())).collect();
         assert!(turns.iter().all(Turn::try_start));
         assert!(line.turn(root(9), mirror()).try_start());
+    }
+
+    #[test]
+    fn a_line_has_room_for_who_was_faster_alone_and_for_all_if_it_is_wide() {
+        let narrow = thin(500_000, &Host::Peers(1));
+        assert!(!narrow.has_room_for(None) && !narrow.has_room_for(Some(600e3)));
+        assert!(
+            narrow.has_room_for(Some(5e6)),
+            "a line that gave 5 MB/s is not what holds peers at 0.5"
+        );
+        let wide = thin(10_000_000, &Host::Peers(2));
+        assert!(wide.is_limit() && wide.has_room_for(None));
+        assert!(Line::default().has_room_for(None), "nothing is known");
     }
 
     #[test]

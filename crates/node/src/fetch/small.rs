@@ -42,7 +42,7 @@ use super::{balance, one_leaf, peers, turns, upstreams};
 /// How long peers are asked alone.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How long they are if bytes come, and the line is not known to be the limit.
+/// How long they are if bytes come, and the line has room for a mirror.
 const MOVING_START: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether bytes come.
@@ -259,7 +259,7 @@ pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources
             {
                 return mirrors_first(mirrors, tokio::time::sleep(LATE), peers).await;
             }
-            hedged(peers, peers_are_late(inner, session), mirrors).await
+            hedged(peers, peers_are_late(inner, session, &sources.upstreams), mirrors).await
         }
     }
 }
@@ -288,7 +288,7 @@ async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> 
 }
 
 /// Returns once a mirror should be asked too: there are no peers, or they are silent, or slower than need be.
-async fn peers_are_late(inner: &Inner, session: Option<&Session>) {
+async fn peers_are_late(inner: &Inner, session: Option<&Session>, mirrors: &[Url]) {
     let Some(session) = session.filter(|session| !session.peers().is_empty()) else {
         return;
     };
@@ -296,7 +296,7 @@ async fn peers_are_late(inner: &Inner, session: Option<&Session>) {
     let began = Instant::now();
     loop {
         let moving = peers::last_byte(session).is_some_and(|last| last.elapsed() < LATE);
-        if !moving || (!inner.line.is_limit() && MOVING_START < began.elapsed()) {
+        if !moving || (MOVING_START < began.elapsed() && balance::may_mirrors_help(inner, mirrors)) {
             return;
         }
         tokio::time::sleep(LOOK).await;

@@ -109,19 +109,8 @@ impl Offline {
     }
 }
 
-/// What [`steady_heaps`] takes and gives back: a leaf.
-const LARGEST: usize = 1 << 20;
-
-/// glibc gives the end of a heap back to the system once 128 KiB there are free, and faults it in again page by
-/// page: a muxer's frames come and go around that bound all the time. The first large block that is freed moves it
-/// to twice that block's size. Other allocators see one block come and go.
-fn steady_heaps() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGEST)));
-}
-
 /// Runs `work` on a runtime of its own.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    steady_heaps();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

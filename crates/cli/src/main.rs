@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod context;
 mod files;
+mod heap;
 mod home;
 mod machine;
 mod owner;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    heap::settle();
     let args = match commands::Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

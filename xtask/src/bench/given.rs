@@ -1,6 +1,6 @@
 //! `bench client`: what pacman gets through a node, beside what it gets without one.
 //!
-//! - Invariant: each row can be run alone (`--row`): warm, known, solo, unknown, pacman, lines, 304, idle.
+//! - Invariant: each row can be run alone (`--row`): warm, known, solo, unknown, pacman, lines, 304, memory, idle.
 //! - Not here: rows of files that have to come (`super::cold`), of pacman itself (`super::with_pacman`).
 
 use std::path::Path;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use super::client::Connection;
-use super::corpus::Corpus;
+use super::client::{Connection, get_all};
+use super::corpus::{Corpus, Noise};
 use super::lab::{self, Home, NAME};
 use super::serve::{self, Nginx};
 use super::table::Table;
@@ -21,6 +21,10 @@ const REQUESTS: usize = 500;
 
 /// Packages of the database that does not change.
 const PACKAGES: usize = 5_000;
+
+/// Downloads at once whose memory is looked at, and the bytes of each.
+const DOWNLOADS: usize = 8;
+const LARGE: u64 = 100 << 20;
 
 const HOUR: f64 = 3600.0;
 
@@ -48,6 +52,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if wanted(&["unknown", "304"]) {
         known = true;
         asked(place, &mut table)?;
+    }
+    if wanted(&["memory"]) {
+        known = true;
+        eight(place, &mut table)?;
     }
     if wanted(&["idle"]) {
         known = true;
@@ -104,6 +112,43 @@ fn not_modified(host: &str, path: &str) -> anyhow::Result<f64> {
         times.push(answer.took.as_secs_f64() * 1e3);
     }
     Ok(median(times))
+}
+
+/// What a node takes while it gives eight large files at once: as they come from a peer, and when they are here.
+fn eight((bin, dir): (&Path, &Path), table: &mut Table) -> anyhow::Result<()> {
+    let from = dir.join("eight");
+    std::fs::create_dir_all(&from)?;
+    let mut random = Noise::new(8);
+    let mut paths = Vec::new();
+    for n in 0..DOWNLOADS {
+        random.file(&from.join(format!("{n}.iso")), LARGE)?;
+        paths.push(format!("/ipns/{NAME}/{n}.iso"));
+    }
+    let more = "files = \"all\"\nreplaced_by_rename = true";
+    let importer = Home::importer(bin, &dir.join("eight-importer"), &from, more)?;
+    importer.import(&[0])?;
+    let importing = importer.start()?;
+    let client = Home::client(
+        bin,
+        &dir.join("eight-client"),
+        &importer.key()?,
+        &importer.address()?,
+    )?;
+    for what in ["from a peer", "that are here"] {
+        // The second time a process that has done nothing else.
+        let node = client.start()?;
+        node.await_path(&format!("/ipns/{NAME}/"))?;
+        let bytes = get_all(&node.gateway, paths.clone(), DOWNLOADS)?;
+        ensure!(bytes == DOWNLOADS as u64 * LARGE, "{bytes} bytes came");
+        table.limit(
+            &format!("{DOWNLOADS} downloads at once {what}: peak memory"),
+            node.peak_mb(),
+            "MB",
+            96.0,
+        );
+    }
+    drop(importing);
+    Ok(())
 }
 
 /// A node that nobody asks for anything, with all that looks around by itself.

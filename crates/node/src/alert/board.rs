@@ -17,6 +17,9 @@ use super::{Alert, Kind, OpenAlert};
 /// Messages an hour, at most.
 pub(crate) const MAX_PER_HOUR: usize = 12;
 
+/// Of these, how many only errors and their ends may be.
+const FOR_ERRORS: usize = 4;
+
 /// Conditions that are known at once; more are dropped.
 const MAX_OPEN: usize = 1000;
 
@@ -104,8 +107,13 @@ impl Board {
             self.note(now, key, condition);
         }
         let mut news = Vec::new();
-        let keys: Vec<String> = self.open.keys().cloned().collect();
-        for key in keys {
+        let mut keys: Vec<(bool, String)> = self
+            .open
+            .iter()
+            .map(|(key, open)| (open.kind != Kind::Error, key.clone()))
+            .collect();
+        keys.sort();
+        for (_, key) in keys {
             if let Some(alert) = self.decide(now, &key, holds.get(&key), rules) {
                 self.written.push_back(now);
                 self.enqueue(now, &alert, rules);
@@ -137,8 +145,9 @@ impl Board {
 
     /// Whether the condition `key` is news, and its end.
     fn decide(&mut self, now: u64, key: &str, holds: Option<&Condition>, rules: &Rules) -> Option<Alert> {
-        let room = self.written.len() < MAX_PER_HOUR;
         let open = self.open.get_mut(key)?;
+        let kept_free = if open.kind == Kind::Error { 0 } else { FOR_ERRORS };
+        let room = self.written.len() + kept_free < MAX_PER_HOUR;
         match (holds, open.told, open.lasts) {
             (Some(condition), told, lasts) => {
                 let due = match told {
@@ -377,6 +386,28 @@ mod tests {
         }
         assert_eq!(told.len(), 30, "each was told in the end");
         assert_eq!(board.pending.len(), 30);
+    }
+
+    #[test]
+    fn warnings_leave_room_for_an_error() {
+        let mut board = Board::default();
+        let odd = |n: u32| Condition {
+            kind: Kind::Warning,
+            after: Duration::ZERO,
+            ..failing(&format!("a{n:02}"))
+        };
+        let mut holds: Vec<Condition> = (0..30).map(odd).collect();
+        let told = board.look(0, holds.clone(), &rules());
+        assert_eq!(told.len(), MAX_PER_HOUR - FOR_ERRORS);
+        holds.push(failing("z"));
+        board.look(60, holds.clone(), &rules());
+        let news = board.look(60 + 600, holds.clone(), &rules());
+        assert_eq!(kinds(&news), [Kind::Error]);
+        let news = board.look(3600, holds.clone(), &rules());
+        assert_eq!(news.len(), MAX_PER_HOUR - FOR_ERRORS - 1, "the rest, beside it");
+        holds.retain(|one| one.kind == Kind::Warning);
+        let news = board.look(3660, holds, &rules());
+        assert_eq!(kinds(&news), [Kind::Recovery]);
     }
 
     #[test]

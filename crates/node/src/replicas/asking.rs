@@ -4,7 +4,7 @@
 //! and of their signatures; the first [`MOST`] of them in this order. A peer is asked for 64 at a time, and further on
 //! where it had everything; what it said before is not asked again.
 //!
-//! - Invariant: a peer counts once, and only when it said of every block that it has it.
+//! - Invariant: a peer counts once, only when it said of every block that it has it, and only while it is connected.
 //! - Invariant: it is a claim. Whoever says that he has a block may not give it; such a peer delays nothing, and a head
 //!   that goes out too early is where it would be without `replicas`.
 //! - Not here: what follows from it (`super`).
@@ -64,6 +64,8 @@ impl Asked {
         note("asking peers");
         let all = self.blocks.len();
         let askable = node.inner.fetch.askable(mirror.audience(Some(head)));
+        // Who left holds nothing for anybody; if it comes back, it is asked anew.
+        self.told.retain(|peer, _| askable.contains(peer));
         let mut open = Vec::new();
         for peer in askable {
             let room = self.told.len() < PEERS;

@@ -53,8 +53,13 @@ async fn waits(importer: &TestNode) -> String {
     coming
 }
 
+/// The tree is in force, and that is written down: nothing waits.
 async fn is_in_force(node: &TestNode, tree: &str) {
-    until("it is in force", async || node.tree().as_deref() == Some(tree)).await;
+    until("it is in force", async || {
+        let waits = status(node).await.is_some_and(|now| now.tree.is_some());
+        node.tree().as_deref() == Some(tree) && !waits
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,6 +126,33 @@ async fn who_holds_a_coming_head_goes_on_giving_the_old_one() -> TestResult {
     assert_eq!(follower.tree(), tree);
     assert!(follower.get("core.db").await? == old);
     assert_eq!(importer.tree(), tree);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_left_is_no_replica() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(3, 10_000))?;
+    let importer = importer(dir.path(), 2).start().await;
+    importer.import().await;
+    let first = client(&importer).await;
+    first.follows(&importer).await;
+    let tree = importer.tree();
+    repo.update(&["pkg1"])?;
+    waits(&importer).await;
+    let held = |count| {
+        let importer = &importer;
+        async move {
+            let so_many = async || status(importer).await.is_some_and(|now| now.held == count);
+            until("so many hold it", so_many).await;
+        }
+    };
+    held(1).await;
+    first.stop().await;
+    held(0).await;
+    let _second = client(&importer).await;
+    held(1).await;
+    assert_eq!(importer.tree(), tree, "one of two");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - Invariant: one file at a time, and none begins while a client's download is under way.
 //! - Invariant: nothing is fetched where all that is needed does not fit under the cap.
+//! - Invariant: of a package and its signature the signature comes first.
 //! - Not here: what is needed (`super`), when (`super::moment`).
 
 use std::sync::Arc;
@@ -207,11 +208,12 @@ impl Node {
             tokio::time::sleep(BUSY).await;
         }
         let began = Instant::now();
-        self.bring(need, listed, "").await?;
-        // pacman asks for it beside the package; a repository without signatures has none.
+        // pacman asks for it beside the package; a repository without signatures has none. It comes first: what stops
+        // between the two must leave a package that is missing, not one that is ready without its signature.
         if let Err(error) = self.bring(need, listed, ".sig").await {
             debug!(name = &*listed.filename, error, "no signature beside it");
         }
+        self.bring(need, listed, "").await?;
         let rate = self
             .inner
             .config

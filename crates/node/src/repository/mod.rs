@@ -10,6 +10,7 @@
 //! - Read first: `ask.rs`, then `check.rs`, `line.rs`; `docs/semantics.md`, "Without importer".
 
 mod ask;
+mod beside;
 mod check;
 mod good;
 mod incoming;

@@ -7,18 +7,20 @@
 //! - Invariant: where a keyring is configured, a signed database whose signature is not good by it is not taken. (Arch's
 //!   databases are not signed; there the signatures of packages count, `super::good`.)
 //! - Invariant: where the state that is here is signed, one without signature counts as torn.
-//! - Not here: which of two states is newer, which mirror is asked.
+//! - Invariant: a signature that was asked for together with its database counts only where that did not change.
+//! - Not here: how a signature is asked for (`super::beside`), which of two states is newer, which mirror is asked.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pacstore_pacman::openpgp::Verdict;
-use pacstore_pacman::{DbError, DbKind, Fit, MAX_SIGNATURE, Seal};
+use pacstore_pacman::{DbError, DbKind, Fit, Seal};
 use pacstore_runtime::Pool;
-use pacstore_upstream::{Get, HttpError, Response, Url, url_of};
+use pacstore_upstream::{Get, HttpError, Response, Url};
 use tokio::time::Instant;
 
+use super::beside::{Early, Signature, file_url, signature, unless};
 use super::check::{Looked, modified, tag};
 use super::incoming::{Arrived, Incoming, arrived};
 use super::index::Index;
@@ -29,7 +31,7 @@ use crate::error::StoreError;
 use crate::node::Node;
 
 /// How long a mirror may take for an answer's header.
-const HEADER: Duration = Duration::from_secs(5);
+pub(super) const HEADER: Duration = Duration::from_secs(5);
 
 /// How long a database may take to come.
 const BODY: Duration = Duration::from_mins(2);
@@ -87,13 +89,14 @@ impl LookError {
 
 /// What a mirror answers when it is asked for a database.
 pub(super) enum Header {
-    /// It is that of a state that is here.
-    Same(Seen, Arc<State>),
+    /// It is that of a state that is here; the signature beside it was asked for, too.
+    Same(Seen, Arc<State>, Box<Early>),
     /// It is another one, or nothing tells.
     Other(Box<Response>, Tag),
 }
 
-/// Asks the mirror at `folder` whether its database is another than last time.
+/// Asks the mirror at `folder` whether its database is another than last time, and at the same time for the
+/// signature: mostly nothing changed, and then both answers are here after one round trip.
 pub(super) async fn header(node: &Node, line: &Line, folder: &Url) -> Result<Header, LookError> {
     let url = file_url(folder, &line.name)?;
     let seen = line
@@ -102,18 +105,31 @@ pub(super) async fn header(node: &Node, line: &Line, folder: &Url) -> Result<Hea
     let mut get = Get::new(&url);
     get.max_len = Some(longest(line.kind));
     get.deadline = Some(BODY);
+    let mut early = None;
     if let Some((seen, _)) = &seen {
         unless(&mut get, &seen.database);
+        early = Some(Box::new(Early::new(node, folder, line, seen)?));
     }
-    let answered = tokio::time::timeout(HEADER, node.inner.http.get(&get)).await;
-    match (answered, seen) {
+    let asked = async {
+        let answer = node.inner.http.get(&get);
+        match &mut early {
+            Some(early) => early.beside(answer).await,
+            None => answer.await,
+        }
+    };
+    let answered = tokio::time::timeout(HEADER, asked).await;
+    match (answered, seen.zip(early)) {
         (Err(_), _) => Err(LookError::Stalled(shown(&url))),
-        (Ok(Err(HttpError::NotModified { .. })), Some((seen, state))) => Ok(Header::Same(seen, state)),
+        (Ok(Err(HttpError::NotModified { .. })), Some(((seen, state), early))) => {
+            Ok(Header::Same(seen, state, early))
+        }
         (Ok(Err(error)), _) => Err(error.into()),
         (Ok(Ok(response)), seen) => {
             let tag = tag(&response);
             match seen {
-                Some((seen, state)) if seen.database.shows(&tag) => Ok(Header::Same(seen, state)),
+                Some(((seen, state), early)) if seen.database.shows(&tag) => {
+                    Ok(Header::Same(seen, state, early))
+                }
                 _ => Ok(Header::Other(Box::new(response), tag)),
             }
         }
@@ -151,9 +167,8 @@ async fn once(
 ) -> Result<Looked, LookError> {
     let url = file_url(folder, &line.name)?;
     let (database, built, tag, same) = match header {
-        Header::Same(seen, state) => {
-            let signature = signature(node, folder, line, Some(&seen)).await?;
-            let signature = match signature {
+        Header::Same(seen, state, early) => {
+            let signature = match early.answer(node, folder, line, &seen).await? {
                 Signature::Same => return Ok(Looked::Same(seen)),
                 Signature::None if seen.signature.is_none() => return Ok(Looked::Same(seen)),
                 other => other,
@@ -175,7 +190,7 @@ async fn once(
     };
     let signature = match same {
         Some(signature) => signature,
-        None => signature(node, folder, line, None).await?,
+        None => signature(node, folder, line).await?,
     };
     let held_is_signed = line.current().is_some_and(|state| state.signature.is_some());
     let (signature, signature_tag, signed) = match signature {
@@ -237,7 +252,7 @@ async fn fitting(
         Fit::Unknown => {
             // Nothing in it tells; then at least the signature must not move between two looks.
             tokio::time::sleep(AGAIN).await;
-            match signature(node, folder, line, None).await? {
+            match signature(node, folder, line).await? {
                 Signature::New(again, again_tag) if again == *bytes && again_tag == *tag => Ok(made),
                 _ => Err(LookError::Moved(shown(url))),
             }
@@ -305,68 +320,6 @@ async fn receive(
         DbKind::Files => Err(LookError::NoArchive(url)),
     });
     Ok((database, built.await.map_err(|_| LookError::Stopping)??))
-}
-
-/// What is beside a database.
-enum Signature {
-    New(bytes::Bytes, Tag),
-    /// That of the state that was seen last.
-    Same,
-    None,
-}
-
-async fn signature(
-    node: &Node,
-    folder: &Url,
-    line: &Line,
-    seen: Option<&Seen>,
-) -> Result<Signature, LookError> {
-    let url = file_url(folder, &format!("{}.sig", line.name))?;
-    let seen = seen
-        .and_then(|seen| seen.signature.as_ref())
-        .filter(|tag| tag.tells());
-    let mut get = Get::new(&url);
-    get.max_len = Some(MAX_SIGNATURE as u64);
-    get.deadline = Some(HEADER);
-    if let Some(tag) = seen {
-        unless(&mut get, tag);
-    }
-    match node.inner.http.get(&get).await {
-        Err(HttpError::NotModified { .. }) => Ok(Signature::Same),
-        // Or a page that says so in many words.
-        Err(
-            HttpError::Status {
-                code: 403 | 404 | 410,
-                ..
-            }
-            | HttpError::TooLong { .. },
-        ) => Ok(Signature::None),
-        Err(error) => Err(error.into()),
-        Ok(mut response) => {
-            let tag = tag(&response);
-            if seen.is_some_and(|seen| seen.shows(&tag)) {
-                return Ok(Signature::Same);
-            }
-            let bytes = response.bytes().await?;
-            Ok(match Seal::read(&bytes) {
-                Some(_) => Signature::New(bytes, tag),
-                None => Signature::None,
-            })
-        }
-    }
-}
-
-fn file_url(folder: &Url, name: &str) -> Result<Url, LookError> {
-    url_of(folder, name.as_bytes()).map_err(|_| LookError::Url(shown(folder)))
-}
-
-fn unless(get: &mut Get<'_>, tag: &Tag) {
-    get.if_none_match.clone_from(&tag.etag);
-    if tag.etag.is_none() {
-        get.if_modified_since = tag
-            .modified
-            .map(|told| modified(Some(told), std::time::UNIX_EPOCH));
-    }
 }
 
 fn longest(kind: DbKind) -> u64 {

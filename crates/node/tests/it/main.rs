@@ -29,6 +29,7 @@ mod serving;
 mod share;
 mod signed;
 mod solo;
+mod solo_asking;
 mod solo_packages;
 mod solo_private;
 mod work;

@@ -41,7 +41,8 @@ pub type LocalPeers = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// A peer with outstanding wants that sends no byte for this long loses them to others.
+    /// A peer with outstanding wants that sends no byte for this long loses them to others. Earlier, where a round trip
+    /// to it was measured ([`Bitswap::round_trip`](crate::Bitswap::round_trip)) and it does not use to take so long.
     pub stall: Duration,
     /// How long a banned peer is not asked.
     pub ban: Duration,

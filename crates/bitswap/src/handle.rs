@@ -58,6 +58,12 @@ impl Bitswap {
         self.shared.ledgers.read(peer)
     }
 
+    /// Tells how long a round trip to a connected peer took: one that owes blocks and is silent for several of them
+    /// loses its wants to others. Until this is told it is waited for as long as [`Config::stall`](crate::Config::stall).
+    pub fn round_trip(&self, peer: &PeerId, took: Duration) {
+        self.shared.client().round_trip(peer, took);
+    }
+
     /// What those of `peers` that can be asked now (connected, not banned, not stalled) give together, in bytes a second.
     /// `None` while one of them was not measured, and where there is none.
     pub fn rate(&self, peers: &[PeerId]) -> Option<f64> {

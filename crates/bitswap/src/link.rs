@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use libp2p::swarm::ConnectionId;
@@ -45,6 +46,9 @@ type Opened = Result<(Stream, Speaks), OpenError>;
 
 /// Inbound streams that may wait on one connection. Muxers stop peers long before (yamux 512).
 const MAX_WAITING: usize = 1024;
+
+/// Later than any time: nothing is owed.
+const NOTHING: u64 = u64::MAX;
 
 /// One connection to a peer.
 #[derive(Debug)]
@@ -147,6 +151,10 @@ pub(crate) struct Peer {
     pub(crate) busy_client: AtomicBool,
     pub(crate) busy_server: AtomicBool,
     last_byte: AtomicU64,
+    /// Since when it owes us an answer; [`NOTHING`] if it does not.
+    owes_since: AtomicU64,
+    /// The longest of its silences that ended since it was last looked, while it owed us an answer.
+    silence: AtomicU64,
     start: Instant,
     throttle: Mutex<Throttle>,
     links: Mutex<Vec<Arc<Link>>>,
@@ -168,6 +176,8 @@ impl Peer {
             busy_client: AtomicBool::new(false),
             busy_server: AtomicBool::new(false),
             last_byte: AtomicU64::new(0),
+            owes_since: AtomicU64::new(NOTHING),
+            silence: AtomicU64::new(0),
             start,
             throttle: Mutex::new(Throttle::new(start)),
             links: Mutex::default(),
@@ -177,20 +187,38 @@ impl Peer {
     /// Bytes arrived just now.
     pub(crate) fn progress(&self, n: usize) {
         self.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
-        let at = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_byte.store(at, Ordering::Relaxed);
+        let at = self.millis(Instant::now());
+        let before = self.last_byte.swap(at, Ordering::Relaxed);
+        let silence = at.saturating_sub(before.max(self.owes_since.load(Ordering::Relaxed)));
+        self.silence.fetch_max(silence, Ordering::Relaxed);
+    }
+
+    /// It owes us an answer since then; `None`: no longer.
+    pub(crate) fn owes(&self, since: Option<Instant>) {
+        let since = since.map_or(NOTHING, |at| self.millis(at));
+        self.owes_since.store(since, Ordering::Relaxed);
+    }
+
+    /// The longest silence, while it owed us an answer, that ended since this was last asked.
+    pub(crate) fn take_silence(&self) -> Duration {
+        Duration::from_millis(self.silence.swap(0, Ordering::Relaxed))
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// When the last byte came (the start of the connection if none did).
     pub(crate) fn last_byte(&self) -> Instant {
-        self.start + std::time::Duration::from_millis(self.last_byte.load(Ordering::Relaxed))
+        self.start + Duration::from_millis(self.last_byte.load(Ordering::Relaxed))
     }
 
     pub(crate) fn busy(&self) -> bool {
         self.busy_client.load(Ordering::Relaxed) || self.busy_server.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn throttle(&self, entries: usize) -> Option<std::time::Duration> {
+    pub(crate) fn throttle(&self, entries: usize) -> Option<Duration> {
         let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
         throttle.take(entries, Instant::now())
     }

@@ -131,6 +131,8 @@ pub struct PeerStats {
     pub failures: u64,
     /// Measured over all sessions, in bytes a second; 0 if not measured yet.
     pub rate: u64,
+    /// How long a question and its answer take on the line, if that was measured.
+    pub round_trip: Option<Duration>,
     /// Blocks asked from it and not answered, over all sessions.
     pub outstanding: usize,
     /// When its last byte came (at first: when it connected).

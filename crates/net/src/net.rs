@@ -134,11 +134,12 @@ impl Net {
             listening: addresses,
             peers: peers.clone(),
             records: records.clone(),
-            bitswap,
+            bitswap: bitswap.clone(),
             shares_back: config.shares_back,
         };
         let task = Task {
             swarm,
+            bitswap,
             commands: inbox,
             events,
             listening,

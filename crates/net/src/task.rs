@@ -12,6 +12,7 @@ use libp2p::core::ConnectedPoint;
 use libp2p::request_response::{self, OutboundFailure, OutboundRequestId};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
+use pacstore_bitswap::Bitswap;
 use pacstore_runtime::CancellationToken;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -48,6 +49,7 @@ type FetchReply = oneshot::Sender<Result<Answer, FetchError>>;
 /// The state of the swarm task.
 pub(crate) struct Task {
     pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) bitswap: Bitswap,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: broadcast::Sender<NetEvent>,
     pub(crate) listening: watch::Sender<Listening>,
@@ -319,6 +321,9 @@ impl Task {
                 connection,
                 result,
             }) => {
+                if let Ok(took) = result {
+                    self.bitswap.round_trip(&peer, took);
+                }
                 let missed = matches!(result, Err(ping::Failure::Timeout));
                 if self.peers.pinged(&peer, connection, !missed, MISSED_PINGS) {
                     debug!(%peer, "closed: answers no ping");

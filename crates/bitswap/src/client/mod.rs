@@ -244,6 +244,7 @@ impl Client {
                 blocks: member.blocks,
                 failures: member.failures,
                 rate: remote.and_then(|r| r.rate).map_or(0, |rate| rate as u64),
+                round_trip: remote.and_then(|r| r.round_trip),
                 outstanding: remote.map_or(0, |r| r.asked),
                 stalled: remote.is_some_and(|r| r.stalled.is_some()),
                 last_byte: remote.map(|r| r.peer.last_byte()),
@@ -374,6 +375,13 @@ impl Client {
         self.schedule(now);
     }
 
+    /// A round trip to the peer took so long.
+    pub(crate) fn round_trip(&mut self, peer: &PeerId, took: Duration) {
+        if let Some(remote) = self.peers.get_mut(peer) {
+            remote.measured(took);
+        }
+    }
+
     pub(crate) fn speakers(&self) -> Vec<PeerId> {
         let all = self
             .peers
@@ -412,10 +420,8 @@ impl Client {
 
     /// Everything taken so far went out.
     pub(crate) fn flushed(&mut self, peer: &PeerId, now: Instant) {
-        if let Some(remote) = self.peers.get_mut(peer)
-            && remote.asked > 0
-        {
-            remote.flushed.get_or_insert(now);
+        if let Some(remote) = self.peers.get_mut(peer) {
+            remote.told(now);
         }
     }
 

@@ -34,6 +34,14 @@ const GUESS: f64 = 20.0 * 1024.0 * 1024.0;
 const FIRST_AVERAGE: f64 = 1024.0 * 1024.0;
 /// How often the rate is measured at most.
 const SAMPLE: Duration = Duration::from_millis(90);
+/// Round trips that a peer may be silent for.
+const ROUND_TRIPS: u32 = 8;
+/// The same in silences of its own that ended with an answer: a slow line, a busy disk.
+const SILENCES: u32 = 4;
+/// The shortest patience: two of the clockwork's ticks, more than a small machine needs to read a block.
+const LEAST_PATIENCE: Duration = Duration::from_millis(200);
+/// What is left of a silence at each tick: a tenth after 22 s.
+const FADE: f64 = 0.99;
 
 #[derive(Debug)]
 pub(super) struct Remote {
@@ -47,6 +55,10 @@ pub(super) struct Remote {
     pub(super) flushed: Option<Instant>,
     /// Since when it sends nothing.
     pub(super) stalled: Option<Instant>,
+    /// How long a question and its answer take on the line, as far as it was measured.
+    pub(super) round_trip: Option<Duration>,
+    /// The longest silence before an answer lately.
+    silence: Duration,
     /// Bytes a second.
     pub(super) rate: Option<f64>,
     pub(super) average: f64,
@@ -65,6 +77,8 @@ impl Remote {
             asked: 0,
             flushed: None,
             stalled: None,
+            round_trip: None,
+            silence: Duration::ZERO,
             rate: None,
             average: FIRST_AVERAGE,
             strikes: 0,
@@ -126,6 +140,7 @@ impl Remote {
         if self.asked == 0 {
             self.asked_since = now;
             self.flushed = None;
+            self.peer.owes(None);
             self.sample = (now, self.peer.bytes_in.load(Ordering::Relaxed));
         }
         self.asked += 1;
@@ -136,8 +151,48 @@ impl Remote {
         self.asked = self.asked.saturating_sub(1);
         if self.asked == 0 {
             self.flushed = None;
+            // What is taken from a silent peer may still come, and tells how slow it is.
+            if self.stalled.is_none() {
+                self.peer.owes(None);
+            }
         }
         self.note_busy();
+    }
+
+    /// What it was asked has gone out.
+    pub(super) fn told(&mut self, now: Instant) {
+        if self.asked > 0 && self.flushed.is_none() {
+            self.flushed = Some(now);
+            self.peer.owes(Some(now));
+        }
+    }
+
+    /// A round trip to it was measured. A longer one counts at once, a shorter one little by little.
+    pub(super) fn measured(&mut self, round_trip: Duration) {
+        let old = self.round_trip.unwrap_or(round_trip);
+        self.round_trip = Some(round_trip.max((old + round_trip) / 2));
+    }
+
+    /// How long it may be silent: `most` while no round trip to it was measured.
+    fn patience(&self, most: Duration) -> Duration {
+        let Some(round_trip) = self.round_trip else {
+            return most;
+        };
+        let own = (round_trip * ROUND_TRIPS).max(self.silence * SILENCES);
+        own.max(LEAST_PATIENCE).min(most)
+    }
+
+    /// Notes silences that ended, and that it is back if it was stalled. True if it is.
+    pub(super) fn listen(&mut self) -> bool {
+        self.silence = self.silence.mul_f64(FADE).max(self.peer.take_silence());
+        let recovered = self.stalled.is_some_and(|at| self.peer.last_byte() > at);
+        if recovered {
+            self.stalled = None;
+            if self.asked == 0 {
+                self.peer.owes(None);
+            }
+        }
+        recovered
     }
 
     /// Blocks that may be outstanding, by rate and size.
@@ -174,6 +229,9 @@ impl Remote {
     pub(super) fn took(&mut self, len: usize) {
         self.average += (len as f64 - self.average) * 0.25;
         self.stalled = None;
+        if self.asked == 0 {
+            self.peer.owes(None);
+        }
     }
 
     /// Measures the rate, if something is asked.
@@ -195,19 +253,18 @@ impl Remote {
         }
     }
 
-    /// Whether the peer has been silent for `limit` although it is asked, and the silence is its own.
+    /// Whether the peer has been silent for longer than it may, at most `limit`, although it is asked, and the
+    /// silence is its own.
     pub(super) fn silent(&self, now: Instant, limit: Duration) -> bool {
         if self.asked == 0 || self.peer.held.load(Ordering::Relaxed) > 0 {
             return false;
         }
         // Not yet written counts too, but a slow line of ours deserves more time.
-        let told = self.flushed.map_or(self.asked_since + limit * 3, |at| at + limit);
-        now >= told && now >= self.peer.last_byte() + limit
-    }
-
-    /// Whether a byte came after it was found to be stalled.
-    pub(super) fn recovered(&self) -> bool {
-        self.stalled.is_some_and(|at| self.peer.last_byte() > at)
+        let patience = self.patience(limit);
+        let told = self
+            .flushed
+            .map_or(self.asked_since + limit * 3, |at| at + patience);
+        now >= told && now >= self.peer.last_byte() + patience
     }
 
     fn note_busy(&self) {
@@ -220,5 +277,125 @@ impl Remote {
         if !self.outbox.is_empty() {
             self.peer.wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+    use pacstore_runtime::ByteBudget;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const MOST: Duration = Duration::from_secs(1);
+
+    fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// A peer whose round trip was measured (0: it was not), asked for blocks just now.
+    fn asked(round_trip: u64) -> Remote {
+        let peer = Peer::new(PeerId::random(), Arc::default(), ByteBudget::new(1 << 20), 16);
+        let mut remote = Remote::new(Arc::new(peer), Instant::now());
+        if round_trip > 0 {
+            remote.measured(millis(round_trip));
+        }
+        ask(&mut remote, 4);
+        remote
+    }
+
+    fn ask(remote: &mut Remote, blocks: usize) {
+        let now = Instant::now();
+        for _ in 0..blocks {
+            remote.more(now);
+        }
+        remote.told(now);
+    }
+
+    /// When it is found to be silent, by two seconds of it.
+    async fn silent_after(remote: &mut Remote) -> Option<Duration> {
+        let began = Instant::now();
+        for look in 0..200 {
+            // As often as the clockwork does.
+            if look % 10 == 0 {
+                remote.listen();
+            }
+            if remote.silent(Instant::now(), MOST) {
+                return Some(began.elapsed());
+            }
+            advance(millis(10)).await;
+        }
+        None
+    }
+
+    /// A byte comes from it every `gap` ms, `times` times; whether it was ever found to be silent.
+    async fn drips(remote: &mut Remote, gap: u64, times: usize) -> bool {
+        let mut silent = false;
+        for _ in 0..times {
+            for _ in 0..gap / 10 {
+                advance(millis(10)).await;
+                silent |= remote.silent(Instant::now(), MOST);
+            }
+            remote.peer.progress(1);
+            remote.listen();
+        }
+        silent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_borne_for_some_round_trips_and_a_second_at_most() {
+        for (round_trip, patience) in [(1, 200), (25, 200), (60, 480), (400, 1000), (0, 1000)] {
+            let mut remote = asked(round_trip);
+            let after = silent_after(&mut remote).await;
+            assert_eq!(after, Some(millis(patience)), "round trip of {round_trip} ms");
+        }
+    }
+
+    /// A line that got worse counts at once, one that got better little by little.
+    #[tokio::test(start_paused = true)]
+    async fn the_longer_round_trip_counts() {
+        let mut remote = asked(1);
+        remote.measured(millis(100));
+        assert_eq!(remote.patience(MOST), millis(800));
+        remote.measured(millis(20));
+        assert_eq!(remote.patience(MOST), millis(480));
+    }
+
+    /// 64 KiB at a time over 4 Mbit/s, of which two others take their part; then a disk that is busy for half a second.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_peer_that_gives_keeps_its_wants() {
+        let mut remote = asked(25);
+        assert!(
+            !drips(&mut remote, 130, 8).await,
+            "its pace is below what any may take"
+        );
+        assert!(!drips(&mut remote, 390, 20).await, "a busier line is learned");
+        assert!(!drips(&mut remote, 500, 2).await);
+        assert_eq!(silent_after(&mut remote).await, Some(MOST), "and then it is gone");
+    }
+
+    /// It is slow from the first byte on: once it loses its wants, and then it is known for what it is.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_tells_how_slow_a_peer_is() {
+        let mut remote = asked(2);
+        assert_eq!(silent_after(&mut remote).await, Some(millis(200)));
+        remote.stalled = Some(Instant::now());
+        (0..4).for_each(|_| remote.fewer());
+        advance(millis(300)).await;
+        remote.peer.progress(1);
+        assert!(remote.listen() && remote.stalled.is_none(), "it is back");
+        advance(millis(60_000)).await;
+        ask(&mut remote, 1);
+        assert!(!drips(&mut remote, 600, 3).await);
+        remote.fewer();
+        // What it says when it owes nothing says nothing of its pace, and the old is forgotten.
+        for _ in 0..1000 {
+            advance(millis(3000)).await;
+            remote.peer.progress(1);
+            remote.listen();
+        }
+        ask(&mut remote, 1);
+        assert_eq!(silent_after(&mut remote).await, Some(millis(200)));
     }
 }

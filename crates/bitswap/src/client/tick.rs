@@ -57,10 +57,7 @@ impl Client {
         let mut changed = before != self.bans.len();
         for remote in self.peers.values_mut() {
             remote.measure(now);
-            if remote.recovered() {
-                remote.stalled = None;
-                changed = true;
-            }
+            changed |= remote.listen();
         }
         self.stalls(now);
         self.overdue(now);

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use pacstore_bitswap::wire::Field;
-use pacstore_bitswap::{BanReason, Event, GetError, SessionOptions};
+use pacstore_bitswap::{BanReason, Config, Event, GetError, SessionOptions};
 use pacstore_dag::{HashKind, raw_cid};
 use tokio::time::Instant;
 
-use crate::node::{Node, bytes, soon, until};
+use crate::node::{Node, Transport, bytes, soon, until};
 use crate::raw::{Raw, block_message, message, receive, receive_wants, send};
 
 /// A client, a peer under the test's control that it is connected to, and that peer's session options.
@@ -24,6 +24,23 @@ async fn pair() -> (Node, Raw) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_peer_loses_its_wants_to_another() {
     let (client, raw) = pair().await;
+    loses_its_want(client, raw).await;
+}
+
+/// Where a round trip takes a millisecond, silence is known for what it is long before the limit for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_peer_near_by_is_not_waited_for_as_one_far_away() {
+    let mut config = Config::default();
+    config.stall = Duration::from_secs(20);
+    let (client, raw) = (Node::with(config, Transport::Tcp).await, Raw::start().await);
+    client.host.connect(&raw.host).await;
+    let near = Duration::from_millis(1);
+    until("the connection", || client.bitswap.is_connected(&raw.host.id)).await;
+    client.bitswap.round_trip(&raw.host.id, near);
+    loses_its_want(client, raw).await;
+}
+
+async fn loses_its_want(client: Node, raw: Raw) {
     let seed = Node::start().await;
     let cid = seed.blocks.put(bytes(1, 300_000));
     let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));

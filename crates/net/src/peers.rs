@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use libp2p::core::ConnectedPoint;
 use libp2p::swarm::ConnectionId;
@@ -47,6 +47,10 @@ pub struct PeerInfo {
     pub lookup: Option<bool>,
     /// Whether it answers `/pacstore/share/1`; `None` until it told.
     pub share: Option<bool>,
+    /// How long a ping takes; `None` before the first. A longer one counts at once, a shorter one little by little.
+    pub round_trip: Option<Duration>,
+    /// How long it takes to say how it stands to a block, counted in the same way, late answers too.
+    pub answers_within: Option<Duration>,
 }
 
 /// The table that handles read. Cheap to clone.
@@ -149,6 +153,8 @@ impl Peers {
                 fetch: None,
                 lookup: None,
                 share: None,
+                round_trip: None,
+                answers_within: None,
             },
             protected: false,
         });
@@ -168,7 +174,7 @@ impl Peers {
     }
 
     /// Forgets a connection; how long the last one was open, if this was the last of its peer.
-    pub(crate) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<std::time::Duration> {
+    pub(crate) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<Duration> {
         let entry = self.table.get_mut(peer)?;
         let gone = entry.connections.remove(&id)?;
         if entry.connections.is_empty() {
@@ -209,6 +215,25 @@ impl Peers {
     pub(crate) fn protect(&mut self, peer: &PeerId, protected: bool) {
         if let Some(peer) = self.table.get_mut(peer) {
             peer.protected = protected;
+        }
+    }
+
+    /// A ping took so long.
+    pub(crate) fn measured(&mut self, peer: &PeerId, took: Duration) {
+        self.note(peer, |info| info.round_trip = Some(slower(info.round_trip, took)));
+    }
+
+    /// It has said how it stands to blocks, so long after it was asked.
+    pub(crate) fn answered(&mut self, peer: &PeerId, took: Duration) {
+        self.note(peer, |info| {
+            info.answers_within = Some(slower(info.answers_within, took));
+        });
+    }
+
+    fn note(&mut self, peer: &PeerId, note: impl FnOnce(&mut PeerInfo)) {
+        if let Some(entry) = self.table.get_mut(peer) {
+            note(&mut entry.info);
+            self.publish(peer);
         }
     }
 
@@ -294,6 +319,11 @@ impl Peers {
         self.view.set(*peer, Some(entry.info.clone()));
         Some(entry.info.clone())
     }
+}
+
+/// What counts of two measured times.
+fn slower(old: Option<Duration>, new: Duration) -> Duration {
+    new.max((old.unwrap_or(new) + new) / 2)
 }
 
 #[cfg(test)]

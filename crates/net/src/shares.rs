@@ -5,6 +5,7 @@
 //! - Not here: the wire (`crate::share`), what is answered (`node`).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -12,12 +13,13 @@ use futures::stream::FuturesUnordered;
 use libp2p::request_response::{self, OutboundRequestId, ResponseChannel};
 use libp2p::{PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::askers::Askers;
 use crate::behaviour::Behaviour;
 use crate::config::{SHARE_DEADLINE, SHARES_PER_MINUTE, SHARES_WAITING};
-use crate::share::{Request, Share, ShareRequest, ShareState};
+use crate::share::{Request, Share, ShareAsk, ShareRequest, ShareState};
 use crate::wire;
 
 /// Peers whose requests are counted within one minute; more are not answered.
@@ -31,13 +33,21 @@ pub(crate) struct Done {
     states: States,
 }
 
+/// An answer that is waited for. It is measured even when nobody needs it any more.
+struct Waiting {
+    count: usize,
+    reply: oneshot::Sender<States>,
+    /// When it was asked for, if it is one that is given at once.
+    asked: Option<Instant>,
+}
+
 /// The state of the protocol.
 pub(crate) struct ShareDesk {
     /// `None`: we answer nobody.
     requests: Option<mpsc::Sender<ShareRequest>>,
     /// Answers that the node still thinks about.
     pending: FuturesUnordered<BoxFuture<'static, Option<Done>>>,
-    waiting: HashMap<OutboundRequestId, (usize, oneshot::Sender<States>)>,
+    waiting: HashMap<OutboundRequestId, Waiting>,
     askers: Askers,
 }
 
@@ -74,14 +84,17 @@ impl ShareDesk {
         if !swarm.is_connected(&peer) {
             return;
         }
-        self.waiting.retain(|_, (_, reply)| !reply.is_closed());
-        let count = request.digests.len();
+        let waiting = Waiting {
+            count: request.digests.len(),
+            reply,
+            asked: (request.ask == ShareAsk::MayI).then(Instant::now),
+        };
         let id = swarm.behaviour_mut().share.send_request(&peer, request);
-        self.waiting.insert(id, (count, reply));
+        self.waiting.insert(id, waiting);
     }
 
-    /// `lan` says whether the peer of the event is one of the LAN.
-    pub(crate) fn on_event(&mut self, event: wire::Event<Share>, lan: bool) {
+    /// `lan` says whether the peer of the event is one of the LAN. How long it took to answer, if it just did.
+    pub(crate) fn on_event(&mut self, event: wire::Event<Share>, lan: bool) -> Option<Duration> {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {
@@ -90,10 +103,10 @@ impl ShareDesk {
                     }
                 }
                 request_response::Message::Response { request_id, response } => {
-                    if let Some((count, reply)) = self.waiting.remove(&request_id)
-                        && response.len() == count
-                    {
-                        let _ = reply.send(response);
+                    let waiting = self.waiting.remove(&request_id)?;
+                    if response.len() == waiting.count {
+                        let _ = waiting.reply.send(response);
+                        return waiting.asked.map(|at| at.elapsed());
                     }
                 }
             },
@@ -102,6 +115,7 @@ impl ShareDesk {
             }
             _ => {}
         }
+        None
     }
 
     fn asked_by(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<States>) {

@@ -323,6 +323,7 @@ impl Task {
             }) => {
                 if let Ok(took) = result {
                     self.bitswap.round_trip(&peer, took);
+                    self.peers.measured(&peer, took);
                 }
                 let missed = matches!(result, Err(ping::Failure::Timeout));
                 if self.peers.pinged(&peer, connection, !missed, MISSED_PINGS) {
@@ -333,8 +334,11 @@ impl Task {
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Lookup(event) => self.lookups.on_event(event),
             BehaviourEvent::Share(event) => {
-                let lan = self.peers.is_lan(shares::peer_of(&event));
-                self.shares.on_event(event, lan);
+                let peer = *shares::peer_of(&event);
+                let lan = self.peers.is_lan(&peer);
+                if let Some(took) = self.shares.on_event(event, lan) {
+                    self.peers.answered(&peer, took);
+                }
             }
             BehaviourEvent::LanDht(event) => self.dht.on_event(&mut self.swarm, Scope::Lan, event),
             BehaviourEvent::PublicDht(event) => self.dht.on_event(&mut self.swarm, Scope::Public, event),

@@ -32,6 +32,7 @@ mod importer;
 mod keys;
 mod lookup;
 mod machine;
+mod manners;
 mod meet;
 pub mod metrics;
 mod mirror;

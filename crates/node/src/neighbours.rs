@@ -5,8 +5,8 @@
 //! so to whoever asks, until the block is here. Of two that ask each other at the same time, the one
 //! whose id and the block's digest hash higher has its turn, so that the work spreads over them.
 //!
-//! - Invariant: a neighbour is waited for until a given time only; one that owes [`MISSES`] answers, or
-//!   does not give what it said it has, is not asked for [`REST`]: everybody then works for itself.
+//! - Invariant: a neighbour is waited for until a given time only; one that owes answers, or does not
+//!   give what it said it has, is left alone for a while (`crate::manners`): everybody then works for itself.
 //! - Invariant: what is asked of neighbours is asked only of those who may know that it is wanted.
 //! - Not here: blocks themselves (Bitswap, and verified there), the protocol (`pacstore-net`).
 
@@ -30,22 +30,10 @@ use tracing::{debug, trace};
 
 use crate::blocks::Shared;
 use crate::fetch::AskPeers;
-
-/// How long neighbours may take to say how they stand to a block: on a LAN a millisecond, but a machine
-/// that updates may be busy, and whoever is not waited for brings everything twice.
-const ANSWER: Duration = Duration::from_secs(1);
-
-/// The same for one that owed an answer lately: what it has comes by Bitswap all the same.
-const SHORT_ANSWER: Duration = Duration::from_millis(250);
+use crate::manners::{Manner, Manners};
 
 /// How long a neighbour that has a block may take to give it.
 const GIVE: Duration = Duration::from_secs(4);
-
-/// Answers that a neighbour may owe in a row ...
-const MISSES: u32 = 3;
-
-/// ... before it is left alone for so long.
-const REST: Duration = Duration::from_mins(1);
 
 /// Neighbours that are asked, at most.
 const MAX_NEIGHBOURS: usize = 16;
@@ -95,24 +83,6 @@ struct Claim {
     /// Who may know of it.
     ask: AskPeers,
     waiters: Vec<oneshot::Sender<Vec<ShareState>>>,
-}
-
-/// How a neighbour behaved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
-    /// It gave what it said.
-    Gives,
-    /// It did not answer in time.
-    Owes,
-    /// It did not give what it said it has.
-    Lies,
-}
-
-/// What a neighbour owes lately.
-#[derive(Clone, Copy, Debug)]
-struct Manners {
-    misses: u32,
-    until: Instant,
 }
 
 /// Our claims, and what we left to neighbours that asked first.
@@ -174,7 +144,7 @@ struct State {
     net: Option<Net>,
     claims: Mutex<Claims>,
     recent: Mutex<Recent>,
-    manners: Mutex<HashMap<PeerId, Manners>>,
+    manners: Manners,
     waiting: Arc<Semaphore>,
 }
 
@@ -257,7 +227,7 @@ impl Neighbours {
             net,
             claims: Mutex::default(),
             recent: Mutex::default(),
-            manners: Mutex::default(),
+            manners: Manners::default(),
             waiting: Arc::new(Semaphore::new(WAITING)),
         }))
     }
@@ -291,7 +261,7 @@ impl Neighbours {
             let mut answers: FuturesUnordered<_> = questions.collect();
             while let Some((peer, states)) = answers.next().await {
                 if states.is_none() {
-                    self.behaved(peer, Manner::Owes);
+                    self.0.manners.note(peer, Manner::Owes);
                 }
                 for (digest, state) in asked.iter().zip(states.unwrap_or_default()) {
                     Self::heard(peer, digest, state, &mut told);
@@ -347,7 +317,7 @@ impl Neighbours {
                 }
                 None => {
                     debug!(%cid, %peer, "a neighbour does not bring it in time");
-                    self.behaved(peer, Manner::Owes);
+                    self.0.manners.note(peer, Manner::Owes);
                     return None;
                 }
             }
@@ -363,7 +333,7 @@ impl Neighbours {
         } else {
             Manner::Lies
         };
-        self.behaved(peer, manner);
+        self.0.manners.note(peer, manner);
         given
     }
 
@@ -375,14 +345,9 @@ impl Neighbours {
     /// LAN peers that speak the protocol, may know, and answer.
     pub(crate) fn to_ask(&self, ask: AskPeers) -> Vec<PeerId> {
         let Some(net) = &self.0.net else { return Vec::new() };
-        let now = Instant::now();
-        let manners = self.0.manners.lock().unwrap_or_else(PoisonError::into_inner);
-        let rests = |peer: &PeerId| {
-            let known = manners.get(peer);
-            known.is_some_and(|known| known.misses >= MISSES && now < known.until)
-        };
         let peers = net.peers().into_iter();
-        let peers = peers.filter(|peer| peer.lan && peer.share == Some(true) && !rests(&peer.id));
+        let peers =
+            peers.filter(|peer| peer.lan && peer.share == Some(true) && !self.0.manners.rests(&peer.id));
         let peers = peers.filter(|peer| match ask {
             AskPeers::Nobody => false,
             AskPeers::Friends => peer.configured,
@@ -393,29 +358,8 @@ impl Neighbours {
 
     /// How long an answer of this neighbour is waited for.
     fn patience(&self, peer: &PeerId) -> Duration {
-        let manners = self.0.manners.lock().unwrap_or_else(PoisonError::into_inner);
-        let owes = manners
-            .get(peer)
-            .is_some_and(|known| known.misses > 0 && Instant::now() < known.until);
-        if owes { SHORT_ANSWER } else { ANSWER }
-    }
-
-    fn behaved(&self, peer: PeerId, manner: Manner) {
-        let mut manners = self.0.manners.lock().unwrap_or_else(PoisonError::into_inner);
-        let more = match manner {
-            Manner::Gives => {
-                manners.remove(&peer);
-                return;
-            }
-            Manner::Owes => 1,
-            Manner::Lies => 2,
-        };
-        let now = Instant::now();
-        manners.retain(|_, known| now < known.until);
-        let until = now + REST;
-        let known = manners.entry(peer).or_insert(Manners { misses: 0, until });
-        known.misses = known.misses.saturating_add(more);
-        known.until = until;
+        let info = self.0.net.as_ref().and_then(|net| net.peer(peer));
+        self.0.manners.patience(peer, info.as_ref())
     }
 
     /// Enters a claim, unless it was left to one of `peers`. Where one stands already, somebody here

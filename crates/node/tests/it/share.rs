@@ -125,7 +125,12 @@ enum Manner {
     Babbles,
     /// It says at once that it has nothing, and does nothing.
     HasNothing,
+    /// It says that it has nothing, after [`LATE`].
+    IsLate,
 }
+
+/// Longer than one that was never asked is waited for, where a round trip takes a millisecond.
+const LATE: Duration = Duration::from_millis(500);
 
 struct Nothing;
 
@@ -143,11 +148,14 @@ async fn answer(manner: Manner, mut requests: mpsc::Receiver<ShareRequest>) {
     let mut kept = Vec::new();
     while let Some(request) = requests.recv().await {
         let count = request.digests.len();
+        if let Manner::IsLate = manner {
+            tokio::time::sleep(LATE).await;
+        }
         let states = match (manner, request.ask) {
             (Manner::Promises, ShareAsk::MayI) => vec![ShareState::Coming; count],
             (Manner::Boasts, _) => vec![ShareState::Here; count],
             (Manner::Babbles, _) => vec![ShareState::Coming; count + 1],
-            (Manner::HasNothing, _) => vec![ShareState::Free; count],
+            (Manner::HasNothing | Manner::IsLate, _) => vec![ShareState::Free; count],
             (Manner::Promises, ShareAsk::TellMe) | (Manner::IsSilent, _) => {
                 kept.push(request);
                 continue;
@@ -203,6 +211,46 @@ async fn a_neighbour_that_is_no_help_keeps_no_file_from_coming() -> TestResult {
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;
     }
+    Ok(())
+}
+
+/// How a neighbour is waited for follows its round trip and its answers, which count when they are late, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_of_a_neighbour_is_measured() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let small = random(1, 60_000);
+    fs_err::write(dir.path().join("small"), &small)?;
+    let importer = Plan::importer(dir.path(), Files::All).start().await;
+    importer.import().await;
+    let mirror = Upstream::folder(dir.path())?;
+    let tasks = Tasks::new();
+    let (net, address) = bad(Manner::IsLate, &tasks).await;
+    let relay = importer.relay(None).await;
+    let peers = vec![importer.behind(&relay), address];
+    let client = Plan::client(vec![importer.plan.key()], peers).upstream(&mirror);
+    let client = client.start().await;
+    client.follows(&importer).await;
+    relay.close();
+    neighbours(&client, 1).await;
+    let known = || client.node.net().and_then(|own| own.peer(&net.peer_id()));
+    let reached = async {
+        while known().is_none_or(|peer| peer.round_trip.is_none()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, reached).await.expect("it is pinged");
+    assert!(known().is_some_and(|peer| peer.answers_within.is_none()));
+    assert!(client.get("small").await? == small);
+    let reached = async {
+        while known().is_none_or(|peer| peer.answers_within.is_none()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, reached).await.expect("it is measured");
+    assert!(known().is_some_and(|peer| peer.answers_within >= Some(LATE)));
+    client.stop().await;
+    net.shutdown().await;
+    tasks.shutdown(Duration::from_secs(1)).await;
     Ok(())
 }
 

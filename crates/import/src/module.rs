@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use pacstore_pacman::DbFileName;
 use pacstore_runtime::{Pool, Tasks};
-use pacstore_upstream::{ListSpec, Rsync, RsyncError, Rule, TransferSpec};
+use pacstore_upstream::{ListSpec, Outcome, Rsync, RsyncError, RsyncReport, Rule, TransferSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -176,6 +176,21 @@ impl Module {
             }
         }
         Ok(())
+    }
+
+    /// Whether the databases are still those that the last look brought. They are asked for by name, for that costs no
+    /// listing; what else changed meanwhile does not fit its database, or shows in the next round.
+    pub(crate) async fn still_has(&self, view: &View) -> Result<bool, SourceError> {
+        let databases = view.files.iter().filter(|(path, item)| {
+            is_database(path) && self.comes_first(path) && matches!(item, Item::File { .. })
+        });
+        let databases: Vec<Vec<u8>> = databases.map(|(path, _)| path.to_vec()).collect();
+        if databases.is_empty() {
+            return Ok(false);
+        }
+        self.progress.begin(Step::Looking, 0, 0);
+        let report = self.transfer(databases).await?;
+        Ok(report.transferred == 0 && report.outcome == Outcome::Whole)
     }
 
     /// Opens our own tree, and makes it first if it is not there; says whether it was not.
@@ -401,7 +416,7 @@ impl Module {
         let mut pause = LOOK_EVERY;
         loop {
             if let Ok(transferred) = timeout(pause, &mut transfer).await {
-                return transferred;
+                return transferred.map(drop);
             }
             let began = Instant::now();
             let looked = async {
@@ -423,14 +438,14 @@ impl Module {
             };
             // The child goes on meanwhile, and so must who listens to it.
             match select(&mut transfer, pin!(looked)).await {
-                Either::Left((transferred, _)) => return transferred,
+                Either::Left((transferred, _)) => return transferred.map(drop),
                 Either::Right((looked, _)) => looked?,
             }
             pause = LOOK_EVERY.max(began.elapsed() * LOOK_RARELY);
         }
     }
 
-    async fn transfer(&self, only: Vec<Vec<u8>>) -> Result<(), SourceError> {
+    async fn transfer(&self, only: Vec<Vec<u8>>) -> Result<RsyncReport, SourceError> {
         let mut spec = TransferSpec::new(&self.source, &self.staged, &self.scratch);
         spec.only = Some(only);
         spec.deadline = self.deadline;
@@ -439,7 +454,7 @@ impl Module {
         let report = self.rsync.transfer(&spec).await?;
         self.meter
             .add(report.received_bytes, report.transferred, began.elapsed());
-        Ok(())
+        Ok(report)
     }
 }
 

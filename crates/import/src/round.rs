@@ -389,12 +389,21 @@ impl Importer {
                 .await
                 .map_err(ours)?;
 
-            let again = Arc::new(transport.look().await?);
+            let again = match transport.still_has(&work.view).await? {
+                true => None,
+                false => Some(Arc::new(transport.look().await?)),
+            };
             let after = self.stamp(source).await;
-            let later = self.take_apart(&again, state, &ignored).await?;
+            let holds = match &again {
+                None => true,
+                Some(again) => {
+                    let later = self.take_apart(again, state, &ignored).await?;
+                    work.look.still_holds(&later)
+                }
+            };
             let same = |(a, b): (&ChangeStamp, &ChangeStamp)| a.says_the_same(b);
             let still = stamp.as_ref().zip(after.as_ref()).is_none_or(same);
-            let stable = work.look.still_holds(&later) && still;
+            let stable = holds && still;
             stamp = after.or(stamp);
             let more = pass < self.plan.spec.limits.passes;
             if !stable && more {
@@ -402,7 +411,11 @@ impl Importer {
                     mirror = self.plan.spec.mirror,
                     pass, "the source moved while it was read; going round again"
                 );
-                (view, pass) = (again, pass + 1);
+                view = match again {
+                    Some(again) => again,
+                    None => Arc::new(transport.look().await?),
+                };
+                pass += 1;
                 continue;
             }
             let stamped = stamp.as_ref().and_then(ChangeStamp::time);

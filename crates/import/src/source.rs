@@ -51,6 +51,14 @@ impl Transport {
         }
     }
 
+    /// Whether it surely has what `view` shows, as far as a pass builds on it; if not, it must be looked at.
+    pub(crate) async fn still_has(&self, view: &View) -> Result<bool, SourceError> {
+        match self {
+            Self::Directory(_) | Self::Web(_) => Ok(false),
+            Self::Rsync(module) => module.still_has(view).await,
+        }
+    }
+
     /// Adds `wants` to the view, where they are not in it from the start; takes them meanwhile, if it takes long.
     pub(crate) async fn fetch(
         &mut self,

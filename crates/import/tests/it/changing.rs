@@ -1,9 +1,12 @@
 //! Upstreams that change while they are read.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use pacstore_import::Progress;
-use pacstore_testkit::{Fault, Repo, RepoSpec, TestResult, Upstream};
+use pacstore_testkit::{Fault, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream, script};
+use pacstore_upstream::RsyncOptions;
 
 use crate::common::{Bench, cid_of, of_directory, of_url};
 
@@ -26,6 +29,55 @@ async fn a_web_mirror_that_is_updated_midway_gives_its_later_state() -> TestResu
     assert!(repo.lock().unwrap().is_none(), "the update happened");
     assert_eq!(round.tree, cid_of(dir.path()), "{:?}", round.repositories);
     assert!(1 < round.passes);
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> TestResult {
+    let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status()?;
+    assert!(copied.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_rsync_module_is_listed_once_unless_its_databases_move_midway() -> TestResult {
+    let (newer, served) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut repo = Repo::create(newer.path(), RepoSpec::new("core").packages(8, 4_000))?;
+    copy(newer.path(), served.path())?;
+    let Some(daemon) = RsyncDaemon::serve(served.path())? else {
+        return Ok(());
+    };
+    let bench = Bench::new();
+    let (log, trigger) = (bench.dir.path().join("log"), bench.dir.path().join("trigger"));
+    // Where there is a trigger, the module moves before packages are asked for: after listing and databases.
+    let body = format!(
+        "echo \"$*\" >> {log}\n[ $(wc -l < {log}) = 3 ] && [ -e {trigger} ] && cp -a {newer}/. {served}/\nexec rsync \"$@\"",
+        log = log.display(),
+        trigger = trigger.display(),
+        newer = newer.path().display(),
+        served = served.path().display(),
+    );
+    let program = script(bench.dir.path(), "rsync", &body)?;
+    let mut importer = bench.importer(of_url(&daemon.url("")));
+    importer.set_rsync(RsyncOptions {
+        program,
+        ..RsyncOptions::default()
+    });
+    let listings = || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        log.lines().filter(|line| line.contains("--list-only")).count()
+    };
+    let first = importer.round(&Progress::default()).await?;
+    assert_eq!((first.tree, first.passes, listings()), (cid_of(served.path()), 1, 1));
+
+    repo.update(&["pkg1"])?;
+    copy(newer.path(), served.path())?;
+    repo.update(&["pkg2", "pkg6"])?;
+    std::fs::remove_file(&log)?;
+    std::fs::write(&trigger, "")?;
+    let round = importer.round(&Progress::default()).await?;
+    let fresh = Bench::new().round(&of_url(&daemon.url(""))).await?;
+    assert_eq!((round.tree, round.passes, listings()), (fresh.tree, 2, 2));
+    assert_ne!(round.tree, first.tree);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{Either, select, try_join};
 use pacstore_pacman::DbFileName;
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_upstream::{ListSpec, Outcome, Rsync, RsyncError, RsyncReport, Rule, TransferSpec};
@@ -40,7 +40,7 @@ use crate::view::{Item, NoFile, Place, Stamp, View};
 use crate::web::is_database;
 
 /// How often it is looked which files of a transfer are whole, and how much longer than such a look the pause is at least.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_RARELY: u32 = 20;
 
 /// An rsync module and the tree that it is copied to.
@@ -62,6 +62,8 @@ pub(crate) struct Module {
     pub(crate) tasks: Tasks,
     pub(crate) progress: Progress,
     pub(crate) root: Option<Root>,
+    /// What lies in the tree: walked once a look, then nobody but this module changes it.
+    pub(crate) here: Option<View>,
     /// How often it was looked at in this round.
     pub(crate) looks: u32,
     /// What another source left in the tree, as far as no database has vouched for it yet.
@@ -73,14 +75,22 @@ impl Module {
     /// What the module has now; of `files = "listed"` packages are named only.
     pub(crate) async fn look(&mut self) -> Result<View, SourceError> {
         self.progress.begin(Step::Looking, 0, 0);
+        self.here = None;
         let first = self.root().await?;
+        let mut here = None;
         // Packages first and databases last, where the transfer is long, or the last look was overtaken.
         if self.files == Files::All && (first || 1 < self.looks) {
-            let names = self.list().await?;
-            self.bring(&names, |path| !is_database(path)).await?;
+            let (names, before) = try_join(self.list(), self.staged()).await?;
+            here = Some(self.bring(&names, before, |path| !is_database(path)).await?);
         }
-        let names = self.list().await?;
-        let staged = self.bring(&names, |path| self.comes_first(path)).await?;
+        let (names, before) = try_join(self.list(), async {
+            match here {
+                Some(here) => Ok(here),
+                None => self.staged().await,
+            }
+        })
+        .await?;
+        let staged = self.bring(&names, before, |path| self.comes_first(path)).await?;
         self.looks += 1;
         let items = names
             .files
@@ -117,6 +127,7 @@ impl Module {
             folders: names.folders,
         };
         view.sort();
+        self.here = Some(staged);
         Ok(view)
     }
 
@@ -127,7 +138,11 @@ impl Module {
         wants: Vec<Want>,
         intakes: &Intakes,
     ) -> Result<(), Failed> {
-        self.renew_carried(view, &wants).await?;
+        let mut here = match self.here.take() {
+            Some(here) => here,
+            None => self.staged().await?,
+        };
+        self.renew_carried(view, &mut here, &wants).await?;
         let mut places: BTreeSet<usize> = BTreeSet::new();
         places.extend(wants.iter().filter_map(|want| view.position(&want.path)));
         let later = |at: &usize| match view.files.get(*at) {
@@ -148,33 +163,29 @@ impl Module {
         };
         let asked: Vec<(usize, Box<[u8]>, Named)> = places.iter().filter_map(later).collect();
         if asked.is_empty() {
+            self.here = Some(here);
             return Ok(());
         }
         let bytes = asked.iter().map(|(_, _, named)| size(named)).sum();
         self.progress.begin(Step::Fetching, asked.len() as u64, bytes);
-        let before = self.staged().await?;
-        let differ: Vec<Vec<u8>> = asked
+        let differ = asked
             .iter()
-            .filter(|(_, path, named)| !is_here(named, before.get(path)))
-            .map(|(_, path, _)| path.to_vec())
-            .collect();
-        let after = if differ.is_empty() {
-            before
-        } else {
-            let named: HashMap<Box<[u8]>, Named> = asked
-                .iter()
-                .filter(|(_, path, named)| !is_here(named, before.get(path)))
-                .map(|(_, path, named)| (path.clone(), *named))
-                .collect();
+            .filter(|(_, path, named)| !is_here(named, here.get(path)));
+        let named: HashMap<Box<[u8]>, Named> =
+            differ.map(|(_, path, named)| (path.clone(), *named)).collect();
+        if !named.is_empty() {
+            let differ: Vec<Vec<u8>> = named.keys().map(|path| path.to_vec()).collect();
+            let transfer = |came| self.transfer_and_tell(differ.clone(), named, came);
             // The manifest remembers what was taken, so nothing is to be done with it here.
-            early::while_it_runs(intakes, bytes, |came| self.transfer_and_tell(differ, named, came)).await?;
-            self.staged().await?
-        };
+            early::while_it_runs(intakes, bytes, transfer).await?;
+            here.renew(self.found(differ).await?);
+        }
         for (at, path, named) in asked {
             if let Some((_, item)) = view.files.get_mut(at) {
-                *item = come(&named, after.get(&path));
+                *item = come(&named, here.get(&path));
             }
         }
+        self.here = Some(here);
         Ok(())
     }
 
@@ -188,7 +199,6 @@ impl Module {
         if databases.is_empty() {
             return Ok(false);
         }
-        self.progress.begin(Step::Looking, 0, 0);
         let report = self.transfer(databases).await?;
         Ok(report.transferred == 0 && report.outcome == Outcome::Whole)
     }
@@ -242,7 +252,12 @@ impl Module {
     }
 
     /// Of all files that come: what another source left, and no database names, is copied again.
-    async fn renew_carried(&mut self, view: &mut View, wants: &[Want]) -> Result<(), SourceError> {
+    async fn renew_carried(
+        &mut self,
+        view: &mut View,
+        here: &mut View,
+        wants: &[Want],
+    ) -> Result<(), SourceError> {
         let carried = std::mem::take(&mut self.carried);
         let Some(root) = self
             .root
@@ -274,10 +289,10 @@ impl Module {
         }
         self.remove(&root, again.clone()).await?;
         self.transfer(again.clone()).await?;
-        let after = self.staged().await?;
+        here.renew(self.found(again.clone()).await?);
         for path in again {
             if let Some((_, item)) = view.position(&path).and_then(|at| view.files.get_mut(at)) {
-                *item = after.get(&path).cloned().unwrap_or(Item::None(NoFile::Absent));
+                *item = here.get(&path).cloned().unwrap_or(Item::None(NoFile::Absent));
             }
         }
         Ok(())
@@ -345,19 +360,39 @@ impl Module {
         Ok(names)
     }
 
-    /// Removes what is not named any more, copies what `takes` takes and differs, and gives what lies there then.
-    async fn bring(&self, names: &Names, takes: impl Fn(&[u8]) -> bool) -> Result<View, SourceError> {
-        let before = self.staged().await?;
-        self.prune(names, &before).await?;
+    /// Removes what is not named any more of what lies `here`, copies what `takes` takes and differs, and gives what lies
+    /// there then.
+    async fn bring(
+        &self,
+        names: &Names,
+        mut here: View,
+        takes: impl Fn(&[u8]) -> bool,
+    ) -> Result<View, SourceError> {
+        self.prune(names, &mut here).await?;
         let differ = names.files.iter().filter(|(path, named)| {
             let is_file = !matches!(named, Named::None(_));
-            is_file && takes(path) && !is_here(named, before.get(path))
+            is_file && takes(path) && !is_here(named, here.get(path))
         });
         let differ: Vec<Vec<u8>> = differ.map(|(path, _)| path.to_vec()).collect();
         if !differ.is_empty() {
-            self.transfer(differ).await?;
+            self.transfer(differ.clone()).await?;
+            here.renew(self.found(differ).await?);
         }
-        self.staged().await
+        Ok(here)
+    }
+
+    /// What now lies at these paths of the tree.
+    async fn found(&self, paths: Vec<Vec<u8>>) -> Result<Vec<(Box<[u8]>, Option<Item>)>, SourceError> {
+        let Some(root) = self.root.clone() else {
+            return Ok(Vec::new());
+        };
+        let look = move |path: Vec<u8>| match root.file(&path) {
+            Ok(item) => Ok((path.into_boxed_slice(), item)),
+            Err(e) => Err(SourceError::WorkDir(root.absolute(&path), e)),
+        };
+        self.tasks
+            .blocking(Pool::Disk, move || paths.into_iter().map(look).collect())
+            .await?
     }
 
     /// All files that lie in our own tree.
@@ -374,7 +409,7 @@ impl Module {
     }
 
     /// A file that became a folder, or the other way round, would stand in the child's way.
-    async fn prune(&self, names: &Names, staged: &View) -> Result<(), SourceError> {
+    async fn prune(&self, names: &Names, here: &mut View) -> Result<(), SourceError> {
         let Some(root) = self.root.clone() else {
             return Ok(());
         };
@@ -385,14 +420,17 @@ impl Module {
                 .get(path)
                 .is_some_and(|named| !matches!(named, Named::None(_)))
         };
-        let gone = staged.files.iter().filter(|(path, _)| !is_named(path));
+        let is_folder = |path: &Box<[u8]>| names.folders.binary_search(path).is_ok();
+        let gone = here.files.iter().filter(|(path, _)| !is_named(path));
         let gone: Vec<PathBuf> = gone.map(|(path, _)| root.absolute(path)).collect();
-        let empty = staged.folders.iter().rev();
-        let empty = empty.filter(|path| names.folders.binary_search(path).is_err());
+        let empty = here.folders.iter().rev();
+        let empty = empty.filter(|path| !is_folder(path));
         let empty: Vec<PathBuf> = empty.map(|path| root.absolute(path)).collect();
         if gone.is_empty() && empty.is_empty() {
             return Ok(());
         }
+        here.files.retain(|(path, _)| is_named(path));
+        here.folders.retain(is_folder);
         let removed = self.tasks.blocking(Pool::Disk, move || {
             for path in gone {
                 fs_err::remove_file(&path).map_err(|e| SourceError::WorkDir(path, e))?;
@@ -420,14 +458,11 @@ impl Module {
             }
             let began = Instant::now();
             let looked = async {
-                for (path, item) in self.staged().await?.files {
-                    let Item::File { stamp, place } = &item else {
-                        continue;
-                    };
-                    let whole = named.get(&path).is_some_and(|of| is_here(of, Some(&item)));
-                    if whole {
+                let missing = named.keys().map(|path| path.to_vec()).collect();
+                for (path, item) in self.found(missing).await? {
+                    let whole = named.get(&path).is_some_and(|of| is_here(of, item.as_ref()));
+                    if whole && let Some(Item::File { stamp, place }) = item {
                         named.remove(&path);
-                        let (stamp, place) = (stamp.clone(), place.clone());
                         // The intake has failed and says why.
                         let Ok(()) = came.send(Came { path, stamp, place }).await else {
                             break;

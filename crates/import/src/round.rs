@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::try_join;
 use pacstore_runtime::{Clock, Pool, Stopped, Tasks};
 use pacstore_store::Store;
 use pacstore_upstream::{Http, Rsync, RsyncOptions};
@@ -273,6 +274,7 @@ impl Importer {
                 tasks: self.tasks.clone(),
                 progress: progress.clone(),
                 root: None,
+                here: None,
                 looks: 0,
                 carried: BTreeSet::new(),
                 meter: Meter::default(),
@@ -385,13 +387,15 @@ impl Importer {
                 })
                 .await?;
             let places: Vec<usize> = picks.iter().map(|pick| pick.at).collect();
-            work.bring(&intakes, &places, &mut taken, Sure::Later)
-                .await
-                .map_err(ours)?;
-
-            let again = match transport.still_has(&work.view).await? {
-                true => None,
-                false => Some(Arc::new(transport.look().await?)),
+            let asked = Arc::clone(&work.view);
+            let bring = async {
+                let bring = work.bring(&intakes, &places, &mut taken, Sure::Later);
+                bring.await.map_err(ours)
+            };
+            let still_has = async { Ok(transport.still_has(&asked).await?) };
+            let again = match try_join(bring, still_has).await? {
+                ((), true) => None,
+                ((), false) => Some(Arc::new(transport.look().await?)),
             };
             let after = self.stamp(source).await;
             let holds = match &again {

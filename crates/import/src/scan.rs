@@ -110,6 +110,27 @@ impl Root {
         Ok((File::from(fd), stamp(&stat)))
     }
 
+    /// What a walk would say of a regular file; nothing if none lies there. No part of `path` may be a link.
+    pub(crate) fn file(&self, path: &[u8]) -> io::Result<Option<Item>> {
+        let (folder, name) = names::split(path);
+        let stat = self.open_folder(folder).and_then(|folder| {
+            let at = folder.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd);
+            Ok(statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?)
+        });
+        let stat = match stat {
+            Ok(stat) => stat,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(is_file.then(|| Item::File {
+            stamp: stamp(&stat),
+            place: Place::Here,
+        }))
+    }
+
     /// `None` is the root itself.
     fn open_folder(&self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
         let mut at: Option<OwnedFd> = None;

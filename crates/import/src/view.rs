@@ -7,6 +7,7 @@
 //! - Not here: how a view comes about (`crate::scan`, `crate::web`), which of its names are taken (`crate::select`).
 //! - Read first: design.md, "Tree".
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -245,6 +246,26 @@ impl View {
         self.files.binary_search_by(|(name, _)| (**name).cmp(path)).ok()
     }
 
+    /// Puts in what some paths have become; nothing stands for a name that is gone.
+    pub(crate) fn renew(&mut self, changed: Vec<(Box<[u8]>, Option<Item>)>) {
+        let mut gone = BTreeSet::new();
+        let mut new = Vec::new();
+        for (path, item) in changed {
+            let old = self.position(&path).and_then(|at| self.files.get_mut(at));
+            match (old, item) {
+                (Some((_, old)), Some(item)) => *old = item,
+                (Some(_), None) => {
+                    gone.insert(path);
+                }
+                (None, Some(item)) => new.push((path, item)),
+                (None, None) => {}
+            }
+        }
+        self.files.retain(|(path, _)| !gone.contains(path));
+        self.files.append(&mut new);
+        self.sort();
+    }
+
     /// Where in `files` the names below `folder` stand.
     pub(crate) fn below(&self, folder: &[u8]) -> std::ops::Range<usize> {
         if folder.is_empty() {
@@ -308,6 +329,31 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_view_is_renewed_path_by_path() {
+        let none = |path: &str, why| (Box::from(path.as_bytes()), Item::None(why));
+        let mut view = View {
+            files: vec![
+                none("a", NoFile::Absent),
+                none("c", NoFile::Absent),
+                none("d", NoFile::Absent),
+            ],
+            folders: Vec::new(),
+        };
+        view.renew(vec![
+            (Box::from(*b"d"), None),
+            (Box::from(*b"e"), None),
+            (Box::from(*b"b"), Some(Item::None(NoFile::Loop))),
+            (Box::from(*b"a"), Some(Item::None(NoFile::Denied))),
+        ]);
+        let expected = vec![
+            none("a", NoFile::Denied),
+            none("b", NoFile::Loop),
+            none("c", NoFile::Absent),
+        ];
+        assert_eq!(view.files, expected);
+    }
 
     #[test]
     fn stamps_survive_their_compact_form() {

@@ -33,7 +33,11 @@ async fn a_web_mirror_that_is_updated_midway_gives_its_later_state() -> TestResu
 }
 
 fn copy(from: &Path, to: &Path) -> TestResult {
-    let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status()?;
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status()?;
     assert!(copied.success());
     Ok(())
 }
@@ -67,7 +71,10 @@ async fn an_rsync_module_is_listed_once_unless_its_databases_move_midway() -> Te
         log.lines().filter(|line| line.contains("--list-only")).count()
     };
     let first = importer.round(&Progress::default()).await?;
-    assert_eq!((first.tree, first.passes, listings()), (cid_of(served.path()), 1, 1));
+    assert_eq!(
+        (first.tree, first.passes, listings()),
+        (cid_of(served.path()), 1, 1)
+    );
 
     repo.update(&["pkg1"])?;
     copy(newer.path(), served.path())?;

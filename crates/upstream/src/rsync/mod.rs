@@ -348,6 +348,8 @@ impl Rsync {
         vec![
             "--no-motd".into(),
             "--no-human-readable".into(),
+            // Questions are small: held back until the last one is acknowledged, each costs 40 ms.
+            "--sockopts=TCP_NODELAY".into(),
             format!("--contimeout={}", seconds(self.options.connect_timeout)).into(),
             format!("--timeout={}", seconds(self.options.io_timeout)).into(),
         ]

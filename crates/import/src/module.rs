@@ -64,6 +64,8 @@ pub(crate) struct Module {
     pub(crate) root: Option<Root>,
     /// What lies in the tree: walked once a look, then nobody but this module changes it.
     pub(crate) here: Option<View>,
+    /// Whether the databases still were the same when the last transfer had ended.
+    pub(crate) still: Option<bool>,
     /// How often it was looked at in this round.
     pub(crate) looks: u32,
     /// What another source left in the tree, as far as no database has vouched for it yet.
@@ -75,7 +77,7 @@ impl Module {
     /// What the module has now; of `files = "listed"` packages are named only.
     pub(crate) async fn look(&mut self) -> Result<View, SourceError> {
         self.progress.begin(Step::Looking, 0, 0);
-        self.here = None;
+        (self.here, self.still) = (None, None);
         let first = self.root().await?;
         let mut here = None;
         // Packages first and databases last, where the transfer is long, or the last look was overtaken.
@@ -175,9 +177,17 @@ impl Module {
             differ.map(|(_, path, named)| (path.clone(), *named)).collect();
         if !named.is_empty() {
             let differ: Vec<Vec<u8>> = named.keys().map(|path| path.to_vec()).collect();
-            let transfer = |came| self.transfer_and_tell(differ.clone(), named, came);
+            let databases = self.databases(view);
+            let (mut still, only) = (None, differ.clone());
+            let transfer = async |came| {
+                self.transfer_and_tell(only, named, came).await?;
+                // The last files that came are read and synced meanwhile.
+                still = Some(self.still_the_same(databases).await?);
+                Ok(())
+            };
             // The manifest remembers what was taken, so nothing is to be done with it here.
             early::while_it_runs(intakes, bytes, transfer).await?;
+            self.still = still;
             here.renew(self.found(differ).await?);
         }
         for (at, path, named) in asked {
@@ -189,13 +199,24 @@ impl Module {
         Ok(())
     }
 
-    /// Whether the databases are still those that the last look brought. They are asked for by name, for that costs no
-    /// listing; what else changed meanwhile does not fit its database, or shows in the next round.
-    pub(crate) async fn still_has(&self, view: &View) -> Result<bool, SourceError> {
+    /// Whether the databases are still those that the last look brought.
+    pub(crate) async fn still_has(&mut self, view: &View) -> Result<bool, SourceError> {
+        match self.still.take() {
+            Some(still) => Ok(still),
+            None => self.still_the_same(self.databases(view)).await,
+        }
+    }
+
+    fn databases(&self, view: &View) -> Vec<Vec<u8>> {
         let databases = view.files.iter().filter(|(path, item)| {
             is_database(path) && self.comes_first(path) && matches!(item, Item::File { .. })
         });
-        let databases: Vec<Vec<u8>> = databases.map(|(path, _)| path.to_vec()).collect();
+        databases.map(|(path, _)| path.to_vec()).collect()
+    }
+
+    /// They are asked for by name, for that costs no listing; what else changed meanwhile does not fit its database, or
+    /// shows in the next round.
+    async fn still_the_same(&self, databases: Vec<Vec<u8>>) -> Result<bool, SourceError> {
         if databases.is_empty() {
             return Ok(false);
         }

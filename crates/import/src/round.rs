@@ -275,6 +275,7 @@ impl Importer {
                 progress: progress.clone(),
                 root: None,
                 here: None,
+                still: None,
                 looks: 0,
                 carried: BTreeSet::new(),
                 meter: Meter::default(),

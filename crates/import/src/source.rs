@@ -52,7 +52,7 @@ impl Transport {
     }
 
     /// Whether it surely has what `view` shows, as far as a pass builds on it; if not, it must be looked at.
-    pub(crate) async fn still_has(&self, view: &View) -> Result<bool, SourceError> {
+    pub(crate) async fn still_has(&mut self, view: &View) -> Result<bool, SourceError> {
         match self {
             Self::Directory(_) | Self::Web(_) => Ok(false),
             Self::Rsync(module) => module.still_has(view).await,

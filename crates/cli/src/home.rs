@@ -126,6 +126,17 @@ impl Home {
         Owner::of(&self.state).map_or(Ok(()), Owner::become_it)
     }
 
+    /// Does `work` as the user whose home it is, where root runs us on the home of another; the directories are there.
+    pub(crate) fn as_owner<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        match Owner::of(&self.state) {
+            Some(owner) => owner.does(work),
+            None => work(),
+        }
+    }
+
     /// Permission bits of a new configuration: the system's is for everybody, since any user may ask the daemon.
     pub(crate) fn config_mode(&self) -> u32 {
         if self.config == Self::system().config {

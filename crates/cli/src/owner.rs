@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use nix::unistd::{Gid, Uid, User, initgroups, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, User, getgrouplist, initgroups, setgid, setgroups, setuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// Who a state directory belongs to, if this process is root and that is somebody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,5 +46,31 @@ impl Owner {
             setuid(self.uid)
         };
         becoming().with_context(|| format!("cannot go on as user {}, whose home this is", self.uid))
+    }
+
+    /// Does `work` as the owner, in a thread of its own that ends with it; the process stays root.
+    pub(crate) fn does<T: Send>(self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.become_it_here()
+                    .with_context(|| format!("cannot act as user {}, whose home this is", self.uid))?;
+                work()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// This thread alone is the owner from now on. Groups go first: only root may change them.
+    fn become_it_here(self) -> std::io::Result<()> {
+        let name = User::from_uid(self.uid)?.and_then(|user| CString::new(user.name).ok());
+        let groups = name.map_or_else(|| Ok(vec![self.gid]), |name| getgrouplist(&name, self.gid))?;
+        let raw = |gid: &Gid| rustix::fs::Gid::from_raw(gid.as_raw());
+        set_thread_groups(&groups.iter().map(raw).collect::<Vec<_>>())?;
+        let gid = raw(&self.gid);
+        set_thread_res_gid(gid, gid, gid)?;
+        let uid = rustix::fs::Uid::from_raw(self.uid.as_raw());
+        Ok(set_thread_res_uid(uid, uid, uid)?)
     }
 }

@@ -1,16 +1,17 @@
 //! `pacstore init`: write a commented configuration from a few flags.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use pacstore_names::SigningKey;
 use pacstore_node::{KeyError, Keys};
 
-use crate::config::{Loaded, load};
+use crate::config::{Loaded, parse};
 use crate::context::{Context, Exit, Hinted};
-use crate::files::{replace, sync_folder};
+use crate::files::{Replacement, sync_folder};
+use crate::home::Home;
 
 /// Write a commented configuration
 #[derive(Debug, clap::Args)]
@@ -99,11 +100,10 @@ pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         Role::Importer(importer) => importer_text(importer),
         Role::Client(client) => client_text(client),
     };
-    let loaded = append(ctx, before, &text)?;
-    ctx.out.line(path.display());
     match args.role {
         Role::Importer(importer) => {
-            let key = key_of(ctx, &importer.key)?;
+            let (loaded, key) = append_with_key(&ctx.home, before.as_deref(), &text, &importer.key)?;
+            ctx.out.line(path.display());
             let mirror = loaded.node.imports.first().map(|import| import.name.to_string());
             ctx.out.note(format!(
                 "its KEY is {}\nnext: pacstore import {} --once, then pacstore daemon",
@@ -111,19 +111,13 @@ pub(crate) fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
                 mirror.unwrap_or_default()
             ));
         }
-        Role::Client(_) => ctx.out.note("next: pacstore daemon"),
+        Role::Client(_) => {
+            Appended::check(&ctx.home, before.as_deref(), &text)?.put()?;
+            ctx.out.line(path.display());
+            ctx.out.note("next: pacstore daemon");
+        }
     }
     Ok(Exit::Done)
-}
-
-/// The key `label`, made if it is not there; from here on nothing is done as root on the home of another.
-pub(super) fn key_of(ctx: &Context, label: &str) -> anyhow::Result<SigningKey> {
-    ctx.home.enter()?;
-    let keys = Keys::new(ctx.home.state_dir());
-    match keys.load(label) {
-        Err(KeyError::Missing { .. }) => keys.create(label).context("cannot make the key"),
-        other => other.context("cannot use the key"),
-    }
 }
 
 fn importer_text(importer: &Importer) -> String {
@@ -192,25 +186,55 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Appends to the configuration, which is `before`, whole or not at all. One that cannot be used is not left behind.
-pub(super) fn append(ctx: &Context, before: Option<String>, block: &str) -> anyhow::Result<Loaded> {
-    let (path, mode) = (ctx.home.config_file(), ctx.home.config_mode());
-    // A link to another place stays a link.
-    let path = fs_err::canonicalize(&path).unwrap_or(path);
-    let text = format!("{}{block}", before.as_deref().unwrap_or_default());
-    replace(&path, text.as_bytes(), mode)?;
-    match load(&ctx.home) {
-        Ok(loaded) => {
-            sync_folder(&path)?;
-            Ok(loaded)
-        }
-        Err(error) => {
-            match before {
-                Some(before) => replace(&path, before.as_bytes(), mode)?,
-                None => fs_err::remove_file(&path)?,
-            }
-            Err(error.into())
-        }
+/// Appends to the configuration, which is `before`, with the key `label` that it names.
+///
+/// The key is made, unless it is there, when nothing but the last step can fail: a stop leaves at most a key that
+/// no configuration names, and the next run takes it. No configuration names a key that was never made.
+pub(super) fn append_with_key(
+    home: &Home,
+    before: Option<&str>,
+    block: &str,
+    label: &str,
+) -> anyhow::Result<(Loaded, SigningKey)> {
+    let appended = Appended::check(home, before, block)?;
+    let key = key_of(home, label)?;
+    Ok((appended.put()?, key))
+}
+
+/// The key `label`, made if it is not there, by the user whose home it is; the configuration may be root's.
+fn key_of(home: &Home, label: &str) -> anyhow::Result<SigningKey> {
+    let keys = Keys::new(home.state_dir());
+    home.as_owner(|| match keys.load(label) {
+        Err(KeyError::Missing { .. }) => keys.create(label).context("cannot make the key"),
+        other => other.context("cannot use the key"),
+    })
+}
+
+/// A configuration with more at its end, checked and written beside the one that holds.
+#[derive(Debug)]
+struct Appended {
+    loaded: Loaded,
+    path: PathBuf,
+    new: Replacement,
+}
+
+impl Appended {
+    /// One that cannot be used, or not be written, is refused here.
+    fn check(home: &Home, before: Option<&str>, block: &str) -> anyhow::Result<Self> {
+        let text = format!("{}{block}", before.unwrap_or_default());
+        let path = home.config_file();
+        let loaded = parse(&path, &text, home)?;
+        // A link to another place stays a link.
+        let path = fs_err::canonicalize(&path).unwrap_or(path);
+        let new = Replacement::write(&path, text.as_bytes(), home.config_mode())?;
+        Ok(Self { loaded, path, new })
+    }
+
+    /// It holds from here on, whole or not at all.
+    fn put(self) -> anyhow::Result<Loaded> {
+        self.new.put()?;
+        sync_folder(&self.path)?;
+        Ok(self.loaded)
     }
 }
 
@@ -253,6 +277,54 @@ mod tests {
         for line in text.lines().filter(|line| line.contains(" = ")) {
             let key = line.split(" = ").next().unwrap_or_default();
             assert!(reference.contains(&format!("# {key} = ")), "{key}");
+        }
+    }
+
+    /// A kill leaves the file beside the configuration, which nobody removes.
+    fn killed(appended: Appended) {
+        std::mem::forget(appended);
+    }
+
+    #[test]
+    fn after_a_stop_at_any_step_the_same_again_succeeds_with_the_same_key() {
+        let before = "# mine\n";
+        let block = "[[import]]\nmirror = \"a.b\"\nfrom = \"/srv\"\nkey = \"signs\"\n";
+        for steps in 1..=3 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let home = Home::at(dir.path().join("home"));
+            home.create().expect("a home");
+            std::fs::write(home.config_file(), before).expect("a configuration");
+            let mut made = None;
+
+            let appended = Appended::check(&home, Some(before), block).expect("a good block");
+            if 1 < steps {
+                made = Some(key_of(&home, "signs").expect("a key").name());
+            }
+            if 2 < steps {
+                appended.put().expect("a new configuration");
+            } else {
+                killed(appended);
+            }
+
+            let text = read(&home.config_file()).expect("readable").expect("there");
+            let loaded = parse(&home.config_file(), &text, &home).expect("usable at every moment");
+            let keys = Keys::new(home.state_dir());
+            for import in &loaded.node.imports {
+                keys.load(&import.key)
+                    .expect("no configuration names a key that is missing");
+            }
+            if steps < 3 {
+                assert_eq!(text, before);
+                let (_, key) = append_with_key(&home, Some(&text), block, "signs").expect("the same again");
+                assert_eq!(
+                    made.unwrap_or(key.name()),
+                    key.name(),
+                    "the key that was made is taken again"
+                );
+            }
+            let text = read(&home.config_file()).expect("readable").expect("there");
+            assert_eq!(text, format!("{before}{block}"));
+            assert_eq!(keys.labels().expect("labels"), ["signs"]);
         }
     }
 }

@@ -107,8 +107,7 @@ fn add(args: &Args, dir: &Path, label: &str, ctx: &Context) -> anyhow::Result<()
     );
     ctx.home.create()?;
     let before = init::read(&ctx.home.config_file())?;
-    init::append(ctx, before, &block)?;
-    init::key_of(ctx, label)?;
+    init::append_with_key(&ctx.home, before.as_deref(), &block, label)?;
     ctx.out.note(format!(
         "added an [[import]] to {}",
         ctx.home.config_file().display()

@@ -313,6 +313,46 @@ fn a_publication_that_the_configuration_cannot_hold_leaves_it_as_it_was() -> Tes
     Ok(())
 }
 
+/// First the configuration is checked and written beside, then the key is made, then the configuration is put in place.
+#[test]
+fn no_configuration_names_a_key_that_was_not_made_and_no_key_is_made_for_one_that_cannot_be() -> TestResult {
+    let mirror = mirror();
+    let folder = text(mirror.repo.folder());
+    let publish = ["publish", folder, "--name", NAME];
+    let init = [
+        "init", "importer", "--name", NAME, "--from", folder, "--key", NAME,
+    ];
+    for (command, before) in [(&publish[..], LOOPBACK), (&init[..], "# nothing said\n")] {
+        let home = Home::with(before);
+        let keys = home.path().join("state/keys");
+        let config = || std::fs::read_to_string(home.config_file());
+
+        // The key cannot be made.
+        std::fs::create_dir_all(home.path().join("state"))?;
+        std::fs::write(&keys, "")?;
+        home.run(command).fails_with(&["state/keys"]);
+        assert_eq!(config()?, before);
+        std::fs::remove_file(&keys)?;
+
+        // The configuration cannot be written: nobody makes a file beside this one.
+        std::fs::remove_file(home.config_file())?;
+        std::os::unix::fs::symlink("/proc/self/timers", home.config_file())?;
+        home.run(command).fails_with(&["/proc/"]);
+        assert!(!keys.exists(), "no key was made for it");
+        std::fs::remove_file(home.config_file())?;
+        home.configure(before);
+
+        // A key that was left by a stop before the configuration was there.
+        let key = home.run(["key", "new", NAME]).done().line();
+        home.run(command).done();
+        assert_eq!(home.run(["key", "show", NAME]).done().line(), key);
+        home.run(["config", "check"]).done();
+        home.run(["import", NAME, "--once"]);
+        assert_eq!(tree(&home), expected(&home, &mirror.repo));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_round_that_is_told_to_stop_ends_cleanly_and_the_next_one_goes_on() {
     let mirror = mirror();

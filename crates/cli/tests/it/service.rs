@@ -138,6 +138,20 @@ fn alert_test_sends_by_every_channel_and_says_how_that_went() -> TestResult {
         mail.starts_with("To: root@localhost\nSubject: pacstore test: test\n"),
         "{mail}"
     );
+    let (headers, _) = mail.split_once("\n\n").expect("headers and a body");
+    let one = |name: &str| {
+        let found: Vec<&str> = headers
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .collect();
+        assert_eq!(found.len(), 1, "{name} in: {headers}");
+        found[0].to_owned()
+    };
+    let date = jiff::fmt::rfc2822::parse(&one("Date: "))?;
+    let age = std::time::SystemTime::now().duration_since(date.timestamp().into())?;
+    assert!(age < DEADLINE, "{mail}");
+    let id = one("Message-ID: ");
+    assert!(id.starts_with('<') && id.ends_with("@pacstore.invalid>"), "{id}");
 
     // The same through a daemon, by its owner.
     home.configure(&with_alert(&format!("webhook = \"{url}\"")));

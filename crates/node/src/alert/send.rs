@@ -10,8 +10,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use jiff::tz::TimeZone;
 use pacstore_runtime::{DeadlineExceeded, deadline};
 use pacstore_upstream::{Http, HttpError};
+use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -156,12 +160,24 @@ fn mail(to: &str, alert: &Alert) -> Vec<u8> {
         line("Written", Some(&alert.at)),
     ]
     .concat();
+    let date = alert.at.parse::<Timestamp>().ok();
+    let date = date.and_then(|at| rfc2822::to_string(&at.to_zoned(TimeZone::UTC)).ok());
     format!(
-        "To: {}\nSubject: {subject}\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\
+        "To: {}\nSubject: {subject}\n{}Message-ID: {}\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\
          Content-Transfer-Encoding: 8bit\nAuto-Submitted: auto-generated\n\n{body}",
-        header(to)
+        header(to),
+        line("Date", date.as_ref()),
+        message_id(alert),
     )
     .into_bytes()
+}
+
+/// The same for every try to deliver `alert`, and another one for any other alert. Not every program that takes mails
+/// gives them an id. Source: RFC 5322, 3.6.4; the domain is one that nobody has (RFC 2606).
+fn message_id(alert: &Alert) -> String {
+    let hash = digest(&SHA256, &serde_json::to_vec(alert).unwrap_or_default());
+    let half = hash.as_ref().first_chunk().copied().unwrap_or_default();
+    format!("<{:032x}@pacstore.invalid>", u128::from_be_bytes(half))
 }
 
 /// What may stand in a header: printable ASCII, one line.
@@ -197,8 +213,47 @@ mod tests {
         assert!(
             headers.starts_with("To: root@localhost\nSubject: pacstore error: round/a?Bcc: else@example\n")
         );
-        assert_eq!(headers.lines().count(), 6, "{headers}");
+        assert_eq!(headers.lines().count(), 8, "{headers}");
         assert!(body.starts_with("no answer\n"), "{body}");
+    }
+
+    #[test]
+    fn a_mail_has_the_time_when_it_was_written_and_the_same_id_at_every_try() {
+        let lines = |alert: &Alert| -> Vec<String> {
+            let text = String::from_utf8(mail("root@localhost", alert)).expect("text");
+            let headers = text.split("\n\n").next().unwrap_or_default();
+            let headers = headers.lines().map(str::to_owned);
+            headers
+                .filter(|line| line.starts_with("Date: ") || line.starts_with("Message-ID: "))
+                .collect()
+        };
+        let first = lines(&sample());
+        assert_eq!(first[0], "Date: Thu, 1 Jan 2026 00:10:00 +0000");
+        let id = first[1].strip_prefix("Message-ID: <").expect("an id");
+        let (left, right) = id.split_once('@').expect("two parts");
+        assert!(
+            left.len() == 32 && left.bytes().all(|b| b.is_ascii_hexdigit()),
+            "{id}"
+        );
+        assert_eq!(right, "pacstore.invalid>");
+        assert_eq!(lines(&sample()), first);
+        let others = [
+            Alert {
+                at: "2026-01-01T00:10:01Z".to_owned(),
+                ..sample()
+            },
+            Alert {
+                node: Some("12D3".to_owned()),
+                ..sample()
+            },
+            Alert {
+                key: "round/b".to_owned(),
+                ..sample()
+            },
+        ];
+        for other in others {
+            assert_ne!(lines(&other)[1], first[1], "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -247,6 +247,14 @@ fn imports(page: &mut Page, imports: &[ImportStatus]) {
         "import_repositories_not_whole",
         "Repositories that are torn or held",
     );
+    let coming = page.gauges(
+        "import_coming_replicas",
+        "Peers that hold all of the head that waits for replicas; 0 while none waits",
+    );
+    let waiting = page.gauges(
+        "import_coming_waiting_seconds",
+        "How long heads have waited for replicas; 0 while none waits",
+    );
     for import in imports {
         let name = || ("mirror", import.name.clone());
         let ended = &import.outcomes;
@@ -277,5 +285,10 @@ fn imports(page: &mut Page, imports: &[ImportStatus]) {
         let broken = import.last.iter().flat_map(|last| &last.repositories);
         let broken = broken.filter(|one| one.state != "whole").count();
         torn.get_or_create(&vec![name()]).set(broken as f64);
+        let waits = import.replicas.as_ref().filter(|one| one.tree.is_some());
+        let held = waits.map_or(0, |one| one.held);
+        coming.get_or_create(&vec![name()]).set(held as f64);
+        let seconds = waits.and_then(|one| one.waiting_s).unwrap_or(0);
+        waiting.get_or_create(&vec![name()]).set(seconds as f64);
     }
 }

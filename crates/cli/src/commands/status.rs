@@ -198,3 +198,29 @@ fn importing(text: &mut String, import: &ImportStatus) {
         let _ = writeln!(text, "         hint: {hint}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_waits_and_one_that_went_out_without_replicas_are_told() {
+        let mut replicas = ReplicaStatus {
+            wanted: 3,
+            held: 1,
+            tree: Some("bafytree".to_owned()),
+            waiting_s: Some(185),
+            thin: None,
+        };
+        let waiting = "         waiting for 2 of 3 replicas of bafytree, for 3 min\n";
+        assert_eq!(replicas_of(&replicas), waiting);
+        // The one before went out thin, and the next waits.
+        replicas.thin = Some(1);
+        let thin = "         went out although 1 of 3 replicas held it\n";
+        assert_eq!(replicas_of(&replicas), format!("{waiting}{thin}"));
+        (replicas.tree, replicas.waiting_s) = (None, None);
+        assert_eq!(replicas_of(&replicas), thin);
+        replicas.thin = None;
+        assert_eq!(replicas_of(&replicas), "");
+    }
+}

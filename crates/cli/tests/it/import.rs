@@ -461,6 +461,38 @@ fn gc_frees_what_no_snapshot_needs_and_says_when_it_cannot() {
     home.run(["gc", "--target", "much"]).exits(2);
 }
 
+/// Nobody follows the mirror, so the second head waits.
+#[test]
+fn status_says_which_tree_waits_for_replicas_and_for_how_many() -> TestResult {
+    let mut mirror = mirror();
+    let home = Home::importer(NAME, text(mirror.repo.folder()));
+    let config = std::fs::read_to_string(home.config_file())?;
+    home.configure(&format!("{config}replicas = 2\n"));
+    let daemon = Daemon::start(&home);
+    let lines = || -> Vec<String> {
+        let out = home.run(["status"]).done().out;
+        let lines = out.lines().filter(|line| line.contains("replicas"));
+        lines.map(str::to_owned).collect()
+    };
+    once(&home).done();
+    assert_eq!(lines(), [""; 0], "the first head waits for nobody");
+    mirror.repo.update(&["pkg0"])?;
+    once(&home).done();
+    let coming = expected(&home, &mirror.repo);
+    assert_ne!(tree(&home), coming);
+    let said = lines();
+    let [line] = &said[..] else {
+        panic!("one line, not {said:?}")
+    };
+    let waited = line.strip_prefix(&format!("         waiting for 2 of 2 replicas of {coming}, for "));
+    let waited = waited
+        .and_then(|rest| rest.strip_suffix(" s"))
+        .map(str::parse::<u64>);
+    assert!(matches!(waited, Some(Ok(_))), "{line}");
+    daemon.stop();
+    Ok(())
+}
+
 #[test]
 fn the_schedule_imports_by_itself() -> TestResult {
     let mut mirror = mirror();

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use pacstore_import::Files;
-use pacstore_node::{AlertKind, Outcome, ReplicaStatus, RoundReport};
+use pacstore_node::{AlertKind, Outcome, ReplicaStatus, RoundReport, metrics};
 use pacstore_runtime::Clock;
 use pacstore_store::Tuning;
 use pacstore_testkit::{Repo, RepoSpec, TestResult};
@@ -32,12 +32,20 @@ async fn client(importer: &TestNode) -> TestNode {
     plan.start().await
 }
 
-async fn status(importer: &TestNode) -> Option<ReplicaStatus> {
+pub(crate) async fn status(importer: &TestNode) -> Option<ReplicaStatus> {
     importer.node.status(None).await.imports[0].replicas.clone()
 }
 
+/// What the metrics say of how many peers hold the head that waits.
+async fn coming_replicas(importer: &TestNode) -> String {
+    let text = metrics::render(&importer.node.status(None).await);
+    let line = format!("pacstore_import_coming_replicas{{mirror=\"{NAME}\"}} ");
+    let value = text.lines().find_map(|one| one.strip_prefix(&line));
+    value.unwrap_or_else(|| panic!("no {line}in {text}")).to_owned()
+}
+
 /// A round whose tree has to wait: that tree.
-async fn waits(importer: &TestNode) -> String {
+pub(crate) async fn waits(importer: &TestNode) -> String {
     let before = importer.tree();
     let report = importer.import().await;
     let RoundReport {
@@ -100,6 +108,7 @@ async fn a_head_is_preferred_once_a_follower_holds_it_and_not_before() -> TestRe
         })
     );
     follower.follows(&importer).await;
+    assert_eq!(coming_replicas(&importer).await, "0.0", "nothing waits");
     importer.stop().await;
     assert!(follower.get("core.db").await? == on_disk(&repo, "core.db"));
     Ok(())
@@ -148,8 +157,10 @@ async fn who_left_is_no_replica() -> TestResult {
         }
     };
     held(1).await;
+    assert_eq!(coming_replicas(&importer).await, "1.0");
     first.stop().await;
     held(0).await;
+    assert_eq!(coming_replicas(&importer).await, "0.0");
     let _second = client(&importer).await;
     held(1).await;
     assert_eq!(importer.tree(), tree, "one of two");

@@ -26,7 +26,7 @@ use crate::importer::Importing;
 use crate::keys::{KeyError, Keys};
 use crate::mirror::Mirror;
 use crate::node::{Node, StartError};
-use crate::publish::{PublishError, TTL, next_sequence, put_out, saw_sequence};
+use crate::publish::{OWN, PublishError, TTL, next_sequence, put_out, saw_sequence};
 
 /// How long the last record of a key is valid: who was away for years still learns of the new one.
 const VALIDITY: Duration = Duration::from_hours(10 * 365 * 24);
@@ -302,7 +302,7 @@ fn first_head(
     // The old key's tree is the new one's; it was held under the old name.
     let all = mirror.hand_overs();
     for (from, _) in all.iter().filter(|(from, _)| all.heir(from) == own) {
-        let label = format!("own/{from}");
+        let label = format!("{OWN}{from}");
         node.inner.store.release(&label).map_err(StoreError::from)?;
     }
     Ok(())

@@ -165,6 +165,13 @@ impl Keys {
         Ok(labels)
     }
 
+    /// The KEYs of all key files that are here, also of the node and of a rotation under way.
+    pub(crate) fn names_of_all(&self) -> Result<Vec<IpnsName>, KeyError> {
+        let names = self.names()?;
+        let keys = names.iter().filter_map(|name| name.strip_suffix(".key"));
+        keys.map(|key| Ok(self.read(key)?.name())).collect()
+    }
+
     /// The names in the folder that are text.
     fn names(&self) -> Result<Vec<String>, KeyError> {
         let entries = match fs_err::read_dir(&self.dir) {

@@ -51,6 +51,7 @@ mod rounds;
 mod runs;
 mod serve;
 mod status;
+mod strays;
 mod transfers;
 mod turn;
 mod uploads;

@@ -236,6 +236,12 @@ impl Node {
                 .await
                 .unwrap_or(Err(StartError::Store(crate::error::StoreError::Stopping)))?;
         }
+        if node.inner.net.is_some() {
+            let sweeping = node.clone();
+            let swept = tasks.blocking(Pool::Disk, move || crate::strays::release(&sweeping));
+            // Stopping: the next start does it.
+            let _ = swept.await;
+        }
         node.start_workers();
         let neighbours = node.inner.fetch.neighbours().clone();
         tasks.spawn(

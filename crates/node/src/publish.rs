@@ -33,6 +33,9 @@ use crate::replicas;
 /// How long a record is valid. A client that sees no newer one for that long has no name.
 pub(crate) const VALIDITY: Duration = Duration::from_hours(72);
 
+/// How labels of the store begin that hold what one of our keys published last; its KEY follows.
+pub(crate) const OWN: &str = "own/";
+
 /// A record is renewed when less than this is left of it.
 const RENEW: Duration = Duration::from_hours(48);
 
@@ -169,7 +172,7 @@ pub(crate) fn put_out(
     store.put_nodes(blocks).map_err(StoreError::from)?;
     // Ours stays whole for others even where the quorum prefers another tree.
     store
-        .retain(&format!("own/{own}"), &head.tree)
+        .retain(&format!("{OWN}{own}"), &head.tree)
         .map_err(StoreError::from)?;
     let record = sign(node, import, cid, &head.tree, head.sequence, None)?;
     let signed = Signed::verify(own, record, &bytes, node.inner.clock.now())?;

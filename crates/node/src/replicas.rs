@@ -39,8 +39,8 @@ pub(crate) const LATEST: Duration = Duration::from_mins(10);
 /// Between two questions.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Labels of the store that hold what waits.
-const LABEL: &str = "coming/";
+/// What waits: how labels begin that hold it, and keys of what is written down of it; NAME follows.
+pub(crate) const LABEL: &str = "coming/";
 
 /// What one import has to do with replicas.
 #[derive(Debug)]
@@ -228,7 +228,7 @@ impl Replicas {
 }
 
 fn state_key(name: &MirrorName) -> String {
-    format!("coming/{name}")
+    format!("{LABEL}{name}")
 }
 
 fn restore(store: &Store, saved: &SavedWaiting) -> Option<Waiting> {

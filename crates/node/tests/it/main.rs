@@ -32,4 +32,5 @@ mod solo;
 mod solo_asking;
 mod solo_packages;
 mod solo_private;
+mod strays;
 mod work;

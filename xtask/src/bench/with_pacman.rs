@@ -1,5 +1,5 @@
-//! The real pacman: 100 packages that are here, beside a repository on its own disk; and the same from two neighbours and
-//! a mirror, each with a cap.
+//! The real pacman: 100 packages that are here, beside a repository on its own disk and the same from nginx; and from two
+//! neighbours and a mirror, each with a cap.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +9,7 @@ use anyhow::ensure;
 
 use super::client::get_all;
 use super::lab::{Home, NAME};
+use super::serve::Nginx;
 use super::table::Table;
 use super::world::World;
 use super::{Args, median, say};
@@ -82,9 +83,13 @@ fn prefetched(
     let all = files.iter().map(|(name, _)| format!("{path}{name}")).collect();
     get_all(&node.gateway, all, 4)?;
     drop(mirror);
-    let (mut own, mut other) = (Vec::new(), Vec::new());
+    let nginx = Nginx::start(dir, repo)?;
+    let (mut own, mut other, mut http) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.passes {
         other.push(machine.download(&format!("file://{}", repo.display()))?);
+        if let Some(nginx) = &nginx {
+            http.push(machine.download(&format!("http://{}", nginx.host))?);
+        }
         own.push(machine.download(&format!("http://{}/pacman/lab/x86_64", node.gateway))?);
     }
     table.at_most(
@@ -94,6 +99,11 @@ fn prefetched(
         "s",
         1.1,
     );
+    // What pacman itself takes longer for HTTP than for files.
+    match nginx {
+        Some(_) => table.tell("  the same from nginx", &format!("{:.2} s", median(http))),
+        None => table.tell("  the same from nginx", "left out: no nginx here"),
+    }
     Ok(())
 }
 

@@ -22,6 +22,9 @@ const MAX: u64 = 64 << 10;
 /// A file time is asked for by a condition only if it was this old when it was told: HTTP's times are whole seconds.
 const GRAIN: Duration = Duration::from_secs(2);
 
+/// Times that a stamp may say, 2001 to 2286; anything else is some other number, or a slip.
+const TIMES: std::ops::Range<u64> = 1_000_000_000..10_000_000_000;
+
 /// What a stamp says.
 #[derive(Debug, Clone)]
 pub(crate) struct ChangeStamp {
@@ -229,14 +232,11 @@ fn written_time(bytes: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(bytes).ok()?;
     let first = text.split_ascii_whitespace().next()?;
     if let Ok(seconds) = first.parse::<u64>() {
-        // Anything outside of 2001 to 2286 is some other number.
-        return (1_000_000_000..10_000_000_000)
-            .contains(&seconds)
-            .then_some(seconds);
+        return TIMES.contains(&seconds).then_some(seconds);
     }
     let date = text.lines().find_map(|line| line.strip_prefix("date="))?;
     let date: Timestamp = date.trim().parse().ok()?;
-    seconds(SystemTime::from(date))
+    seconds(SystemTime::from(date)).filter(|seconds| TIMES.contains(seconds))
 }
 
 #[cfg(test)]
@@ -254,6 +254,33 @@ mod tests {
         assert_eq!(written_time(b"7"), None);
         assert_eq!(written_time(b""), None);
     }
+
+    #[test]
+    fn a_time_with_other_line_ends_is_read_and_one_that_cannot_be_is_none() {
+        for (bytes, time) in [
+            (&b"1744500000\r\n"[..], Some(1_744_500_000)),
+            (b"\r\n  1744500000\r\n", Some(1_744_500_000)),
+            (b"1744500000 UTC\n", Some(1_744_500_000)),
+            (b"state=abc\r\ndate=2025-04-12T23:20:00Z\r\n", Some(1_744_500_000)),
+            (b"date=2025-04-12T23:20:00Z \n", Some(1_744_500_000)),
+            (b"9999999999\n", Some(9_999_999_999)),
+            (b"10000000000\n", None),
+            (b"date=2300-01-01T00:00:00Z\n", None),
+            (b"date=9999-12-30T00:00:00Z\n", None),
+            (b"99999999999999999999999999\n", None),
+            (b"-1744500000\n", None),
+            (b"date=1901-01-01T00:00:00Z\n", None),
+            (b"date=-1744500000\n", None),
+            (b"date=\n", None),
+            (b"1744500000garbage\n", None),
+            (b"1744500000\xff\n", None),
+            (b"\xef\xbb\xbf1744500000\n", None),
+            (b"\xff\xfe\x01", None),
+        ] {
+            assert_eq!(written_time(bytes), time, "{}", bytes.escape_ascii());
+        }
+    }
+
     fn stamp(bytes: &[u8]) -> ChangeStamp {
         ChangeStamp {
             bytes: bytes.to_vec(),

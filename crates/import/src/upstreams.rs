@@ -23,6 +23,8 @@ const PAUSE: u64 = 60;
 const MAX_PAUSE: u64 = 3600;
 /// What was told or measured counts for so long, in seconds.
 const TOLD: u64 = 2 * 86_400;
+/// Clocks may differ by so much, in seconds.
+const AHEAD: u64 = 86_400;
 /// How often others than the one in use are asked how new they are, in seconds.
 const ASK: u64 = 900;
 /// One that was torn is not tried for the sake of another torn one for so long, in seconds.
@@ -178,11 +180,15 @@ impl Upstreams {
 }
 
 impl Record {
+    /// A time that is still to come says nothing: it would make others look old for ever.
     fn times(&self, now: u64) -> Times {
-        if now.abs_diff(self.told) < TOLD {
-            self.times
-        } else {
-            Times::default()
+        if TOLD <= now.abs_diff(self.told) {
+            return Times::default();
+        }
+        let possible = |time: &u64| *time <= now.saturating_add(AHEAD);
+        Times {
+            stamp: self.times.stamp.filter(possible),
+            database: self.times.database.filter(possible),
         }
     }
 
@@ -304,6 +310,27 @@ mod tests {
         assert_eq!(seen.order(&from, NOW), [0, 1, 2]);
         seen.told(&from[0], by_database(0), NOW + 365 * 86_400);
         assert_eq!(seen.to_ask(&from, NOW), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_time_that_is_still_to_come_makes_nobody_look_old() {
+        let (from, mut seen) = (three(), Upstreams::default());
+        for source in &from {
+            seen.told(source, by_database(0), NOW);
+        }
+        let of_2286 = Times {
+            stamp: Some(9_999_999_999),
+            database: Some(9_999_999_999),
+        };
+        seen.told(&from[2], of_2286, NOW);
+        assert_eq!(seen.order(&from, NOW), [0, 1, 2], "the preference holds");
+        // A clock that is a little ahead is believed.
+        let tomorrow = Times {
+            stamp: None,
+            database: Some(NOW + AHEAD),
+        };
+        seen.told(&from[2], tomorrow, NOW);
+        assert_eq!(seen.order(&from, NOW), [2, 0, 1]);
     }
 
     #[test]

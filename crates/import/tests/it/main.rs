@@ -13,6 +13,7 @@ mod http2;
 mod incremental;
 mod keyring;
 mod layouts;
+mod limits;
 mod links;
 mod sources;
 mod stamps;

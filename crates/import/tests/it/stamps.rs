@@ -178,6 +178,72 @@ async fn an_error_page_a_portal_or_an_empty_answer_is_no_change_and_is_told() ->
     Ok(())
 }
 
+/// Whatever stands in it: the tree is right, the next round is spared, and another text is a change.
+#[tokio::test]
+async fn a_stamp_of_any_text_is_a_stamp_and_only_a_possible_time_is_believed() -> TestResult {
+    for (text, time) in [
+        ("1744500000\r\n", Some(1_744_500_000)),
+        ("state=x\r\ndate=2025-04-12T23:20:00Z\r\n", Some(1_744_500_000)),
+        ("-1744500000\n", None),
+        ("date=9999-12-30T00:00:00Z\n", None),
+        ("99999999999999999999999999\n", None),
+        ("lorem ipsum\r\n\u{fffd}", None),
+    ] {
+        let mut all = Stamped::new()?;
+        all.stamp(text)?;
+        let mut importer = all.web();
+        let first = round(&mut importer).await?;
+        assert_eq!(first.tree, all.expected().await?, "{text:?}");
+        // Without a time in it, that of the file counts, an hour ago.
+        let of_file = |at: u64| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            now.is_ok_and(|now| (3_500..4_500).contains(&now.as_secs().saturating_sub(at)))
+        };
+        let told = first.upstream_time.expect("a time");
+        assert!(
+            time.map_or_else(|| of_file(told), |time| time == told),
+            "{text:?}: {told}"
+        );
+        let second = round(&mut importer).await?;
+        assert_eq!((second.tree, second.passes), (first.tree, 0), "{text:?}");
+        all.repo.update(&["pkg1"])?;
+        all.stamp(&format!("{text}more"))?;
+        let third = round(&mut importer).await?;
+        assert_eq!(third.tree, all.expected().await?, "{text:?}");
+    }
+    Ok(())
+}
+
+/// As where a mirror writes the time of the request: it is no use, and no harm.
+#[tokio::test]
+async fn a_stamp_that_moves_every_second_makes_each_round_look_and_none_fail() -> TestResult {
+    let mut all = Stamped::new()?;
+    let mut second = 1_744_500_000;
+    let folder = all.dir.path().to_owned();
+    all.server.on_request("lastupdate", move |_| {
+        second += 1;
+        let file = folder.join("stamps/lastupdate");
+        fs_err::write(file, format!("{second}\n")).expect("a stamp");
+    });
+    let mut importer = all.web();
+    let mut before = None;
+    for _ in 0..3 {
+        let now = round(&mut importer).await?;
+        assert_eq!((now.tree, now.is_torn()), (all.expected().await?, false));
+        assert!(0 < now.passes, "it looks");
+        assert_eq!(now.warnings, [""; 0]);
+        assert_ne!(before, now.upstream_time);
+        before = now.upstream_time;
+        all.server.clear_log();
+        let same = round(&mut importer).await?;
+        assert!(!same.changed && 0 < same.passes);
+        let asked = all.server.log().len();
+        assert!(asked < 40, "a look without a change is short: {asked} requests");
+        all.repo.update(&["pkg1"])?;
+    }
+    Ok(())
+}
+
 /// The original synchronised in full, or not at all, where an error page stood for the stamp.
 #[tokio::test]
 async fn an_error_page_from_the_first_round_on_does_not_stop_the_import() -> TestResult {

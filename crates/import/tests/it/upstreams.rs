@@ -189,6 +189,50 @@ fn swap(a: &Path, b: &Path, between: &Path) -> TestResult {
     Ok(())
 }
 
+/// As two servers behind one balancer, of which one is an update behind: each round finds them exchanged.
+#[tokio::test]
+async fn two_upstreams_that_alternate_give_whole_states_and_never_one_of_both() -> TestResult {
+    let mut two = Two::new(4, 2_000)?;
+    let (clock, time) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    two.repo.update(&["pkg1", "pkg2"])?;
+    let [new, old] = two.dirs.each_ref().map(|dir| cid_of(dir.path()));
+    let between = tempfile::tempdir()?;
+    let mut of_second = None;
+    for nth in 0..8 {
+        let round = importer.round(&Progress::default()).await?;
+        let first = if nth % 2 == 0 { new } else { old };
+        let second = if nth % 2 == 0 { old } else { new };
+        let is_first = round.source == importer.spec().from[0];
+        assert_eq!(round.tree, if is_first { first } else { second }, "round {nth}");
+        assert!(!round.is_torn(), "round {nth}");
+        of_second = of_second.or((!is_first).then_some(nth));
+        swap(two.dirs[0].path(), two.dirs[1].path(), between.path())?;
+        time.advance(Duration::from_mins(1));
+    }
+    assert_eq!(
+        of_second, None,
+        "the preference holds: what one has is one order of states"
+    );
+
+    // Once the first is gone, the other does not take the tree back, and brings it forward.
+    let current = importer.round(&Progress::default()).await?.tree;
+    assert_eq!(current, new);
+    two.servers[0].stop();
+    let error = importer.round(&Progress::default()).await.unwrap_err();
+    let RoundError::NoSource { attempts, .. } = &error else {
+        panic!("{error:?}")
+    };
+    let is_older = |(_, error): &(Source, SourceError)| matches!(error, SourceError::Older { .. });
+    assert!(attempts.iter().any(is_older), "{attempts:?}");
+    swap(two.dirs[0].path(), two.dirs[1].path(), between.path())?;
+    time.advance(Duration::from_mins(2));
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.changed), (new, false));
+    assert_eq!(round.source, importer.spec().from[1]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_person_may_accept_the_older_state_at_once() -> TestResult {
     let mut two = Two::new(3, 2_000)?;

@@ -116,7 +116,8 @@ fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
-fn is_dns(address: &Multiaddr) -> bool {
+/// Whether it begins with the name of a host.
+pub(crate) fn is_dns(address: &Multiaddr) -> bool {
     matches!(
         address.iter().next(),
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_))

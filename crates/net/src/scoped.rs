@@ -5,6 +5,7 @@
 //! loopback one, would make it a server. This wrapper filters what goes in and what is dialled.
 //!
 //! - Invariant: an address outside of the scope neither leaves by this DHT nor is dialled for it.
+//! - Invariant: no host name that was learned by this DHT is looked up.
 //! - Not here: what comes in as a record (`crate::dht`, `crate::dht_store`).
 
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, kad};
 
-use crate::address::{Scope, without_peer};
+use crate::address::{Scope, is_dns, without_peer};
 use crate::dht_store::DhtStore;
 
 type Inner = kad::Behaviour<DhtStore>;
@@ -111,7 +112,8 @@ impl NetworkBehaviour for ScopedKad {
         let mut known = self
             .inner
             .handle_pending_outbound_connection(id, peer, addresses, role)?;
-        known.retain(|address| self.scope.admits(address));
+        // Whoever tells a name of its own choice would see, by its name server, who looks it up.
+        known.retain(|address| self.scope.admits(address) && !is_dns(address));
         known.sort_unstable();
         known.dedup();
         Ok(known)
@@ -154,5 +156,38 @@ impl NetworkBehaviour for ScopedKad {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         self.inner.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Records;
+    use pacstore_runtime::Clock;
+
+    fn scoped(scope: Scope) -> ScopedKad {
+        let local = PeerId::random();
+        let store = DhtStore::new(local, scope, Records::new(Clock::system()));
+        ScopedKad::new(kad::Behaviour::new(local, store), scope)
+    }
+
+    #[test]
+    fn what_strangers_tell_is_dialled_in_its_own_network_and_never_by_a_name() {
+        let lan = "/ip4/192.168.7.1/tcp/4001";
+        let public = "/ip4/93.184.216.34/tcp/4001";
+        let names = [
+            "/dns4/track.example/tcp/4001",
+            "/dnsaddr/track.example",
+            "/dns6/track.example/tcp/1",
+        ];
+        for (scope, usable) in [(Scope::Lan, lan), (Scope::Public, public)] {
+            let (mut kad, peer) = (scoped(scope), PeerId::random());
+            let told = [lan, public].into_iter().chain(names);
+            let told: Vec<Multiaddr> = told.map(|address| address.parse().unwrap()).collect();
+            kad.learn(peer, &told);
+            let dialled = kad.addresses_of(peer).into_iter().map(without_peer);
+            let dialled: Vec<String> = dialled.map(|address| address.to_string()).collect();
+            assert_eq!(dialled, [usable], "{scope:?}");
+        }
     }
 }

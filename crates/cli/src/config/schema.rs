@@ -385,7 +385,7 @@ pub(crate) const KEYS: &[Key] = &[
         "[import]",
         "hold",
         "\"2h\"",
-        "longest time that a state whose signatures do not verify is held back (needs keyring)",
+        "longest time that a state whose signatures do not verify is held back; without keyring: a database beside the signature of another one",
     ),
     key(
         "[import]",

@@ -441,7 +441,12 @@ impl Module {
                 .get(path)
                 .is_some_and(|named| !matches!(named, Named::None(_)))
         };
-        let is_folder = |path: &Box<[u8]>| names.folders.binary_search(path).is_ok();
+        let is_folder = |path: &[u8]| {
+            names
+                .folders
+                .binary_search_by(|named| (**named).cmp(path))
+                .is_ok()
+        };
         let gone = here.files.iter().filter(|(path, _)| !is_named(path));
         let gone: Vec<PathBuf> = gone.map(|(path, _)| root.absolute(path)).collect();
         let empty = here.folders.iter().rev();
@@ -451,7 +456,7 @@ impl Module {
             return Ok(());
         }
         here.files.retain(|(path, _)| is_named(path));
-        here.folders.retain(is_folder);
+        here.folders.retain(|path| is_folder(path));
         let removed = self.tasks.blocking(Pool::Disk, move || {
             for path in gone {
                 fs_err::remove_file(&path).map_err(|e| SourceError::WorkDir(path, e))?;

@@ -31,8 +31,8 @@ pub enum FetchError {
         /// What the last source said.
         why: String,
     },
-    /// It does not come from here in time; this mirror may give it.
-    #[error("{cid} does not come in time: {why}")]
+    /// It does not come from here, or not in time; this mirror may give it.
+    #[error("{cid} does not come from here: {why}")]
     Elsewhere {
         /// The file's root, or what stands for it.
         cid: Cid,

@@ -84,6 +84,14 @@ impl House {
         assert_eq!(node.sent_to(&name).await, self.mirror.url(&name));
         let (_, error) = node.state().await;
         assert!(error.contains(&name) && error.contains(why), "{error}");
+        // A receipt says no less, and nothing of time.
+        let file = node.pacman_file(&name).await;
+        let refused = node.node.give(&file, 0, file.len).await.map(drop).unwrap_err();
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("does not come from here: ") && refused.contains(why),
+            "{refused}"
+        );
         Ok(())
     }
 }

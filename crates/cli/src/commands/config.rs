@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Subcommand;
+use pacstore_node::{KeyError, Keys};
 use serde_json::json;
 
 use crate::config::{ConfigError, KEYS, Key, Set, as_text, in_force, reference};
@@ -47,13 +48,20 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     match args.what {
         What::Check => {
             let loaded = ctx.config()?;
-            let path = ctx.home.config_file().display().to_string();
-            let warnings = odd(&loaded.node);
+            let file = ctx.home.config_file();
+            let exists = file.exists();
+            let path = file.display().to_string();
+            let warnings = odd(&loaded.node, ctx);
             for warning in &warnings {
                 ctx.out.note(format!("warning: {warning}"));
             }
-            let data = json!({ "file": path, "ok": true, "warnings": warnings });
-            ctx.out.data(&data, |_| format!("{path}: ok"))?;
+            let data = json!({ "file": path, "exists": exists, "ok": true, "warnings": warnings });
+            let how = if exists {
+                ": ok"
+            } else {
+                " does not exist; all defaults hold"
+            };
+            ctx.out.data(&data, |_| format!("{path}{how}"))?;
         }
         What::Show { origin } => show(origin, ctx)?,
         What::Reference => ctx.out.data(&keys(), |_| reference())?,
@@ -62,16 +70,26 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
 }
 
 /// What can be used and is hardly meant.
-fn odd(node: &pacstore_node::Config) -> Vec<String> {
+fn odd(node: &pacstore_node::Config, ctx: &Context) -> Vec<String> {
+    let keys = Keys::new(ctx.home.state_dir());
+    let keyless = node.imports.iter().filter_map(|import| {
+        // What this user may not read, the service's may.
+        match keys.load(&import.key) {
+            Err(error @ (KeyError::Missing { .. } | KeyError::Label(_))) => {
+                let hint = error.hint().map_or_else(String::new, |hint| format!(": {hint}"));
+                Some(format!("the daemon will not start: {error}{hint}"))
+            }
+            _ => None,
+        }
+    });
     let silent = node.imports.iter().filter(|_| !node.sharing.enable);
-    silent
-        .map(|import| {
-            format!(
-                "nobody can follow {}: with share.enable = false others get nothing from this node",
-                import.name
-            )
-        })
-        .collect()
+    let silent = silent.map(|import| {
+        format!(
+            "nobody can follow {}: with share.enable = false others get nothing from this node",
+            import.name
+        )
+    });
+    keyless.chain(silent).collect()
 }
 
 fn show(origin: bool, ctx: &Context) -> anyhow::Result<()> {

@@ -37,7 +37,8 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     if let Some(daemon) = ctx.daemon().await {
         let report: RoundReport = daemon.post("/v1/import", &request).await?;
         let status: Status = daemon.get("/v1/status").await?;
-        show(ctx, &report, &status.addresses, status.gateway.as_deref())?;
+        show(ctx, &report)?;
+        tell_clients(ctx, &report, &status.addresses, status.gateway.as_deref())?;
         return Ok(exit(&report));
     }
     let own = ctx.offline().await?;
@@ -69,7 +70,8 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     bar.finish_and_clear();
     own.close().await;
     let report = report?;
-    show(ctx, &report, &[], None)?;
+    show(ctx, &report)?;
+    tell_clients(ctx, &report, &[], None)?;
     Ok(exit(&report))
 }
 
@@ -124,13 +126,8 @@ pub(super) fn exit(report: &RoundReport) -> Exit {
     }
 }
 
-/// The report, and after a first import what a client needs.
-pub(super) fn show(
-    ctx: &Context,
-    report: &RoundReport,
-    addresses: &[String],
-    gateway: Option<&str>,
-) -> anyhow::Result<()> {
+/// The report.
+pub(super) fn show(ctx: &Context, report: &RoundReport) -> anyhow::Result<()> {
     for repository in &report.repositories {
         for problem in &repository.problems {
             ctx.out
@@ -158,23 +155,41 @@ pub(super) fn show(
             bytes(report.bytes)
         )
     })?;
-    if report.outcome == Outcome::Published && !ctx.out.json() {
-        let loaded = ctx.config()?;
-        let mut imports = loaded.node.imports.iter();
-        let private = imports.any(|import| import.name.as_str() == report.name && !import.public);
-        let more = if private { "public = false\n" } else { "" };
-        ctx.out.note(client_block(report, addresses, gateway, more));
-    }
     Ok(())
 }
 
-/// What to put into a client's configuration; `more` are further keys of its mirror.
-pub(super) fn client_block(
+/// What a client needs, if something is published: also after a round that found nothing new, because a daemon may
+/// have published it before anybody could read this.
+pub(super) fn tell_clients(
+    ctx: &Context,
     report: &RoundReport,
     addresses: &[String],
     gateway: Option<&str>,
-    more: &str,
-) -> String {
+) -> anyhow::Result<()> {
+    let published = matches!(report.outcome, Outcome::Published | Outcome::Unchanged);
+    if !published || ctx.out.json() {
+        return Ok(());
+    }
+    let loaded = ctx.config()?;
+    let mut imports = loaded.node.imports.iter();
+    let private = imports.any(|import| import.name.as_str() == report.name && !import.public);
+    let more = if private { "public = false\n" } else { "" };
+    ctx.out
+        .note(client_block(report, &reachable(addresses), gateway, more));
+    Ok(())
+}
+
+/// Those that mean something on another machine; all, where there are none.
+fn reachable(addresses: &[String]) -> Vec<&String> {
+    let here = ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"];
+    let (local, others): (Vec<_>, Vec<_>) = addresses
+        .iter()
+        .partition(|address| here.iter().any(|start| address.starts_with(start)));
+    if others.is_empty() { local } else { others }
+}
+
+/// What to put into a client's configuration; `more` are further keys of its mirror.
+fn client_block(report: &RoundReport, addresses: &[&String], gateway: Option<&str>, more: &str) -> String {
     let peers = if addresses.is_empty() {
         "peers = []          # the addresses that `pacstore id` prints while the daemon runs".to_owned()
     } else {
@@ -186,4 +201,23 @@ pub(super) fn client_block(
          and its pacman with this, above the other Server lines:\n\nServer = {gateway}/pacman/$repo/$arch",
         report.name, report.key
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reachable;
+
+    #[test]
+    fn clients_are_told_no_address_that_is_another_machine_there() {
+        let all = [
+            "/ip4/127.0.0.1/tcp/4001/p2p/a",
+            "/ip6/::1/udp/4001/quic-v1/p2p/a",
+            "/ip6/fe80::1/tcp/4001/p2p/a",
+            "/ip4/192.168.1.7/tcp/4001/p2p/a",
+            "/ip6/2001:db8::7/tcp/4001/p2p/a",
+        ]
+        .map(str::to_owned);
+        assert_eq!(reachable(&all), [&all[3], &all[4]]);
+        assert_eq!(reachable(&all[..2]), [&all[0], &all[1]], "better than none");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use pacstore_http::NameRequest;
 use pacstore_node::config::ImportConfig;
-use pacstore_node::{RoundReport, Status};
+use pacstore_node::{Outcome, RoundReport, Status};
 
 use crate::commands::{import, init};
 use crate::context::{Context, Exit, Hinted};
@@ -56,7 +56,10 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         };
         let report: RoundReport = daemon.post("/v1/import", &request).await?;
         let status: Status = daemon.get("/v1/status").await?;
-        import::show(ctx, &report, &status.addresses, status.gateway.as_deref())?;
+        import::show(ctx, &report)?;
+        if report.outcome == Outcome::Published {
+            import::tell_clients(ctx, &report, &status.addresses, status.gateway.as_deref())?;
+        }
         return Ok(import::exit(&report));
     }
     let own = ctx.offline().await?;
@@ -67,7 +70,10 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let report = import::round(&own.node, &found).await;
     own.close().await;
     let report = report?;
-    import::show(ctx, &report, &[], None)?;
+    import::show(ctx, &report)?;
+    if report.outcome == Outcome::Published {
+        import::tell_clients(ctx, &report, &[], None)?;
+    }
     Ok(import::exit(&report))
 }
 

@@ -223,10 +223,7 @@ fn build_mirror(mirror: file::Mirror, at: &str, lines: &Lines) -> Result<MirrorC
     }
     let mut upstreams = Vec::new();
     for text in mirror.upstreams.into_vec() {
-        upstreams.push(
-            http_url(&text)
-                .ok_or_else(|| lines.bad(&key("upstreams"), format!("`{text}` is no http(s) URL")))?,
-        );
+        upstreams.push(upstream(&text).map_err(|why| lines.bad(&key("upstreams"), why))?);
     }
     Ok(MirrorConfig {
         name,
@@ -244,6 +241,9 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     let name = mirror_name(&import.mirror, &key("mirror"), lines)?;
     let mut from = Vec::new();
     for text in import.from.into_vec() {
+        if !text.starts_with('/') && has_pacmans_words(&text) {
+            return Err(lines.bad(&key("from"), pacmans_words(&text)));
+        }
         from.push(Source::parse(&text).map_err(|error| lines.bad(&key("from"), error))?);
     }
     if from.is_empty() {
@@ -342,7 +342,24 @@ fn layout(text: &str, key: &str, lines: &Lines) -> Result<Layout, ConfigError> {
     text.parse().map_err(|error| lines.bad(key, error))
 }
 
-pub(super) fn http_url(text: &str) -> Option<Url> {
+/// The URL of an upstream, or what is wrong with it.
+pub(super) fn upstream(text: &str) -> Result<Url, String> {
+    if has_pacmans_words(text) {
+        return Err(pacmans_words(text));
+    }
+    http_url(text).ok_or_else(|| format!("`{text}` is no http(s) URL"))
+}
+
+/// As lines of a mirror list have them; no mirror has a folder of that name.
+fn has_pacmans_words(text: &str) -> bool {
+    text.contains("$repo") || text.contains("$arch")
+}
+
+fn pacmans_words(text: &str) -> String {
+    format!("`{text}`: only pacman knows what $repo and $arch stand for; write the folder itself")
+}
+
+fn http_url(text: &str) -> Option<Url> {
     let mut url = Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())?;

@@ -5,7 +5,7 @@
 
 use pacstore_node::config::RepositoryConfig;
 
-use super::build::{absolute, http_url};
+use super::build::{absolute, upstream};
 use super::file::Repository;
 use super::{ConfigError, Lines};
 
@@ -37,8 +37,7 @@ fn build_one(table: Repository, index: usize, lines: &Lines) -> Result<Repositor
     }
     let mut upstreams = Vec::new();
     for text in table.upstreams.into_vec() {
-        let url = http_url(&text);
-        let url = url.ok_or_else(|| lines.bad(&key("upstreams"), format!("`{text}` is no http(s) URL")))?;
+        let url = upstream(&text).map_err(|why| lines.bad(&key("upstreams"), why))?;
         if !upstreams.contains(&url) {
             upstreams.push(url);
         }

@@ -164,6 +164,18 @@ fn bad_toml_and_bad_values_name_line_and_key() {
             "repository.1.name: this repository stands here twice",
         ),
         (
+            "[[repository]]\nname = \"a\"\nupstreams = \"http://a.example/$repo/os/$arch\"\n",
+            "pacstore.toml:3: repository.0.upstreams: `http://a.example/$repo/os/$arch`: only pacman knows",
+        ),
+        (
+            "[[mirror]]\nname = \"a.example\"\nupstreams = \"http://a.example/$repo/\"\n",
+            "pacstore.toml:3: mirror.0.upstreams: `http://a.example/$repo/`: only pacman knows",
+        ),
+        (
+            "[[import]]\nmirror = \"a.example\"\nkey = \"a\"\nfrom = \"rsync://a.example/$arch\"\n",
+            "pacstore.toml:4: import.0.from: `rsync://a.example/$arch`: only pacman knows",
+        ),
+        (
             "[[import]]\nmirror = \"a.example\"\nkey = \"a\"\n",
             "import.0.from: name at least one",
         ),
@@ -175,6 +187,25 @@ fn bad_toml_and_bad_values_name_line_and_key() {
         let home = Home::with(text);
         home.run(["config", "check"]).fails_with(&[message]);
     }
+}
+
+#[test]
+fn a_key_that_is_not_there_is_told_before_the_daemon_is_started() {
+    let home = Home::with("[[import]]\nmirror = \"a.example\"\nfrom = \"/srv\"\nkey = \"a\"\n");
+    let checked = home.run(["config", "check"]).done();
+    assert!(
+        checked
+            .err
+            .contains("the daemon will not start: there is no key `a`"),
+        "{}",
+        checked.err
+    );
+    home.run(["key", "new", "a"]).done();
+    assert_eq!(home.run(["config", "check"]).done().err, "");
+    let home = Home::with("[[import]]\nmirror = \"a.example\"\nfrom = \"/srv\"\nkey = \"../a\"\n");
+    let checked = home.run(["config", "check", "--json"]).done().json();
+    let warning = checked["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("`../a` is no label"), "{warning}");
 }
 
 #[test]
@@ -192,6 +223,12 @@ fn the_configuration_is_shown_as_text_and_as_json() {
     assert_eq!(reference[0]["key"], "gateway.listen");
     assert!(reference.as_array().map(Vec::len) > Some(40));
     let none = Home::empty();
+    let checked = none.run(["config", "check"]).done();
+    assert!(
+        checked.out.contains("does not exist; all defaults hold"),
+        "{}",
+        checked.out
+    );
     assert!(
         none.run(["config", "show"])
             .done()

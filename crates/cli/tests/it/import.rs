@@ -78,7 +78,13 @@ fn a_round_without_a_daemon_publishes_and_the_next_has_nothing_to_do() -> TestRe
         assert!(first.err.contains(word), "no `{word}` in: {}", first.err);
     }
     assert_eq!(tree(&home), expected(&home, &mirror.repo));
-    once(&home).exits(3);
+    // And again to who asks again: a daemon may have been first.
+    let again = once(&home).exits(3);
+    assert!(
+        again.err.contains("[[mirror]]") && again.err.contains(&key),
+        "{}",
+        again.err
+    );
     mirror.repo.update(&["pkg1"])?;
     once(&home).done();
     assert_eq!(tree(&home), expected(&home, &mirror.repo));

@@ -1,7 +1,8 @@
 //! What `status --watch` shows.
 //!
 //! - Invariant: [`screen`] is pure: what is known goes in, lines come out, at any size.
-//! - Invariant: what matters stands on top: a screen that is too small loses its end.
+//! - Invariant: what matters stands on top and to the left: a screen that is too small loses its end.
+//! - Invariant: a number and its unit are shown whole or not at all, and so is a state.
 
 use std::time::Duration;
 
@@ -9,12 +10,61 @@ use pacstore_node::{Status, TransferStatus};
 
 use crate::printer::{bytes, seconds};
 
-/// Columns of a bar.
-const BAR: usize = 20;
+/// Columns of a bar where there is room, and at least.
+const BAR: (usize, usize) = (20, 4);
 /// Files on their way that have a line of their own.
 const TRANSFERS: usize = 8;
-/// Longest name that is shown whole.
-const NAME: usize = 34;
+/// Columns of a name where there is room, and at least.
+const NAME: (usize, usize) = (34, 12);
+
+/// How wide things are on a screen.
+#[derive(Clone, Copy, Debug)]
+struct Fit {
+    width: usize,
+    name: usize,
+    bar: usize,
+}
+
+impl Fit {
+    fn of(width: usize) -> Self {
+        // What stands beside a name in the line of a mirror, and beside a bar in that of a source.
+        let (name, bar) = (width.saturating_sub(37), width.saturating_sub(35));
+        Self {
+            width,
+            name: name.clamp(NAME.1, NAME.0),
+            bar: bar.clamp(BAR.1, BAR.0),
+        }
+    }
+
+    /// A line of the parts up to the first that has no room; the first is always there.
+    fn line(self, parts: &[String]) -> String {
+        let mut line = String::new();
+        for part in parts {
+            let columns = line.chars().count() + part.chars().count();
+            if !line.is_empty() && columns > self.width {
+                break;
+            }
+            line.push_str(part);
+        }
+        line
+    }
+
+    /// `text` in the columns of a name.
+    fn name(self, text: &str) -> String {
+        if text.chars().count() <= self.name {
+            return format!("{text:width$}", width = self.name);
+        }
+        text.chars().take(self.name - 1).chain(['~']).collect()
+    }
+
+    fn bar(self, part: u64, of: u64) -> String {
+        let filled = (u128::from(part) * self.bar as u128)
+            .checked_div(u128::from(of))
+            .unwrap_or(0);
+        let filled = usize::try_from(filled).unwrap_or(self.bar).min(self.bar);
+        format!("[{}{}]", "=".repeat(filled), " ".repeat(self.bar - filled))
+    }
+}
 
 /// What is known at the moment.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +104,7 @@ pub(super) fn screen(view: &View, width: usize, height: usize) -> Vec<String> {
     let mut lines = vec!["pacstore  q quits".to_owned(), String::new()];
     match &view.status {
         None => lines.push("no daemon answers; start it with `pacstore daemon`".to_owned()),
-        Some(status) => lines.extend(body(status, view.rates)),
+        Some(status) => lines.extend(body(status, view.rates, Fit::of(width))),
     }
     lines.truncate(height);
     let fits = |line: String| -> String {
@@ -65,81 +115,77 @@ pub(super) fn screen(view: &View, width: usize, height: usize) -> Vec<String> {
     lines.into_iter().map(fits).collect()
 }
 
-fn body(status: &Status, rates: Rates) -> Vec<String> {
+fn body(status: &Status, rates: Rates, fit: Fit) -> Vec<String> {
     let mut lines = vec![
         format!("gateway  {}", status.gateway.as_deref().unwrap_or("-")),
-        format!(
-            "peers    {} connected, {} addresses of ours",
-            status.peers,
-            status.addresses.len()
-        ),
-        store(status),
+        fit.line(&[
+            format!("peers    {} connected", status.peers),
+            format!(", {} addresses of ours", status.addresses.len()),
+        ]),
+        store(status, fit),
         format!("fetching {} files", status.fetching),
         String::new(),
     ];
     if !status.transfers.is_empty() {
-        lines.extend(status.transfers.iter().take(TRANSFERS).map(transfer));
+        let first = status.transfers.iter().take(TRANSFERS);
+        lines.extend(first.map(|one| transfer(one, fit)));
         let more = status.transfers.len().saturating_sub(TRANSFERS);
         if more > 0 {
             lines.push(format!("         and {more} more"));
         }
         lines.push(String::new());
     }
-    lines.extend(given(status, rates));
+    lines.extend(given(status, rates, fit));
     lines.push(String::new());
     lines.extend(status.mirrors.iter().map(|one| {
         let error = one.error.as_deref();
-        served("mirror", &one.name, &one.state, one.age_s, error)
+        served(("mirror", &one.name), &one.state, one.age_s, error, fit)
     }));
     lines.extend(status.repositories.iter().map(|one| {
         let name = format!("{} {}", one.name, one.arch);
-        served("repo", &name, &one.state, one.age_s, one.error.as_deref())
+        served(("repo", &name), &one.state, one.age_s, one.error.as_deref(), fit)
     }));
     for one in &status.imports {
         let (done, all) = one.bytes;
-        lines.push(format!(
-            "import   {:NAME$}  {}  {}  {}/{} files",
-            cut(&one.name),
-            one.step,
-            bar(done, all),
-            one.files.0,
-            one.files.1
-        ));
+        lines.push(fit.line(&[
+            format!("import   {}", fit.name(&one.name)),
+            format!("  {}", one.step),
+            format!("  {}", fit.bar(done, all)),
+            format!("  {}/{} files", one.files.0, one.files.1),
+        ]));
     }
     lines.extend(tasks(status));
     lines
 }
 
 /// A file on its way: how far it is, from where, how fast, how long yet.
-fn transfer(one: &TransferStatus) -> String {
-    let name = cut(&one.name);
+fn transfer(one: &TransferStatus, fit: Fit) -> String {
+    let name = fit.name(&one.name);
     if one.ahead {
-        return format!("ahead    {name:NAME$}  {:>9}", bytes(one.bytes));
+        return fit.line(&[format!("ahead    {name}"), format!("  {:>9}", bytes(one.bytes))]);
     }
     let left = one.left_s.map(|left| format!("  {} left", seconds(left)));
-    format!(
-        "giving   {name:NAME$}  {:>9} of {:>9}  {:>11}  {}{}",
-        bytes(one.done),
-        bytes(one.bytes),
-        format!("{}/s", bytes(one.rate)),
-        one.sources.join("+"),
-        left.unwrap_or_default()
-    )
+    fit.line(&[
+        format!("giving   {name}"),
+        format!("  {:>9}", bytes(one.done)),
+        format!(" of {:>9}", bytes(one.bytes)),
+        format!("  {:>11}", format!("{}/s", bytes(one.rate))),
+        format!("  {}", one.sources.join("+")),
+        left.unwrap_or_default(),
+    ])
 }
 
-fn store(status: &Status) -> String {
+fn store(status: &Status, fit: Fit) -> String {
     let store = &status.store;
-    format!(
-        "store    {}  {} of {} in {} files",
-        bar(store.evictable, store.max_bytes),
-        bytes(store.evictable),
-        bytes(store.max_bytes),
-        store.files
-    )
+    fit.line(&[
+        format!("store    {}", fit.bar(store.evictable, store.max_bytes)),
+        format!("  {} of {}", bytes(store.evictable), bytes(store.max_bytes)),
+        format!(" in {} files", store.files),
+    ])
 }
 
 /// Bytes that left the gateway, a line a source, with its share and rate.
-fn given(status: &Status, rates: Rates) -> Vec<String> {
+fn given(status: &Status, rates: Rates, fit: Fit) -> Vec<String> {
     let out = &status.bytes;
     let all = out.disk + out.lan + out.peer + out.upstream;
     let sources = [
@@ -151,19 +197,35 @@ fn given(status: &Status, rates: Rates) -> Vec<String> {
     sources
         .into_iter()
         .map(|(name, total, rate)| {
-            let rate = format!("{}/s", bytes(rate));
-            format!("{name:8} {}  {:>9}  {rate:>11}", bar(total, all), bytes(total))
+            fit.line(&[
+                format!("{name:8} {}", fit.bar(total, all)),
+                format!("  {:>9}", bytes(total)),
+                format!("  {:>11}", format!("{}/s", bytes(rate))),
+            ])
         })
         .collect()
 }
 
-fn served(kind: &str, name: &str, state: &str, age: Option<u64>, error: Option<&str>) -> String {
+fn served(
+    (kind, name): (&str, &str),
+    state: &str,
+    age: Option<u64>,
+    error: Option<&str>,
+    fit: Fit,
+) -> String {
     let age = age.map_or_else(
         || "never checked".to_owned(),
         |age| format!("checked {} ago", seconds(age)),
     );
-    let error = error.map(|error| format!("  {error}")).unwrap_or_default();
-    format!("{kind:8} {:NAME$}  {state:8}  {age}{error}", cut(name))
+    let mut line = fit.line(&[
+        format!("{kind:8} {}", fit.name(name)),
+        format!("  {state:8}"),
+        format!("  {age}"),
+    ]);
+    if let Some(error) = error {
+        line = format!("{line}  {error}");
+    }
+    line
 }
 
 /// How many tasks there are, and by name those that do not run as they should.
@@ -174,21 +236,6 @@ fn tasks(status: &Status) -> Vec<String> {
         lines.push(format!("         {}  {}", one.name, one.state));
     }
     lines
-}
-
-fn cut(name: &str) -> String {
-    if name.chars().count() <= NAME {
-        return name.to_owned();
-    }
-    name.chars().take(NAME - 1).chain(['…']).collect()
-}
-
-fn bar(part: u64, of: u64) -> String {
-    let filled = (u128::from(part) * BAR as u128)
-        .checked_div(u128::from(of))
-        .unwrap_or(0);
-    let filled = usize::try_from(filled).unwrap_or(BAR).min(BAR);
-    format!("[{}{}]", "=".repeat(filled), " ".repeat(BAR - filled))
 }
 
 #[cfg(test)]
@@ -245,8 +292,8 @@ peer     [=====               ]     2.5 MB        0 B/s
 upstream [=====               ]     2.5 MB        0 B/s
 
 mirror   x86-64.archlinux.pkg.pacman.store   current   checked 90 s ago
-mirror   a-mirror-with-a-very-long-name.ex…  none      never checked  no importe
-import   core.example                        fetching  [=====               ]  3
+mirror   a-mirror-with-a-very-long-name.ex~  none      never checked  no importe
+import   core.example                        fetching  [=====               ]
  
 tasks    2
          http/gateway  panicked
@@ -262,15 +309,43 @@ tasks    2
     }
 
     #[test]
+    fn a_narrow_screen_cuts_no_number_and_no_state() {
+        let expected = "\
+pacstore  q quits
+
+gateway  http://127.0.0.1:8080
+peers    3 connected
+store    [==   ]  5.00 GB of 10.00 GB
+fetching 2 files
+
+giving   linux-6.16.~    35.0 MB
+ahead    firefox-143~    80.0 MB
+
+disk     [     ]        0 B        0 B/s
+lan      [==   ]     5.0 MB     1.5 MB/s
+peer     [=    ]     2.5 MB        0 B/s
+upstream [=    ]     2.5 MB        0 B/s
+
+mirror   x86-64.arch~  current
+mirror   a-mirror-wi~  none      no impo
+import   core.example  fetching  [=    ]
+
+tasks    2
+         http/gateway  panicked
+";
+        let expected: Vec<_> = expected.lines().collect();
+        assert_eq!(screen(&view(), 40, 26), expected);
+    }
+
+    #[test]
     fn a_small_screen_loses_its_end_and_nothing_else() {
-        let large = screen(&view(), 80, 26);
-        for (width, height) in [(40, 10), (1, 1), (80, 3), (0, 0)] {
-            let small = screen(&view(), width, height);
-            assert_eq!(small.len(), large.len().min(height));
-            for (small, large) in small.iter().zip(&large) {
-                let cut: String = large.chars().take(width).collect();
-                assert_eq!(small, cut.trim_end());
-            }
+        for (width, height) in [(80, 10), (40, 10), (1, 1), (80, 3), (0, 0)] {
+            let (small, all) = (screen(&view(), width, height), screen(&view(), width, 26));
+            assert_eq!(small, all[..height]);
+            assert!(
+                small.iter().all(|line| line.chars().count() <= width),
+                "{small:#?}"
+            );
         }
     }
 

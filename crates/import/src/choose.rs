@@ -94,7 +94,7 @@ impl Importer {
                     torn.get_or_insert((source, odd));
                     continue;
                 }
-                Err(Failed::Round(error @ RoundError::NoDatabase { .. })) => {
+                Err(Failed::Round(error @ (RoundError::NoDatabase { .. } | RoundError::Emptied { .. }))) => {
                     self.upstreams.failed(source, now);
                     empty.get_or_insert(error);
                     continue;

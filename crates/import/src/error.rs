@@ -37,6 +37,12 @@ pub enum RoundError {
         /// Where was looked.
         source_shown: String,
     },
+    /// `files = "all"`, and all that the tree has, or each of its repositories, is gone at once.
+    #[error("`{source_shown}` has nothing left of what is published")]
+    Emptied {
+        /// Where was looked.
+        source_shown: String,
+    },
     /// Nothing is whole, and there is no earlier tree.
     #[error("no repository of `{mirror}` is whole")]
     Torn {
@@ -68,6 +74,9 @@ impl RoundError {
             Self::NoDatabase { .. } => {
                 Some("check that `from` leads to the mirror's root, and `layout`; or use `files = \"all\"`")
             }
+            Self::Emptied { .. } => Some(
+                "a disk that is not mounted looks like this; if it is meant, `pacstore import NAME --accept`",
+            ),
             Self::Torn { .. } => Some("the upstream may be mid-sync; wait, or list another one first"),
             Self::Keyring(e) => e.hint(),
             Self::Intake(e) => e.hint(),

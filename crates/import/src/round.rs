@@ -346,6 +346,9 @@ impl Importer {
             if look.repos.is_empty() && self.plan.spec.files == Files::Listed {
                 return Err(Failed::Round(RoundError::NoDatabase { source_shown: shown }));
             }
+            if !self.accept && look.repos.is_empty() && state.is_some_and(|state| state.is_lost_in(&view)) {
+                return Err(Failed::Round(RoundError::Emptied { source_shown: shown }));
+            }
             if look.kept.iter().all(|kept| *kept)
                 && let Some(state) = state
                 && let Some(tree) = state.tree()

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::repos::Repo;
 use crate::trouble::Trouble;
+use crate::view::View;
 
 /// When the upstream last changed a repository's databases, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -213,6 +214,11 @@ impl State {
             bytes: 0,
             source: String::new(),
         }
+    }
+
+    /// Whether a source without any repository has lost all that this tree was there for.
+    pub(crate) fn is_lost_in(&self, view: &View) -> bool {
+        !self.repositories.is_empty() || (self.files > 0 && view.files.is_empty())
     }
 
     pub(crate) fn tree(&self) -> Option<Cid> {

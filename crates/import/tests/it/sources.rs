@@ -234,6 +234,37 @@ async fn a_directory_without_database_is_an_error_when_listed_and_a_tree_when_al
     Ok(())
 }
 
+/// As the directory of a disk that is not mounted.
+#[tokio::test]
+async fn a_tree_of_all_files_is_not_emptied_unless_a_person_accepts_it() -> TestResult {
+    for with_database in [true, false] {
+        let (dir, bench) = (tempfile::tempdir()?, Bench::new());
+        let source = dir.path().join("source");
+        fs_err::create_dir(&source)?;
+        if with_database {
+            Repo::create(&source, RepoSpec::new("core").packages(2, 2_000))?;
+        } else {
+            fs_err::write(source.join("a"), b"1")?;
+        }
+        let spec = all(of_directory(&source));
+        let first = bench.round(&spec).await?;
+        fs_err::rename(&source, dir.path().join("away"))?;
+        fs_err::create_dir(&source)?;
+        if with_database {
+            fs_err::write(source.join("not-mounted"), b"")?;
+        }
+        let gone = bench.round(&spec).await;
+        assert!(matches!(gone, Err(RoundError::Emptied { .. })), "{gone:?}");
+        let kept = bench.store.retained()?;
+        assert!(kept.iter().any(|(_, tree)| *tree == first.tree), "{kept:?}");
+        let mut importer = bench.importer(spec);
+        importer.accept();
+        let round = importer.round(&Progress::default()).await?;
+        assert_eq!(round.tree, cid_of(&source));
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_package_that_the_store_has_is_not_fetched_but_must_be_there() -> TestResult {
     let dir = tempfile::tempdir()?;

@@ -101,7 +101,11 @@ impl OpenError {
             Self::Locked { .. } => Some("stop that process, or let the command go through its daemon"),
             Self::Format { .. } => Some("use the version that wrote the store, or give it another folder"),
             Self::File(_, error) if is_full(error) => Some("make room on the disk of the store"),
-            Self::File(..) | Self::Index(_) => None,
+            Self::Index(error) if error.is_storage_full() => Some("make room on the disk of the store"),
+            Self::Index(_) => Some(
+                "if it is damaged, move the store (`store.dir`; by default `store` in the state directory) away: what it held comes again from mirrors and peers, and keys lie elsewhere",
+            ),
+            Self::File(..) => None,
         }
     }
 }

@@ -56,6 +56,24 @@ fn an_unknown_format_is_refused_with_its_number_and_left_alone() -> TestResult {
 }
 
 #[test]
+fn a_damaged_index_is_refused_with_a_way_out_and_left_alone() -> TestResult {
+    let home = Home::new(1 << 20);
+    put(&home.open(), &home, b"x");
+    let path = home.path().join("index.redb");
+    let mut index = std::fs::read(&path)?;
+    index[..4096].fill(b'?');
+    std::fs::write(&path, &index)?;
+    let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains("move the store"), "{error}: {hint}");
+    assert_eq!(std::fs::read(&path)?, index);
+    // The way out.
+    std::fs::rename(home.path(), home.path().with_extension("away"))?;
+    assert_eq!(home.open().stats().files, 0);
+    Ok(())
+}
+
+#[test]
 fn strays_are_swept_after_a_crash_and_files_of_others_left_alone() -> TestResult {
     let home = Home::new(1 << 20);
     let data = bytes(1, 3000);

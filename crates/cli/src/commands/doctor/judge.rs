@@ -142,7 +142,8 @@ pub(crate) struct CacheFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) now: SystemTime,
-    pub(crate) config: Result<PathBuf, String>,
+    /// The file; `None` where there is none.
+    pub(crate) config: Result<Option<PathBuf>, String>,
     pub(crate) daemon: Option<DaemonFacts>,
     pub(crate) gateway: (SocketAddr, Reached),
     /// `NAME.ipns.localhost` leads to this machine.
@@ -174,7 +175,12 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Line> {
 
 fn configuration(facts: &Facts) -> Line {
     match &facts.config {
-        Ok(path) => ok("configuration", format!("{} is in order", path.display())),
+        Ok(Some(path)) => ok("configuration", format!("{} is in order", path.display())),
+        Ok(None) => warn(
+            "configuration",
+            "there is none: all defaults hold, and no mirror and no repository is known",
+            "`pacstore setup` writes one from pacman's configuration; `pacstore init` one for an importer or its clients",
+        ),
         Err(why) => bad(
             "configuration",
             why,

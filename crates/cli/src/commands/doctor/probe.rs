@@ -72,7 +72,7 @@ pub(super) async fn probe(ctx: &Context, place: &Place, program: &Path) -> Facts
         now: SystemTime::now(),
         config: loaded
             .as_ref()
-            .map(|_| ctx.home.config_file())
+            .map(|_| Some(ctx.home.config_file()).filter(|path| path.exists()))
             .map_err(|error| format!("{error:#}")),
         daemon: status.as_ref().map(daemon_facts),
         gateway: (gateway, reach(gateway).await),

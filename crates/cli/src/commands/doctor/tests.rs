@@ -37,7 +37,7 @@ fn repository() -> RepositoryFacts {
 fn sound() -> Facts {
     Facts {
         now: now(),
-        config: Ok(PathBuf::from("/etc/pacstore/pacstore.toml")),
+        config: Ok(Some(PathBuf::from("/etc/pacstore/pacstore.toml"))),
         daemon: Some(DaemonFacts {
             served: vec![Served {
                 name: "core".to_owned(),
@@ -134,6 +134,12 @@ fn each_broken_link_is_the_one_that_is_named() {
         Bad,
         "configuration",
         "line 3",
+    );
+    only(
+        &with(|f| f.config = Ok(None)),
+        Warn,
+        "configuration",
+        "there is none",
     );
     only(
         &with(|f| f.gateway.1 = Reached::Refused),

@@ -177,6 +177,7 @@ async fn a_folder_becomes_a_file_and_back() -> TestResult {
     let dir = tempfile::tempdir()?;
     let bench = Bench::new();
     let at = |name: &str| dir.path().join(name);
+    fs_err::write(at("stays"), b"0")?;
     for step in 0..6 {
         match step {
             0 => fs_err::write(at("x"), b"1")?,

@@ -184,6 +184,13 @@ impl Disk {
         Ok(found)
     }
 
+    /// True if there is a file of the store, whole or partial.
+    pub(crate) fn has_files(&self) -> io::Result<bool> {
+        let mut found = self.list_bitmaps()?.iter().any(|(id, _)| id.is_some());
+        self.list_files(|id, _| found |= id.is_some())?;
+        Ok(found)
+    }
+
     /// Removes folders that hold nothing, below the one that new files go to.
     pub(crate) fn remove_empty_folders(&self, next_id: u64) {
         let Ok(folders) = fs::read_dir(self.dir.join("files")) else {

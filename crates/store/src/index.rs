@@ -61,6 +61,8 @@ pub(crate) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new(
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const COUNTERS: &str = "counters";
+/// A database's header has a page to itself, so that no database is shorter, in bytes.
+const SHORTEST: u64 = 4096;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -190,7 +192,13 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Opens the database in `path`, or makes it.
+    /// False if `path` is not there, or too short to be a database. One that is being made is never either under
+    /// this name: it gets the name when it is whole.
+    pub(crate) fn is_at(path: &Path) -> bool {
+        fs_err::metadata(path).is_ok_and(|meta| meta.len() >= SHORTEST)
+    }
+
+    /// Opens the database in `path`, or makes it where none [`is_at`](Self::is_at) that path.
     pub(crate) fn open(path: &Path, settings: Settings, hook: &Hook) -> Result<Self, IndexError> {
         let over = |path: &Path| Self {
             path: path.to_owned(),
@@ -204,7 +212,7 @@ impl Index {
             broken: AtomicBool::new(true),
             counters: Mutex::default(),
         };
-        if !path.exists() {
+        if !Self::is_at(path) {
             // Under its name only once it is whole: a database of which a power cut took the head opens no more.
             let new = path.with_extension("new");
             match fs_err::remove_file(&new) {

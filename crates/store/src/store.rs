@@ -140,7 +140,8 @@ impl Store {
     /// After a crash, what was never acknowledged is swept, and partial files are resumed.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] if somebody has it open, [`OpenError::Format`] if another version wrote it.
+    /// [`OpenError::Locked`] if somebody has it open, [`OpenError::Format`] if another version wrote it,
+    /// [`OpenError::Index`] if the index is damaged, or lost while files are here.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         Self::open_with(dir, options, Tuning::default())
     }
@@ -152,6 +153,7 @@ impl Store {
     pub fn open_with(dir: &Path, options: Options, tuning: Tuning) -> Result<Self, OpenError> {
         let hook = Hook::new(tuning.steps);
         let disk = Disk::open(dir, hook.clone())?;
+        refuse_lost_index(&disk)?;
         let clean = disk.take_clean_mark();
         let settings = Settings {
             cache_bytes: tuning.cache_bytes,
@@ -495,6 +497,19 @@ impl Inner {
         }
         Ok(stray.len() as u64)
     }
+}
+
+/// A store without an index is a new one, and so is one whose index is cut to nothing; with files it is neither:
+/// they would be swept as strays. No crash of ours leaves that: the index is durable before the first file is made.
+fn refuse_lost_index(disk: &Disk) -> Result<(), OpenError> {
+    let has_files = || {
+        disk.has_files()
+            .map_err(|error| OpenError::File(disk.dir().to_owned(), error))
+    };
+    if Index::is_at(&disk.index()) || !has_files()? {
+        return Ok(());
+    }
+    Err(IndexError::malformed("it is gone, empty or cut off, and there are files").into())
 }
 
 impl Drop for Inner {

@@ -1,8 +1,8 @@
 //! Opening, closing, locks, formats, state.
 
-use pacstore_store::{OpenError, Store};
+use pacstore_store::{OpenError, Origin, Store};
 
-use crate::kit::{Home, TestResult, assert_sound, bytes, put, read};
+use crate::kit::{Home, TINY, TestResult, assert_sound, bytes, dag, put, read};
 
 #[test]
 fn a_second_opener_is_told_who_has_the_store() -> TestResult {
@@ -55,21 +55,60 @@ fn an_unknown_format_is_refused_with_its_number_and_left_alone() -> TestResult {
     Ok(())
 }
 
+fn refused_with_a_way_out(home: &Home) -> TestResult {
+    let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains("move the store"), "{error}: {hint}");
+    Ok(())
+}
+
 #[test]
 fn a_damaged_index_is_refused_with_a_way_out_and_left_alone() -> TestResult {
     let home = Home::new(1 << 20);
     put(&home.open(), &home, b"x");
     let path = home.path().join("index.redb");
     let mut index = std::fs::read(&path)?;
+    let lengths = [0, 1, 319, 320, 4095, 4096, index.len() / 2];
+    let cut = lengths.map(|len| index[..len].to_vec());
     index[..4096].fill(b'?');
-    std::fs::write(&path, &index)?;
-    let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
-    let hint = error.hint().unwrap_or_default();
-    assert!(hint.contains("move the store"), "{error}: {hint}");
-    assert_eq!(std::fs::read(&path)?, index);
+    for damaged in cut.into_iter().chain([index]) {
+        std::fs::write(&path, &damaged)?;
+        refused_with_a_way_out(&home)?;
+        assert_eq!(std::fs::read(&path)?, damaged);
+    }
+    std::fs::remove_file(&path)?;
+    refused_with_a_way_out(&home)?;
+    assert!(!path.exists());
+    assert_eq!(home.on_disk().len(), 1, "nothing was swept");
     // The way out.
     std::fs::rename(home.path(), home.path().with_extension("away"))?;
     assert_eq!(home.open().stats().files, 0);
+    Ok(())
+}
+
+#[test]
+fn a_partial_file_without_an_index_is_damage_too() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 3000);
+    let partial = store.begin_partial(&dag(&TINY, &data))?;
+    partial.write_leaf(0, &data[..1000], Origin::Lan)?;
+    partial.flush()?;
+    drop((partial, store));
+    std::fs::write(home.path().join("index.redb"), b"")?;
+    refused_with_a_way_out(&home)
+}
+
+#[test]
+fn an_empty_index_where_no_file_is_starts_as_new() -> TestResult {
+    let home = Home::new(1 << 20);
+    drop(home.open());
+    std::fs::write(home.path().join("index.redb"), b"")?;
+    let store = home.open();
+    let root = put(&store, &home, b"x");
+    assert_sound(&store, &home);
+    drop(store);
+    assert_eq!(read(&home.open(), &root).as_deref(), Some(&b"x"[..]));
     Ok(())
 }
 

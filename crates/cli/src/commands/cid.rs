@@ -11,6 +11,7 @@ use pacstore_dag::{
     self as dag, Block, BlockSink, BlockSource, Cid, Entry, FileBuilder, Profile, SourceError,
 };
 
+use super::report;
 use crate::context::{Context, Exit};
 
 /// Print the CIDs of files and folders, offline
@@ -38,9 +39,10 @@ fn profile(name: &str) -> anyhow::Result<&'static Profile> {
     Profile::by_name(name).with_context(|| format!("there are {}", known.join(", ")))
 }
 
-/// Prints `CID<TAB>PATH` a line. Exits 1 if a path cannot be read.
+/// Prints `CID<TAB>PATH` a line. Exits 1 if a path cannot be read: that is told, and the others are printed.
 pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     let mut all = Vec::new();
+    let mut exit = Exit::Done;
     for path in &args.paths {
         let mut walk = Walk {
             profile: args.profile,
@@ -48,7 +50,14 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
             follow: args.dereference,
             nodes: Nodes::default(),
         };
-        let entry = walk.path(path, 0, true)?;
+        let entry = match walk.path(path, 0, true) {
+            Ok(entry) => entry,
+            Err(error) => {
+                report(ctx, &error);
+                exit = Exit::Failed;
+                continue;
+            }
+        };
         if ctx.out.json() {
             all.push(serde_json::json!({ "cid": entry.cid.to_string(), "path": path.to_string_lossy() }));
         } else {
@@ -58,7 +67,7 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     if ctx.out.json() {
         ctx.out.line(serde_json::to_string_pretty(&all)?);
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Directory nodes while a folder is built; files' bytes are not kept.

@@ -11,12 +11,14 @@
 mod straight;
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http_body_util::BodyExt as _;
 use pacstore_http::GetRequest;
+use serde::Serialize;
 use url::Url;
 
 use crate::context::{Context, Exit, Hinted};
@@ -36,8 +38,42 @@ pub(crate) struct Args {
     output: PathBuf,
 }
 
+/// What came, for `--json`.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// As it was asked for.
+    path: &'a str,
+    output: String,
+    /// The length of the whole file.
+    bytes: u64,
+}
+
 /// Exits 1 if the file cannot be had whole; what came stays for the next try.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    let bytes = fetch(&args, ctx).await?;
+    if !is_stdout(&args.output) {
+        let report = Report {
+            path: &args.path,
+            output: args.output.to_string_lossy().into_owned(),
+            bytes,
+        };
+        ctx.out.data(&report, |_| String::new())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The file goes to where the JSON would.
+fn is_stdout(output: &Path) -> bool {
+    let same = || -> std::io::Result<bool> {
+        let stdout = rustix::fs::fstat(std::io::stdout())?;
+        let output = fs_err::metadata(output)?;
+        Ok((stdout.st_dev, stdout.st_ino) == (output.dev(), output.ino()))
+    };
+    same().unwrap_or(false)
+}
+
+/// Gives the length of the whole file, in bytes.
+async fn fetch(args: &Args, ctx: &Context) -> anyhow::Result<u64> {
     let path = match Url::parse(&args.path) {
         // The gateway gives only what is configured; the socket asks peers for any CID.
         Ok(url) if is_here(&url) && url.path().starts_with("/ipfs/") => url.path().to_owned(),
@@ -86,7 +122,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     }
     output.finish()?;
     ctx.out.note(format!("{}: {}", args.output.display(), bytes(got)));
-    Ok(Exit::Done)
+    Ok(got)
 }
 
 /// A file that becomes what is written to it, and is not touched where it is that already.

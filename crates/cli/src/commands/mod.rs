@@ -122,7 +122,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 /// `error: what: why`, then `hint: what to do`.
-fn report(ctx: &Context, error: &anyhow::Error) {
+pub(crate) fn report(ctx: &Context, error: &anyhow::Error) {
     let mut parts: Vec<String> = Vec::new();
     for part in error.chain().map(ToString::to_string) {
         if parts.last() != Some(&part) {

@@ -145,6 +145,32 @@ fn a_repository_s_folder_has_the_cid_of_its_imported_tree() -> TestResult {
 }
 
 #[test]
+fn what_can_be_read_is_printed_beside_what_cannot() -> TestResult {
+    let home = Home::empty();
+    let folder = tempfile::tempdir()?;
+    let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
+    fs::write(&first, "x")?;
+    fs::write(&second, "y")?;
+    let paths = [path(&first), "/nowhere/at/all", path(&second)];
+    let plain = home.run(["cid"].iter().chain(&paths));
+    let lines = plain.fails_with(&["/nowhere/at/all"]).out;
+    let lines: Vec<_> = lines.lines().filter_map(|line| line.split_once('\t')).collect();
+    assert_eq!(
+        lines.iter().map(|(_, path)| *path).collect::<Vec<_>>(),
+        [paths[0], paths[2]]
+    );
+    let ran = home.run(["cid", "--json"].iter().chain(&paths));
+    let ran = ran.fails_with(&["/nowhere/at/all"]);
+    let all = lines
+        .iter()
+        .map(|(cid, path)| serde_json::json!({ "cid": cid, "path": path }));
+    assert_eq!(ran.json(), all.collect::<serde_json::Value>());
+    let none = home.run(["cid", "--json", "/nowhere/at/all"]);
+    assert_eq!(none.exits(1).json(), serde_json::json!([]));
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_read_fails_and_a_profile_that_is_none_is_a_usage_error() {
     let home = Home::empty();
     home.run(["cid", "/nowhere/at/all"])

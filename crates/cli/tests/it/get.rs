@@ -40,6 +40,11 @@ fn a_file_comes_by_each_kind_of_name_and_is_continued() -> TestResult {
         assert_eq!(std::fs::read(&target)?, bytes, "{name}");
         std::fs::remove_file(&target)?;
     }
+    let said = home
+        .run(["--json", "get", cid, "-o", target.to_str().unwrap()])
+        .done();
+    let expected = serde_json::json!({ "path": cid, "output": target.to_str(), "bytes": bytes.len() });
+    assert_eq!(said.json(), expected);
     // What is there is continued, also when all of it is there.
     for have in [1, 1_048_576, 2_000_000, bytes.len()] {
         std::fs::write(&target, &bytes[..have])?;
@@ -73,9 +78,12 @@ fn a_file_comes_by_each_kind_of_name_and_is_continued() -> TestResult {
     get(&database).done();
     let new = std::fs::read(&target)?;
     assert!(new == std::fs::read(repo.database_path())? && new != old);
-    let mut piped = home.command(["get", &database, "-o", "/dev/stdout"]);
-    let piped = piped.output()?;
-    assert!(piped.status.success() && piped.stdout == new, "{piped:?}");
+    for arguments in [&["get"][..], &["--json", "get"]] {
+        let rest = [database.as_str(), "-o", "/dev/stdout"];
+        let mut piped = home.command(arguments.iter().chain(&rest));
+        let piped = piped.output()?;
+        assert!(piped.status.success() && piped.stdout == new, "{piped:?}");
+    }
     daemon.stop();
     Ok(())
 }
@@ -93,6 +101,8 @@ fn what_cannot_be_had_fails_and_leaves_no_file() -> TestResult {
     get("/pacman/core/x86_64/a").fails_with(&["no configured mirror has"]);
     get("nonsense").fails_with(&["`nonsense` is no CID"]);
     get("/etc/passwd").fails_with(&["write /ipns/NAME/PATH"]);
+    let json = ["--json", "get", "nonsense", "-o", target.to_str().unwrap()];
+    assert_eq!(home.run(json).fails_with(&["`nonsense` is no CID"]).out, "");
     assert!(!Path::new(&target).exists());
     daemon.stop();
     home.run(["get", "/ipns/core.example/a"]).exits(2);
@@ -120,6 +130,15 @@ fn a_url_is_fetched_straight_where_no_daemon_runs() -> TestResult {
             "pacman shows what we say"
         );
         assert_eq!(std::fs::read(&target)?, bytes, "{have} bytes were there");
+    }
+    let url = format!("{base}{file}");
+    for have in [0, 1, bytes.len()] {
+        std::fs::write(&target, &bytes[..have])?;
+        let said = home
+            .run(["--json", "get", &url, "-o", target.to_str().unwrap()])
+            .done();
+        let expected = serde_json::json!({ "path": url, "output": target.to_str(), "bytes": bytes.len() });
+        assert_eq!(said.json(), expected, "{have} bytes were there");
     }
     std::fs::write(&target, [&bytes[..], b"more"].concat())?;
     get(&file).done();

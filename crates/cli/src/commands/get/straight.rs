@@ -20,23 +20,23 @@ use url::Url;
 
 use super::length;
 use crate::config::Loaded;
-use crate::context::{Context, Exit};
+use crate::context::Context;
 use crate::printer::bytes;
 
 /// How long the daemon may take to say where its gateway is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Exits 1 if the file cannot be had whole; what came of a package stays for the next try.
-pub(super) async fn run(url: &Url, output: &Path, ctx: &Context) -> anyhow::Result<Exit> {
+/// Gives the length of the whole file, in bytes. Where it cannot be had whole, what came of a package stays for the
+/// next try.
+pub(super) async fn run(url: &Url, output: &Path, ctx: &Context) -> anyhow::Result<u64> {
     let http = Http::new(HttpOptions::default());
     if let Some(ours) = at_gateway(url, ctx).await {
         match fetch(&http, &ours, output, ctx).await {
-            Ok(()) => return Ok(Exit::Done),
+            Ok(bytes) => return Ok(bytes),
             Err(error) => tracing::info!(url = %ours, error = format!("{error:#}"), "going on straight"),
         }
     }
-    fetch(&http, url, output, ctx).await?;
-    Ok(Exit::Done)
+    fetch(&http, url, output, ctx).await
 }
 
 /// Where the daemon has what `url` names, if it runs and knows that upstream.
@@ -78,14 +78,14 @@ fn percent_decoded(name: &str) -> String {
     name.replace("%3A", ":").replace("%3a", ":")
 }
 
-/// One file from one URL, going on with what is there.
-async fn fetch(http: &Http, url: &Url, output: &Path, ctx: &Context) -> anyhow::Result<()> {
+/// One file from one URL, going on with what is there. Gives its length in bytes.
+async fn fetch(http: &Http, url: &Url, output: &Path, ctx: &Context) -> anyhow::Result<u64> {
     let from = if may_resume(url) { length(output)? } else { 0 };
     let mut get = Get::new(url);
     get.range = (from > 0).then_some(from..u64::MAX);
     get.if_range_ignored = IfRangeIgnored::Stream;
     let mut response = match http.get(&get).await {
-        Err(HttpError::NoSuchRange { total, .. }) if total == Some(from) => return Ok(()),
+        Err(HttpError::NoSuchRange { total, .. }) if total == Some(from) => return Ok(from),
         // What is there is no beginning of that file.
         Err(HttpError::NoSuchRange { .. }) => {
             let again = Get::new(url);
@@ -116,7 +116,7 @@ async fn fetch(http: &Http, url: &Url, output: &Path, ctx: &Context) -> anyhow::
         bail!("got {} of {}", bytes(at), bytes(total));
     }
     file.sync_all()?;
-    Ok(())
+    Ok(at)
 }
 
 /// Packages never change under their name; databases and signatures do.

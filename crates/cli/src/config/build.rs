@@ -108,7 +108,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
     })
 }
 
-/// An import implies a mirror that trusts its own key.
+/// An import implies a mirror that trusts its own key, with the import's layout.
 pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, keys: &Keys) {
     // A key that cannot be read is reported where it is used, with what to do.
     let own: Vec<IpnsName> = keys
@@ -120,6 +120,8 @@ pub(crate) fn trust_own(mirrors: &mut Vec<MirrorConfig>, import: &ImportConfig, 
     match mirrors.iter_mut().find(|mirror| mirror.name == import.name) {
         Some(mirror) => {
             mirror.public &= import.public;
+            // What its heads will say.
+            mirror.layout = import.layout;
             for key in own {
                 if !mirror.importers.contains(&key) {
                     mirror.importers.push(key);

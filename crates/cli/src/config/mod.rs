@@ -249,6 +249,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use pacstore_import::StampSource;
+    use pacstore_names::Layout;
 
     use super::*;
 
@@ -339,6 +340,24 @@ mod tests {
             three.contains("pacstore.toml:5: import.0.stamp: write one for all"),
             "{three}"
         );
+    }
+
+    #[test]
+    fn the_layout_of_an_import_is_its_mirrors_also_before_there_is_a_head() {
+        let import = "[[import]]\nmirror = \"a.b\"\nkey = \"a\"\nfrom = \"/srv/a\"\n";
+        let mirror = "[[mirror]]\nname = \"a.b\"\nupstreams = [\"http://a.example/\"]\n";
+        for (text, layout) in [
+            (mirror.to_owned(), Layout::Archlinux),
+            (format!("{mirror}{import}"), Layout::Plain),
+            (
+                format!("{mirror}{import}layout = \"archlinux\"\n"),
+                Layout::Archlinux,
+            ),
+            (format!("{mirror}layout = \"plain\"\n"), Layout::Plain),
+        ] {
+            let loaded = loaded(&text).expect("a configuration");
+            assert_eq!(loaded.node.mirrors[0].layout, layout, "{text}");
+        }
     }
 
     #[test]

@@ -163,6 +163,12 @@ async fn without_a_head_and_a_repository_the_mirrors_upstream_is_named() -> Test
         let asked = node.node.ask_pacman(caller(1), "core", arch, name.into()).await?;
         assert!(matches!(asked, Answer::NotFound(_)), "{name}: {asked:?}");
     }
+    // With the layout `plain` nobody knows in which folder it is.
+    let mut plan = node.stop().await;
+    plan.config.mirrors[0].layout = Layout::Plain;
+    let node = plan.start().await;
+    let asked = node.pacman(1, "core.db").await;
+    assert!(matches!(asked, Answer::NotFound(_)), "{asked:?}");
     assert_eq!(upstream.log().len(), 0);
     Ok(())
 }

@@ -2,11 +2,15 @@
 //!
 //! - Invariant: a key file that others can read is refused, never used; a key that is
 //!   missing is never silently made anew where a mirror is signed with it.
+//! - Invariant: who writes into the folder holds its lock, shared; under the whole lock what a killed writer left is
+//!   told from what is being written, and removed.
 //! - Not here: what keys sign (`pacstore-names`).
 
+use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use pacstore_names::{IpnsName, Record, SigningKey};
 use tracing::warn;
@@ -70,6 +74,12 @@ pub struct Keys {
 /// How the files end in which hand-overs are kept; they begin with the KEY that was handed over.
 const HAND_OVER: &str = ".handover";
 
+/// What comes before the number of the process in the name of a file that is being written.
+const NEW: &str = ".new-";
+
+/// How long a writer waits for those who look after the folder.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// File name of the node's own key; not a label, since labels do not begin with a dot.
 const NODE: &str = ".node";
 
@@ -109,6 +119,7 @@ impl Keys {
     /// Keeps the record by which `from` was handed over; one of an attempt that stopped is replaced.
     pub(crate) fn keep_hand_over(&self, from: &IpnsName, record: &Record) -> Result<(), KeyError> {
         let path = self.dir.join(format!("{from}{HAND_OVER}"));
+        let _writing = self.writing()?;
         let temporary = self.write_beside(&from.to_string(), record.bytes())?;
         fs_err::rename(&temporary, &path).map_err(|e| KeyError::Io(path, e))?;
         self.sync()
@@ -235,6 +246,8 @@ impl Keys {
             .map_err(io(&self.dir))?;
         let key = SigningKey::generate().map_err(|_| KeyError::Random)?;
         let path = self.path(label);
+        self.sweep();
+        let _writing = self.writing()?;
         let temporary = self.write_beside(label, &key.to_bytes())?;
         // A link, not a rename: an existing key is never replaced.
         let linked = fs_err::hard_link(&temporary, &path);
@@ -250,9 +263,58 @@ impl Keys {
         Ok(key)
     }
 
+    /// Removes what writers that were killed left: it may be a key. Nothing while somebody writes. A failure is told
+    /// and harmless: the next start or writer does it again.
+    pub(crate) fn sweep(&self) {
+        match self.remove_strays() {
+            Ok(()) => {}
+            Err(KeyError::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "what a killed writer left beside the keys stays"
+                );
+            }
+        }
+    }
+
+    fn remove_strays(&self) -> Result<(), KeyError> {
+        let io = |error| KeyError::Io(self.dir.clone(), error);
+        let lock = File::open(&self.dir).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        for name in self.names()?.iter().filter(|name| is_of_writer(name)) {
+            let path = self.dir.join(name);
+            fs_err::remove_file(&path).map_err(|error| KeyError::Io(path.clone(), error))?;
+            warn!(path = %path.display(), "what a killed writer left beside the keys is removed");
+        }
+        Ok(())
+    }
+
+    /// From now on nothing that is being written is taken for a stray, until this is dropped. None where the file
+    /// system has no locks: nothing is removed there.
+    fn writing(&self) -> Result<Option<File>, KeyError> {
+        let io = |error| KeyError::Io(self.dir.clone(), error);
+        let lock = File::open(&self.dir).map_err(io)?;
+        let begin = Instant::now();
+        loop {
+            match lock.try_lock_shared() {
+                Ok(()) => return Ok(Some(lock)),
+                Err(TryLockError::WouldBlock) if begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error @ TryLockError::WouldBlock) => return Err(io(error.into())),
+                Err(TryLockError::Error(_)) => return Ok(None),
+            }
+        }
+    }
+
     /// Writes `bytes` durably into a file beside the others, for their owner alone.
     fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, KeyError> {
-        let temporary = self.dir.join(format!(".{name}.new-{}", std::process::id()));
+        let temporary = self.dir.join(format!(".{name}{NEW}{}", std::process::id()));
         let io = |error| KeyError::Io(temporary.clone(), error);
         let mut options = fs_err::OpenOptions::new();
         options.write(true).create(true).truncate(true);
@@ -273,6 +335,12 @@ impl Keys {
 /// Under which name the successor of `label` waits; no label, since those do not begin with a dot.
 fn next_of(label: &str) -> String {
     format!(".{label}.next")
+}
+
+/// The name of a file that somebody writes, or wrote when he was killed. Keys and hand-overs end otherwise.
+fn is_of_writer(name: &str) -> bool {
+    let number = name.strip_prefix('.').and_then(|rest| rest.rsplit_once(NEW));
+    number.is_some_and(|(_, number)| number.parse::<u32>().is_ok())
 }
 
 fn check(label: &str) -> Result<&str, KeyError> {
@@ -301,6 +369,45 @@ mod tests {
         assert_eq!(
             keys.node().expect("made").name(),
             keys.node().expect("kept").name()
+        );
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_goes_with_the_next_write_and_nothing_else_does() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let keys = Keys::new(dir.path());
+        keys.sweep();
+        assert!(!dir.path().join("keys").exists(), "nothing is made for it");
+        keys.create("arch").expect("a new key");
+        let put = |name: &str| std::fs::write(dir.path().join("keys").join(name), "secret").expect("written");
+        let strays = [
+            ".arch.new-1",
+            ".node.new-4194304",
+            ".a.new-1.new-2",
+            "..arch.next.new-7",
+        ];
+        let others = [
+            "a.new-1.key",
+            ".arch.next.key",
+            ".arch.new-",
+            ".arch.new-1x",
+            "arch.new-1",
+        ];
+        strays.iter().chain(&others).for_each(|name| put(name));
+        // While somebody writes nothing is taken for a stray; he may write the same.
+        let writing = keys.writing().expect("the folder's lock");
+        keys.create("second").expect("a new key beside a writer");
+        let here = |name: &str| dir.path().join("keys").join(name).exists();
+        assert!(strays.iter().all(|name| here(name)));
+        drop(writing);
+        keys.create("third").expect("a new key");
+        let left: Vec<_> = strays.iter().filter(|name| here(name)).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(others.iter().all(|name| here(name)));
+        assert!(
+            ["arch", "second", "third"]
+                .iter()
+                .all(|label| keys.load(label).is_ok())
         );
     }
 

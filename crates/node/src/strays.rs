@@ -21,7 +21,9 @@ use crate::{publish, replicas};
 /// Lets go of what no configuration and no key explains. Blocking; before there are workers. A failure is told and
 /// harmless: the next start does it again.
 pub(crate) fn release(node: &Node) {
-    match Keys::new(&node.inner.config.state_dir).names_of_all() {
+    let keys = Keys::new(&node.inner.config.state_dir);
+    keys.sweep();
+    match keys.names_of_all() {
         Ok(keys) => tell(release_own(node, &keys)),
         Err(error) => {
             warn!(

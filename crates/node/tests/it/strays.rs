@@ -81,6 +81,18 @@ async fn what_a_key_published_is_held_until_import_and_key_are_gone() -> TestRes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_writer_left_beside_the_keys_is_gone_after_a_start() -> TestResult {
+    let plan = Plan::new();
+    Keys::new(&plan.config.state_dir).create("k")?;
+    let stray = key_file(&plan).with_file_name(".k.new-17");
+    fs_err::copy(key_file(&plan), &stray)?;
+    let plan = plan.start().await.stop().await;
+    assert!(!stray.exists());
+    assert!(key_file(&plan).exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_tree_of_a_name_that_is_followed_is_held_and_an_older_one_is_not() -> TestResult {
     let dir = tempfile::tempdir()?;
     let (node, [first, second]) = published(dir.path()).await?;

@@ -85,6 +85,8 @@ pub enum HttpError {
     RangeIgnored {
         /// What was asked.
         url: String,
+        /// Bytes of what came, if announced.
+        len: Option<u64>,
     },
     /// A range was asked, another one came.
     #[error("`{url}` sent another range than the one asked (`{got}`)")]

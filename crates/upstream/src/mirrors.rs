@@ -39,6 +39,8 @@ const SHORTEST: Duration = Duration::from_millis(5);
 const MEASURED_S: u64 = 3 * 86_400;
 /// How far behind it is counts for two days, in seconds.
 const TOLD_S: u64 = 2 * 86_400;
+/// That it ignores ranges counts for an hour, in seconds: asking again costs one answer.
+const IGNORED_S: u64 = 3600;
 /// Hosts that are remembered.
 const MAX_MIRRORS: usize = 256;
 /// Folders of a host whose age is remembered.
@@ -55,6 +57,12 @@ pub enum Observation {
         bytes: u64,
         /// in which time.
         took: Duration,
+    },
+    /// A range was asked of it, and it gave that, or the whole file. Whoever knows that file's length notes this: a page of
+    /// error is no file.
+    Range {
+        /// It gave the whole file.
+        ignored: bool,
     },
     /// It did not do as it should (see [`HttpError::counts_against_mirror`](crate::HttpError::counts_against_mirror)).
     Failed,
@@ -89,6 +97,8 @@ pub struct MirrorRecord {
 struct Mirror {
     seen: MirrorRecord,
     meter: Meter,
+    /// When it last gave a whole file where a range was asked, in Unix seconds. Not kept: it is soon seen again.
+    ignored_range: u64,
 }
 
 /// Bytes over the time in which at least one response waited for some.
@@ -128,6 +138,7 @@ impl Mirrors {
         self.with(url, |mirror| match seen {
             Observation::Answered(latency) => mirror.answered(latency, now),
             Observation::Gave { bytes, took } => mirror.gave(bytes, took, now),
+            Observation::Range { ignored } => mirror.ignored_range = if ignored { now } else { 0 },
             Observation::Failed => mirror.failed(now),
         });
     }
@@ -176,6 +187,14 @@ impl Mirrors {
         mirror.is_some_and(|mirror| mirror.pause_left(now) > 0)
     }
 
+    /// Where a range was asked lately, the host of `url` gave the whole file.
+    pub fn ignores_ranges(&self, url: &Url) -> bool {
+        let now = self.clock.unix_seconds();
+        let state = self.lock();
+        let mirror = host(url).and_then(|host| state.hosts.get(&host));
+        mirror.is_some_and(|mirror| now.abs_diff(mirror.ignored_range) < IGNORED_S)
+    }
+
     /// Bytes a second that the host of `url` has shown, over all connections together.
     pub fn rate(&self, url: &Url) -> Option<u64> {
         let now = self.clock.unix_seconds();
@@ -219,8 +238,9 @@ impl Mirrors {
             seen.latency_ms = good(seen.latency_ms);
             seen.rate = good(seen.rate);
             seen.behind.truncate(MAX_BASES);
-            let meter = Meter::default();
-            state.hosts.insert(seen.host.clone(), Mirror { seen, meter });
+            let host = seen.host.clone();
+            let new = Mirror::default();
+            state.hosts.insert(host, Mirror { seen, ..new });
         }
     }
 
@@ -428,6 +448,21 @@ mod tests {
 
     fn clock() -> (Clock, pacstore_runtime::FakeClock) {
         Clock::fake(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000))
+    }
+
+    #[test]
+    fn a_mirror_that_ignores_ranges_is_known_for_an_hour_or_until_it_gives_one() {
+        let (clock, hand) = clock();
+        let m = Mirrors::new(clock);
+        let ignored = |ignored| m.observe(&url("a"), Observation::Range { ignored });
+        assert!(!m.ignores_ranges(&url("a")));
+        ignored(true);
+        assert!(m.ignores_ranges(&url("a")) && !m.ignores_ranges(&url("b")));
+        ignored(false);
+        assert!(!m.ignores_ranges(&url("a")));
+        ignored(true);
+        hand.advance(Duration::from_secs(IGNORED_S));
+        assert!(!m.ignores_ranges(&url("a")));
     }
 
     #[test]

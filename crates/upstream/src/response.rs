@@ -104,7 +104,10 @@ impl Response {
         let len = content_length(headers);
         let range = match status {
             200 if get.range.is_some() && get.if_range_ignored == IfRangeIgnored::Fail => {
-                return Err(HttpError::RangeIgnored { url: shown(&url) });
+                return Err(HttpError::RangeIgnored {
+                    url: shown(&url),
+                    len,
+                });
             }
             200 => None,
             206 => Some(served_range(headers, get, &url)?),

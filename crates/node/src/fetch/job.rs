@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     said: Mutex<String>,
     /// A mirror gave other bytes than the tree says.
     wrong: AtomicBool,
+    /// See [`Shared::comes_in_one_piece`].
+    in_one_piece: AtomicBool,
     readers: AtomicU64,
     /// Some reader reads while the rest arrives.
     read_on: AtomicBool,
@@ -110,7 +112,8 @@ impl Job {
         let (partial, body) = inner.blocking(root, begin).await?;
         let have: Vec<bool> = (0..file.leaves.len()).map(|leaf| partial.has(leaf)).collect();
         let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
-        let count = usize::from(ask_peers) + sources.upstreams.len().min(upstreams::AT_ONCE);
+        let workers = upstreams::workers(inner.http.mirrors(), &sources.upstreams);
+        let count = usize::from(ask_peers) + workers;
         let stop = inner.tasks.stop().child_token();
         let mut plan = Plan::new(&have, count);
         // Sources must not begin elsewhere before the reader says where it stands.
@@ -133,6 +136,7 @@ impl Job {
             held: Mutex::new(Instant::now()),
             said: Mutex::new("neither peers nor upstreams to ask".to_owned()),
             wrong: AtomicBool::new(false),
+            in_one_piece: AtomicBool::new(false),
             readers: AtomicU64::new(1),
             read_on: AtomicBool::new(false),
             tickets: Tickets::default(),
@@ -144,17 +148,15 @@ impl Job {
                 .spawn("fetch/peers", peers::run(Arc::clone(&shared), source));
             source += 1;
         }
-        if !sources.upstreams.is_empty() {
-            for worker in 0..sources.upstreams.len().min(upstreams::AT_ONCE) {
-                let mut urls = sources.upstreams.clone();
-                urls.rotate_left(worker);
-                let of_mirror = Arc::clone(&shared);
-                inner.tasks.spawn("fetch/upstream", async move {
-                    upstreams::run(Arc::clone(&of_mirror), source, urls).await;
-                    of_mirror.source_ended();
-                });
-                source += 1;
-            }
+        for worker in 0..workers {
+            let mut urls = sources.upstreams.clone();
+            urls.rotate_left(worker);
+            let of_mirror = Arc::clone(&shared);
+            inner.tasks.spawn("fetch/upstream", async move {
+                upstreams::run(Arc::clone(&of_mirror), source, urls).await;
+                of_mirror.source_ended();
+            });
+            source += 1;
         }
         inner.tasks.spawn("fetch/job", watch_over(Arc::clone(&shared)));
         inner.active.fetch_add(1, Ordering::Relaxed);
@@ -299,6 +301,24 @@ impl Shared {
             .unwrap_or(0)
     }
 
+    /// No source but the one that asks is there, or no byte came from anybody for longer than `quiet`.
+    pub(crate) fn is_alone(&self, quiet: Duration) -> bool {
+        let asks_peers = self.ask != AskPeers::Nobody && self.inner.net.is_some();
+        let no_peer = asks_peers && peers::nobody(&self.inner, self.ask);
+        self.alive.load(Ordering::Relaxed) <= 1 + usize::from(no_peer) || quiet < self.quiet()
+    }
+
+    /// A mirror gives the file in one piece only, and too little of that is wanted: the reader goes there sooner.
+    pub(crate) fn comes_in_one_piece(&self) {
+        self.in_one_piece.store(true, Ordering::Relaxed);
+    }
+
+    /// Since when no byte came from anybody.
+    fn quiet(&self) -> Duration {
+        let last = self.last_byte.lock().unwrap_or_else(PoisonError::into_inner);
+        last.elapsed()
+    }
+
     /// Bytes came in from somebody.
     pub(crate) fn heard(&self) {
         *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -322,13 +342,10 @@ impl Shared {
         if alive == 0 {
             return Some(said());
         }
-        let quiet = self
-            .last_byte
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed();
+        let quiet = self.quiet();
         let asks_peers = self.ask != AskPeers::Nobody && self.inner.net.is_some();
-        if asks_peers && alive == 1 && LONELY < quiet && peers::nobody(&self.inner, self.ask) {
+        let lonely = LONELY < quiet || self.in_one_piece.load(Ordering::Relaxed);
+        if asks_peers && alive == 1 && lonely && peers::nobody(&self.inner, self.ask) {
             return Some(format!("no peer is connected; before that: {}", said()));
         }
         let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);

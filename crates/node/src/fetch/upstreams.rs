@@ -1,11 +1,13 @@
 //! An ordinary HTTP mirror as a source: runs of leaves by range, each leaf verified alone.
 //!
 //! An untrusted mirror is as good as a peer this way: a leaf that does not match its CID
-//! is thrown away and the mirror is not asked again for this file.
+//! is thrown away and the mirror is not asked again for this file. A mirror that ignores
+//! ranges is read from a file's beginning, in one piece, where nobody else brings any.
 //!
 //! - Invariant: bytes of a response that is longer or other than asked are not used.
 //! - Not here: which leaf next (`super::plan`), HTTP itself (`pacstore-upstream`).
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use pacstore_dag as dag;
 use pacstore_runtime::Pool;
 use pacstore_store::Origin;
-use pacstore_upstream::{Get, HttpError, Observation};
+use pacstore_upstream::{Get, HttpError, Mirrors, Observation, Response};
 use tracing::{debug, warn};
 use url::Url;
 
@@ -24,7 +26,7 @@ use super::plan::SourceId;
 use super::turns;
 
 /// Upstreams that are read side by side for one file.
-pub(crate) const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 2;
 
 /// A run takes about this long at the upstream's own rate, so that little is lost or
 /// asked twice when somebody else turns out to be faster.
@@ -39,17 +41,30 @@ pub(crate) const HEADER: Duration = Duration::from_secs(5);
 /// How long a mirror may send nothing within an answer before its leaves go to others.
 pub(crate) const STALL: Duration = Duration::from_secs(2);
 
+/// Nobody else brings anything while no byte came for so long.
+const ALONE: Duration = Duration::from_secs(1);
+
 /// Tries of one upstream in a row before it is given up for this file.
 const TRIES: u32 = 3;
 
 /// Brings leaves of one job from `urls` (best first) until it is over or none is left.
 pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
-    let mut urls = urls.into_iter();
-    let Some(mut url) = urls.next() else { return };
+    let mirrors = shared.inner.http.mirrors();
+    // Who gives ranges helps beside others, so those come first.
+    let (whole, ranges): (Vec<Url>, _) = urls
+        .into_iter()
+        .partition(|url| How::of(mirrors, url) == How::InOnePiece);
+    let mut urls: VecDeque<Url> = [ranges, whole].concat().into();
+    let Some(mut url) = urls.pop_front() else { return };
     let mut failures = 0;
     loop {
         if shared.stop.is_cancelled() || shared.complete() {
             return;
+        }
+        let how = How::of(mirrors, &url);
+        if how == How::InOnePiece && !shared.is_alone(ALONE) {
+            idle(&shared).await;
+            continue;
         }
         let turn = shared.inner.line.turn(shared.file.root, host(&url));
         tokio::select! {
@@ -57,7 +72,11 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
             () = turn.start(|| shared.held()) => {}
         }
         let leaf_bytes = shared.file.leaves.first().map_or(1, |leaf| leaf.len).max(1);
-        let run = shared.pick(source, run_length(shared.rate(source), leaf_bytes));
+        let most = match how {
+            How::ByRange => run_length(shared.rate(source), leaf_bytes),
+            How::InOnePiece => shared.file.leaves.len(),
+        };
+        let run = shared.pick(source, most);
         let picked = !run.is_empty();
         let run = turns::ours(&shared, source, run).await;
         if picked && run.is_empty() {
@@ -65,17 +84,14 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         }
         if run.is_empty() {
             drop(turn);
-            tokio::select! {
-                () = shared.stop.cancelled() => return,
-                () = shared.idle() => {}
-            }
+            idle(&shared).await;
             continue;
         }
         let started = Instant::now();
         let mut bytes = 0;
         let ended = tokio::select! {
             () = shared.stop.cancelled() => Ok(()),
-            ended = bring(&shared, (source, &url), &run, (&turn, &mut bytes)) => ended,
+            ended = bring(&shared, (source, &url, how), &run, (&turn, &mut bytes)) => ended,
         };
         drop(turn);
         for leaf in run {
@@ -89,6 +105,20 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         if matches!(error, RunError::Yielded) {
             continue;
         }
+        if how != How::of(mirrors, &url) {
+            debug!(%url, "a mirror ignores ranges");
+            urls.push_back(url);
+            let Some(next) = urls.pop_front() else { return };
+            (url, failures) = (next, 0);
+            continue;
+        }
+        if matches!(error, RunError::TooFarIn(_)) {
+            if !shared.is_alone(ALONE) {
+                idle(&shared).await;
+                continue;
+            }
+            shared.comes_in_one_piece();
+        }
         failures += 1;
         error.note(&shared, &url);
         debug!(%url, error = &error as &dyn std::error::Error, failures, "upstream failed");
@@ -96,7 +126,7 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         let overtaken = matches!(error, RunError::Overtaken { .. });
         if overtaken
             && failures >= TRIES
-            && let Some(next) = urls.next()
+            && let Some(next) = urls.pop_front()
         {
             (url, failures) = (next, 0);
             continue;
@@ -111,11 +141,44 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
         warn!(%url, error = &error as &dyn std::error::Error, "upstream given up for this file");
         let wrong = matches!(error, RunError::Wrong { .. });
         shared.gave_up(format!("{url}: {}", crate::status::chain(&error)), wrong);
-        match urls.next() {
+        match urls.pop_front() {
             Some(next) => url = next,
             None => return,
         }
         failures = 0;
+    }
+}
+
+/// Waits until there may be something to do, or the job is over.
+async fn idle(shared: &Shared) {
+    tokio::select! {
+        () = shared.stop.cancelled() => {}
+        () = shared.idle() => {}
+    }
+}
+
+/// How many are read side by side for a file at `urls`: those that give one piece only make no second.
+pub(crate) fn workers(mirrors: &Mirrors, urls: &[Url]) -> usize {
+    let by_range = urls.iter().filter(|url| How::of(mirrors, url) == How::ByRange);
+    by_range.count().clamp(usize::from(!urls.is_empty()), AT_ONCE)
+}
+
+/// How a mirror is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// For just the leaves that it is to bring.
+    ByRange,
+    /// For the file from its beginning: it ignores ranges.
+    InOnePiece,
+}
+
+impl How {
+    fn of(mirrors: &Mirrors, url: &Url) -> Self {
+        if mirrors.ignores_ranges(url) {
+            Self::InOnePiece
+        } else {
+            Self::ByRange
+        }
     }
 }
 
@@ -133,6 +196,8 @@ fn run_length(rate: f64, leaf_bytes: u64) -> usize {
 enum RunError {
     #[error("the mirror did not give the range")]
     Http(#[source] HttpError),
+    #[error("the mirror ignores ranges, and {0} bytes are not wanted before those that are")]
+    TooFarIn(u64),
     #[error("the mirror ended before leaf {leaf}")]
     Short { leaf: usize },
     #[error("the mirror sent nothing for {} s", .0.as_secs())]
@@ -163,7 +228,7 @@ impl RunError {
                     | HttpError::TooSlow { .. }
                     | HttpError::ShortBody { .. }
             ),
-            Self::Overtaken { .. } | Self::Yielded | Self::Stopping => false,
+            Self::TooFarIn(_) | Self::Overtaken { .. } | Self::Yielded | Self::Stopping => false,
         };
         if hopeless {
             shared.inner.bad.note(&shared.file.root, url);
@@ -174,31 +239,36 @@ impl RunError {
         match self {
             Self::Http(error) => error.is_transient(),
             Self::Short { .. } | Self::Stalled(_) | Self::Overtaken { .. } | Self::Yielded => true,
-            Self::Wrong { .. } | Self::Stopping => false,
+            Self::Wrong { .. } | Self::TooFarIn(_) | Self::Stopping => false,
         }
     }
 }
 
-/// One range request for the touching leaves `run`.
+/// One request for the touching leaves `run`.
 async fn bring(
     shared: &Arc<Shared>,
-    (source, url): (SourceId, &Url),
+    (source, url, how): (SourceId, &Url, How),
     run: &[usize],
     (turn, bytes): (&Turn, &mut u64),
 ) -> Result<(), RunError> {
     let helps_out = run.iter().any(|leaf| shared.is_second(*leaf, source));
     let range = span(shared, run);
-    let whole = range == (0..shared.file.len);
-    let lease = shared.inner.budget.acquire(range.end - range.start).await;
-    let _under_way = shared.inner.balance.of_mirror(range.end - range.start);
-    let mut get = Get::new(url);
-    get.range = (!whole).then(|| range.clone());
-    get.max_len = Some(range.end - range.start);
-    let mut response = tokio::time::timeout(HEADER, shared.inner.http.get(&get))
-        .await
-        .map_err(|_| RunError::Stalled(HEADER))?
-        .map_err(RunError::Http)?;
-    let mut rest = Bytes::new();
+    let wanted = range.end - range.start;
+    let (range, in_memory) = match how {
+        How::ByRange => (range, wanted),
+        How::InOnePiece if wanted < range.start => return Err(RunError::TooFarIn(range.start)),
+        // For as long as the file takes: no more than what is not verified yet.
+        How::InOnePiece => (0..shared.file.len, wanted.min(shared.largest_leaf())),
+    };
+    let lease = shared.inner.budget.acquire(in_memory).await;
+    let _under_way = shared.inner.balance.of_mirror(in_memory);
+    let mut response = ask(shared, url, &range).await?;
+    let mut rest = if how == How::InOnePiece {
+        let before = run.first().and_then(|leaf| shared.file.leaves.get(*leaf));
+        skip(shared, &mut response, before.map_or(0, |leaf| leaf.offset)).await?
+    } else {
+        Bytes::new()
+    };
     for &leaf in run {
         let wanted = shared.file.leaves[leaf];
         let mut data = BytesMut::with_capacity(wanted.len as usize);
@@ -244,6 +314,46 @@ async fn bring(
     }
     drop(lease);
     Ok(())
+}
+
+/// The answer to a request for `range`. That the mirror ignores ranges is noted.
+async fn ask(shared: &Shared, url: &Url, range: &Range<u64>) -> Result<Response, RunError> {
+    let (mirrors, len) = (shared.inner.http.mirrors(), shared.file.len);
+    let part = *range != (0..len);
+    let mut get = Get::new(url);
+    get.range = part.then(|| range.clone());
+    get.max_len = Some(range.end - range.start);
+    let answer = tokio::time::timeout(HEADER, shared.inner.http.get(&get))
+        .await
+        .map_err(|_| RunError::Stalled(HEADER))?;
+    match &answer {
+        Ok(_) if part => mirrors.observe(url, Observation::Range { ignored: false }),
+        // Any other length is a page of error's, say.
+        Err(HttpError::RangeIgnored { len: Some(came), .. }) if *came == len => {
+            mirrors.observe(url, Observation::Range { ignored: true });
+        }
+        _ => {}
+    }
+    answer.map_err(RunError::Http)
+}
+
+/// Reads past the first `bytes`; gives what came of those behind them.
+async fn skip(shared: &Shared, response: &mut Response, mut bytes: u64) -> Result<Bytes, RunError> {
+    while bytes > 0 {
+        let chunk = tokio::time::timeout(STALL, response.chunk())
+            .await
+            .map_err(|_| RunError::Stalled(STALL))?
+            .map_err(RunError::Http)?;
+        let mut chunk = chunk.ok_or(RunError::Short { leaf: 0 })?;
+        shared.heard();
+        let past = bytes.min(chunk.len() as u64);
+        let rest = chunk.split_off(past as usize);
+        bytes -= past;
+        if !rest.is_empty() {
+            return Ok(rest);
+        }
+    }
+    Ok(Bytes::new())
 }
 
 fn span(shared: &Shared, run: &[usize]) -> Range<u64> {

@@ -208,6 +208,84 @@ async fn a_mirror_alone_gives_the_file_and_with_wrong_bytes_nothing_of_the_wrong
     Ok(())
 }
 
+/// Whether it came, and how long that took.
+async fn timed(client: &TestNode, name: &str) -> (Option<Vec<u8>>, Duration) {
+    let began = std::time::Instant::now();
+    let got = client.get(name).await.ok();
+    (got, began.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_alone_that_ignores_ranges_gives_files_in_one_piece_and_at_once() -> TestResult {
+    let (dir, bytes) = folder(6);
+    let next = random(7, 3 * MIB as usize).to_vec();
+    fs_err::write(dir.path().join("next"), &next)?;
+    let importer = importer(dir.path()).await;
+    let mirror = Upstream::folder(dir.path())?;
+    for name in ["big", "next"] {
+        mirror.fault(name, Fault::NoRanges);
+    }
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
+    let client = follow_then_stop(importer, plan).await;
+    let (got, took) = timed(&client, "big").await;
+    assert!(
+        got.is_some_and(|got| got == bytes) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
+    let asked = |name: &str| {
+        mirror
+            .requests(name)
+            .iter()
+            .map(|r| r.range.is_some())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(asked("big"), [true, false]);
+    let (got, _) = timed(&client, "next").await;
+    assert!(got.is_some_and(|got| got == next));
+    assert_eq!(asked("next"), [false], "it is known");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_gives_ranges_goes_before_one_that_does_not() -> TestResult {
+    let (dir, bytes) = folder(6);
+    fs_err::write(dir.path().join("next"), random(7, 3 * MIB as usize))?;
+    let importer = importer(dir.path()).await;
+    let (whole, ranges) = (Upstream::folder(dir.path())?, Upstream::folder(dir.path())?);
+    whole.fault("*", Fault::NoRanges);
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]);
+    let client = follow_then_stop(importer, plan.upstream(&whole).upstream(&ranges)).await;
+    assert!(client.get("big").await? == bytes);
+    assert!(
+        given(&ranges) >= bytes.len() as u64,
+        "the other may help in one piece only"
+    );
+    client.get("next").await?;
+    assert_eq!(whole.requests("next").len(), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_in_one_piece_is_not_given_and_its_beginning_is_not_read_for_a_little_at_its_end()
+-> TestResult {
+    let (dir, _) = folder(6);
+    let importer = importer(dir.path()).await;
+    let mirror = Upstream::folder(dir.path())?;
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
+    let client = follow_then_stop(importer, plan).await;
+    mirror.fault("big", Fault::NoRanges);
+    mirror.fault("big", Fault::Flip(5 * MIB + 5));
+    client.get("big").await.expect_err("leaf 5 is wrong");
+    mirror.heal();
+    mirror.fault("big", Fault::NoRanges);
+    mirror.clear_log();
+    // Five of its leaves are here: the reader is sent to the mirror instead.
+    let (got, took) = timed(&client, "big").await;
+    assert!(got.is_none() && took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(given(&mirror), 0);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_readers_at_once_ask_the_mirror_once_for_each_leaf() -> TestResult {
     let (dir, bytes) = folder(8);

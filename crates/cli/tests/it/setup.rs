@@ -130,6 +130,12 @@ const SHAPES: &[Shape] = &[
         ours: &["core"],
     },
     Shape {
+        name: "no Architecture, which pacman needs for the variable alone",
+        main: "[options]\nColor\n[core]\nServer = https://a.example/$repo/os/x86_64\n[extra]\nInclude = DIR/mirrorlist\n",
+        others: &[("mirrorlist", "Server = https://b.example/$repo\n")],
+        ours: &["core", "extra"],
+    },
+    Shape {
         name: "bytes that are no text, comments behind values",
         main: "[options]\nArchitecture = x86_64\n# Gr\u{fc}\u{df}e \u{1f980}\n[core]\nServer = https://a.example/$repo\n#Server = https://old.example\n\n\n#end",
         others: &[],

@@ -35,10 +35,18 @@ impl Way {
     }
 }
 
-/// The value of our line for a gateway on this port.
-pub(crate) fn server_url(port: u16) -> String {
-    format!("http://127.0.0.1:{port}/pacman/$repo/$arch")
+/// What our lines say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ours<'a> {
+    pub(crate) way: Way,
+    /// The gateway's.
+    pub(crate) port: u16,
+    /// `$arch`, or the architecture itself: pacman refuses the variable where `Architecture` is not set.
+    pub(crate) arch: &'a str,
 }
+
+/// Stands for the architecture in a line of pacman's.
+pub(crate) const ARCH: &str = "$arch";
 
 /// The port that a line of our form names.
 pub(crate) fn port_of(directive: &Directive<'_>) -> Option<u16> {
@@ -49,7 +57,8 @@ pub(crate) fn port_of(directive: &Directive<'_>) -> Option<u16> {
     let (host, path) = rest.split_once('/')?;
     let (host, port) = host.rsplit_once(':')?;
     let ours = matches!(host, "127.0.0.1" | "localhost" | "[::1]");
-    (ours && path.trim_end_matches('/') == "pacman/$repo/$arch")
+    let arch = path.trim_end_matches('/').strip_prefix("pacman/$repo/");
+    (ours && arch.is_some_and(|arch| !arch.is_empty() && !arch.contains('/')))
         .then(|| port.parse().ok())
         .flatten()
 }
@@ -57,7 +66,7 @@ pub(crate) fn port_of(directive: &Directive<'_>) -> Option<u16> {
 /// Puts our lines into the first section of each repository that `wanted` says, if they are not there.
 ///
 /// `conf` has none of ours ([`take_out`] first). Returns the repositories that have one now.
-pub(crate) fn put_in(conf: &mut Conf, way: Way, port: u16, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn put_in(conf: &mut Conf, ours: Ours<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut places: Vec<(usize, String)> = Vec::new();
     let mut done: Vec<String> = Vec::new();
     for section in conf.sections() {
@@ -73,8 +82,10 @@ pub(crate) fn put_in(conf: &mut Conf, way: Way, port: u16, wanted: &dyn Fn(&str)
             places.push((first.line, indent(conf, first.line)));
         }
     }
+    let Ours { way, port, arch } = ours;
+    let text = format!("{} = http://127.0.0.1:{port}/pacman/$repo/{arch}", way.key());
     for (line, indent) in places.into_iter().rev() {
-        conf.insert(line, &format!("{indent}{} = {}", way.key(), server_url(port)));
+        conf.insert(line, &format!("{indent}{text}"));
         conf.insert(line, &format!("{indent}{MARKER_LINE}"));
     }
     done
@@ -107,12 +118,19 @@ pub(crate) fn take_out(conf: &mut Conf) {
 }
 
 #[cfg(test)]
+const USUAL: Ours<'_> = Ours {
+    way: Way::Server,
+    port: 8080,
+    arch: ARCH,
+};
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn with(text: &str) -> String {
         let mut conf = Conf::parse(text.as_bytes());
-        put_in(&mut conf, Way::Server, 8080, &|name| name != "options");
+        put_in(&mut conf, USUAL, &|name| name != "options");
         String::from_utf8(conf.to_bytes()).expect("text")
     }
 
@@ -234,7 +252,7 @@ mod edits {
         #[test]
         fn undo_leaves_exactly_what_the_user_made_of_the_rest(edits in edits()) {
             let mut conf = Conf::parse(BASE.as_bytes());
-            put_in(&mut conf, Way::Server, 8080, &|name| name != "options");
+            put_in(&mut conf, USUAL, &|name| name != "options");
             let with = String::from_utf8(conf.to_bytes()).expect("text");
             let is_ours = |line: &str| line.trim().starts_with(MARKER) || line.contains("127.0.0.1");
             let mut lines: Marked = with.split_inclusive('\n').map(|line| (line.to_owned(), is_ours(line))).collect();

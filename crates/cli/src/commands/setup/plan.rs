@@ -11,7 +11,7 @@ use pacstore_node::Status;
 use pacstore_pacman::Conf;
 
 use super::change::Change;
-use super::lines::{self, Way};
+use super::lines::{self, ARCH, Ours, Way};
 use super::region::{self, Machine, Ports};
 use super::repositories::{LeftAlone, Repository, sort};
 use super::signatures;
@@ -74,7 +74,8 @@ pub(crate) fn undo(place: &Place, home: &Home) -> anyhow::Result<Plan> {
 /// What setting up would do.
 pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Result<Plan> {
     let pacman = PacmanConf::read(place, &lines::take_out)?;
-    let (mut repositories, left) = sort(&pacman.settings, &architecture());
+    let machine_arch = architecture();
+    let (mut repositories, left) = sort(&pacman.settings, &machine_arch);
     let before = configuration(home)?;
     let rest =
         region::take_out(before.as_deref()).with_context(|| home.config_file().display().to_string())?;
@@ -115,7 +116,11 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
         after: Some(after.into_bytes()),
         folder,
     }];
-    changes.extend(pacman_changes(&pacman, way, port, &repositories));
+    let arch = match pacman.settings.options.architectures.is_empty() {
+        true => machine_arch.as_str(),
+        false => ARCH,
+    };
+    changes.extend(pacman_changes(&pacman, Ours { way, port, arch }, &repositories));
     changes.retain(|change| !change.is_empty());
     Ok(Plan {
         changes,
@@ -127,8 +132,7 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
 
 fn pacman_changes<'a>(
     pacman: &'a PacmanConf,
-    way: Way,
-    port: u16,
+    ours: Ours<'a>,
     repositories: &'a [Repository],
 ) -> impl Iterator<Item = Change> + 'a {
     let mut done: Vec<String> = Vec::new();
@@ -138,7 +142,7 @@ fn pacman_changes<'a>(
         let wanted = |name: &str| {
             repositories.iter().any(|one| one.name == name) && !done.iter().any(|known| known == name)
         };
-        let now = lines::put_in(&mut conf, way, port, &wanted);
+        let now = lines::put_in(&mut conf, ours, &wanted);
         done.extend(now);
         Change {
             path: file.path.clone(),

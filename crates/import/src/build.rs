@@ -44,6 +44,17 @@ impl Labels {
     }
 }
 
+/// The labels under which the store holds what an import of `mirror` brought: its last tree, one that was being made,
+/// and files that no tree holds yet. Without them its next round reads everything anew.
+pub fn labels(mirror: &str) -> [String; 3] {
+    let Labels {
+        staged,
+        next,
+        pending,
+    } = Labels::new(mirror);
+    [staged, next, pending]
+}
+
 /// What a build needs.
 #[derive(Debug)]
 pub(crate) struct Build {

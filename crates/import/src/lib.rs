@@ -49,6 +49,7 @@ mod view;
 mod web;
 mod work;
 
+pub use build::labels;
 pub use error::{IntakeError, RoundError, SourceError};
 pub use globs::GlobError;
 pub use keyring::{KeyringReadError, ReadKeyring, read_keyring};

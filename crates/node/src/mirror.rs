@@ -29,6 +29,9 @@ use crate::error::StoreError;
 use crate::fetch::AskPeers;
 use crate::history::History;
 
+/// How keys of the store begin under which it is written what is known of a mirror; NAME follows.
+pub(crate) const MIRROR: &str = "mirror/";
+
 /// A head that was served stays at least this long.
 const SERVED: Duration = Duration::from_hours(24);
 
@@ -544,7 +547,7 @@ impl Heads {
 }
 
 fn key(config: &MirrorConfig) -> String {
-    format!("mirror/{}", config.name)
+    format!("{MIRROR}{}", config.name)
 }
 
 fn load_head(store: &Store, saved: &SavedHead) -> Option<Accepted> {

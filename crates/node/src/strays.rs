@@ -1,20 +1,27 @@
 //! What the store holds for imports that are gone: let go of when the daemon starts.
 //!
-//! `own/KEY` holds what a key published last, `coming/NAME/CID` a head that waits for replicas. Both outlive the
-//! `[[import]]` that made them, and with them packages that nobody asks for.
+//! `own/KEY` holds what a key published last, `coming/NAME/CID` a head that waits for replicas, `head/NAME/CID` a
+//! snapshot, `import/NAME/*` what the last round brought. They outlive the `[[import]]` that made them, and with them
+//! packages that nobody asks for.
 //!
 //! - Invariant: what a key of this node published last is held, and so is the last published head of a name that is
 //!   imported or followed. In doubt, such as with a key that cannot be read, everything stays.
-//! - Not here: labels of repositories (`crate::repository`) and of heads (`crate::mirror`).
+//! - Invariant: of a name that was ever followed or imported the newest head stays, so that no older one is taken when
+//!   it comes back; all of its files stay while a key is here with which its import may come back.
+//! - Not here: labels of repositories (`crate::repository`), and of heads of mirrors in the configuration (`crate::mirror`).
 
+use std::collections::BTreeSet;
 use std::error::Error;
+use std::time::Duration;
 
 use cid::Cid;
-use pacstore_names::IpnsName;
+use pacstore_names::{IpnsName, Layout, MirrorName};
 use tracing::{info, warn};
 
+use crate::config::{Keep, MirrorConfig};
 use crate::error::StoreError;
 use crate::keys::Keys;
+use crate::mirror::{MIRROR, Mirror};
 use crate::node::Node;
 use crate::{publish, replicas};
 
@@ -24,7 +31,10 @@ pub(crate) fn release(node: &Node) {
     let keys = Keys::new(&node.inner.config.state_dir);
     keys.sweep();
     match keys.names_of_all() {
-        Ok(keys) => tell(release_own(node, &keys)),
+        Ok(keys) => {
+            tell(release_own(node, &keys));
+            tell(release_gone(node, &keys));
+        }
         Err(error) => {
             warn!(
                 error = &error as &dyn Error,
@@ -34,6 +44,12 @@ pub(crate) fn release(node: &Node) {
     }
     tell(release_coming(node));
 }
+
+/// Of an import that may come back the newest snapshot is kept, and all that are not older than this.
+const MAY_COME_BACK: Keep = Keep {
+    age: Duration::from_hours(7 * 24),
+    count: 1,
+};
 
 fn tell(done: Result<(), StoreError>) {
     if let Err(error) = done {
@@ -96,4 +112,106 @@ fn release_coming(node: &Node) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Snapshots of mirrors that the configuration no longer names, and what was brought for imports that it no longer has.
+fn release_gone(node: &Node, keys: &[IpnsName]) -> Result<(), StoreError> {
+    let store = &node.inner.store;
+    let may_come_back = is_one_unused(node, keys);
+    for name in gone_mirrors(node)? {
+        let whole = format!("head/{name}/");
+        let is_whole = store
+            .retained()?
+            .iter()
+            .any(|(label, _)| label.starts_with(&whole));
+        let keep = (may_come_back && is_whole).then_some(MAY_COME_BACK);
+        let heads =
+            Mirror::load(nobodys(name.clone()), keep, store.clone())?.prune(node.inner.clock.now(), &[])?;
+        if 0 < heads || (is_whole && keep.is_none()) {
+            info!(%name, heads, whole = keep.is_some(), "of a mirror that is gone from the configuration the newest snapshot stays");
+        }
+    }
+    if may_come_back {
+        return Ok(());
+    }
+    let held = store.retained()?;
+    for name in gone_imports(node)? {
+        let labels = pacstore_import::labels(&name);
+        labels.iter().try_for_each(|label| store.release(label))?;
+        if held.iter().any(|(label, _)| labels.contains(label)) {
+            info!(
+                name,
+                "what was brought for an import is let go of: it is gone, and every key that it may have had"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// There is a key that no import uses and that is not the node's own: it may be that of one that is gone.
+fn is_one_unused(node: &Node, keys: &[IpnsName]) -> bool {
+    let used: Vec<IpnsName> = node
+        .inner
+        .imports
+        .iter()
+        .map(|import| import.key().name())
+        .collect();
+    let own = Keys::new(&node.inner.config.state_dir)
+        .node()
+        .map(|key| key.name());
+    keys.iter()
+        .any(|key| !used.contains(key) && own.as_ref().ok() != Some(key))
+}
+
+/// Mirrors that are remembered and not configured.
+fn gone_mirrors(node: &Node) -> Result<Vec<MirrorName>, StoreError> {
+    let known = node.inner.store.state_list(MIRROR)?;
+    let names = known
+        .iter()
+        .filter_map(|(key, _)| key.strip_prefix(MIRROR)?.parse().ok());
+    let is_gone = |name: &MirrorName| {
+        !node
+            .inner
+            .mirrors
+            .iter()
+            .any(|mirror| mirror.config.name == *name)
+    };
+    Ok(names.filter(is_gone).collect())
+}
+
+/// Imports of which the store holds something, or that have a folder, and that are not configured.
+fn gone_imports(node: &Node) -> Result<BTreeSet<String>, StoreError> {
+    let labels = node.inner.store.retained()?;
+    let of_label = |label: &str| Some(label.strip_prefix("import/")?.split('/').next()?.to_owned());
+    let mut names: BTreeSet<String> = labels.iter().filter_map(|(label, _)| of_label(label)).collect();
+    // Files of a first round that never ended have no tree, so no label tells of them.
+    let folders = fs_err::read_dir(node.inner.config.state_dir.join("import"));
+    names.extend(
+        folders
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok()),
+    );
+    names.retain(|name| {
+        !node
+            .inner
+            .imports
+            .iter()
+            .any(|import| import.name().as_str() == name)
+    });
+    Ok(names)
+}
+
+/// A mirror that nobody serves: only what is remembered of it counts.
+fn nobodys(name: MirrorName) -> MirrorConfig {
+    MirrorConfig {
+        name,
+        importers: Vec::new(),
+        quorum: 1,
+        upstreams: Vec::new(),
+        layout: Layout::Plain,
+        folder: String::new(),
+        public: false,
+    }
 }

@@ -1,17 +1,19 @@
 //! What is held for imports that are gone is let go of when the daemon starts, and nothing else is.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use pacstore_import::Files;
-use pacstore_node::{Keys, Node, Online};
-use pacstore_runtime::Tasks;
+use pacstore_node::{Keys, Node, Online, Outcome};
+use pacstore_runtime::{Clock, Tasks};
 use pacstore_store::Tuning;
 use pacstore_testkit::TestResult;
 
-use crate::nodes::{Failure, Plan, SOON, TestNode, copy_folder};
+use crate::nodes::{Failure, NAME, Plan, SOON, TestNode, copy_folder};
 use crate::publish::{StopAt, Then};
 use crate::replicas::{status, waits};
 
@@ -81,6 +83,71 @@ async fn what_a_key_published_is_held_until_import_and_key_are_gone() -> TestRes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_taken_out_keeps_its_newest_snapshot_and_the_others_for_a_week() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let (node, [first, second]) = published(dir.path()).await?;
+    let (imports, mirrors) = (node.plan.config.imports.clone(), node.plan.config.mirrors.clone());
+    let brought = held(&node, "import/");
+    assert!(!brought.is_empty());
+    let node = without_import(node).await;
+    let snapshots = |node: &TestNode| BTreeSet::from_iter(held(node, &format!("head/{NAME}/")));
+    assert_eq!(snapshots(&node), BTreeSet::from([first, second.clone()]));
+
+    let mut plan = node.stop().await;
+    plan.clock = Clock::fake(SystemTime::now() + Duration::from_hours(8 * 24)).0;
+    let node = plan.start().await;
+    assert_eq!(snapshots(&node), BTreeSet::from([second.clone()]));
+    assert_eq!(held(&node, "import/"), brought);
+
+    let mut plan = node.stop().await;
+    (plan.config.imports, plan.config.mirrors) = (imports, mirrors);
+    let node = plan.start().await;
+    assert_eq!(node.tree(), Some(second), "it came back");
+    assert_eq!(node.get("file").await?, b"and two");
+    assert_eq!(
+        node.round().await.outcome,
+        Outcome::Unchanged,
+        "what it brought is known"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_import_that_cannot_come_back_only_directories_of_the_newest_snapshot_stay() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let (node, [_, second]) = published(dir.path()).await?;
+    let (imports, mirrors) = (node.plan.config.imports.clone(), node.plan.config.mirrors.clone());
+    let all = |node: &TestNode| ["head/", "nodes/head/", "import/"].map(|prefix| held(node, prefix));
+    let before = all(&node);
+    // Any key may be that of the import.
+    let keys = Keys::new(&node.plan.config.state_dir);
+    keys.create("other")?;
+    let file = key_file(&node.plan);
+    let (aside, other) = (file.with_file_name("aside"), file.with_file_name("other.key"));
+    fs_err::rename(&file, &aside)?;
+    let node = without_import(node).await;
+    assert_eq!(all(&node), before);
+
+    fs_err::remove_file(other)?;
+    let node = node.stop().await.start().await;
+    let newest = format!("{NAME}/{second}");
+    assert_eq!(all(&node), [vec![], vec![newest], vec![]]);
+    node.node.gc(Some(0)).await?;
+    assert_eq!(node.node.store().stats().files, 0, "gc can free all of it");
+
+    // It comes back all the same, with its last head.
+    fs_err::rename(aside, file)?;
+    let mut plan = node.stop().await;
+    (plan.config.imports, plan.config.mirrors) = (imports, mirrors);
+    let node = plan.start().await;
+    assert_eq!(node.tree(), Some(second.clone()));
+    node.import().await;
+    assert_eq!(node.tree(), Some(second));
+    assert_eq!(node.get("file").await?, b"and two");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_writer_left_beside_the_keys_is_gone_after_a_start() -> TestResult {
     let plan = Plan::new();
     Keys::new(&plan.config.state_dir).create("k")?;
@@ -106,6 +173,7 @@ async fn the_newest_tree_of_a_name_that_is_followed_is_held_and_an_older_one_is_
     let node = plan.start().await;
     assert_eq!(node.tree(), Some(second.clone()));
     assert_eq!(held(&node, "own/"), [key.to_string()]);
+    assert_eq!(held(&node, "import/"), [""; 0], "it is imported elsewhere");
     assert!(
         node.node
             .store()
@@ -163,7 +231,8 @@ async fn start_until(plan: &Plan, left: usize) -> Result<(Plan, bool, usize), Fa
     let left = gate.left.load(Ordering::SeqCst);
     // An index whose write failed says nothing more: something may be left.
     let some = started.as_ref().is_ok_and(|node| {
-        let own = |label: &str| label.starts_with("own/") || label.starts_with("coming/");
+        let ours = ["own/", "coming/", "head/", "import/"];
+        let own = |label: &str| ours.iter().any(|prefix| label.starts_with(prefix));
         let labels = node.store().retained();
         labels.map_or(true, |labels| labels.iter().any(|(label, _)| own(label)))
     });
@@ -192,13 +261,15 @@ async fn a_stop_at_any_step_is_made_up_for_at_the_next_start() -> TestResult {
     let (_, some, left) = start_until(&plan, all).await?;
     assert!(!some, "all of it is let go of");
     let mut stops = 0;
-    for step in (0..=all - left).rev().take(12) {
+    for step in (0..=all - left).rev().take(40) {
         let (mut copy, some, _) = start_until(&plan, step).await?;
         stops += usize::from(some);
         copy.config.mirrors.clear();
         let node = copy.start().await;
         assert_eq!(held(&node, "coming/"), [""; 0], "step {step}");
-        assert_eq!(held(&node, "own/"), [""; 0], "step {step}");
+        for gone in ["own/", "head/", "import/"] {
+            assert_eq!(held(&node, gone), [""; 0], "step {step}");
+        }
         let mut copy = node.stop().await;
         fs_err::rename(aside(&copy), key_file(&copy))?;
         copy.config.imports.clone_from(&plan.config.imports);
@@ -208,6 +279,6 @@ async fn a_stop_at_any_step_is_made_up_for_at_the_next_start() -> TestResult {
         waits(&node).await;
         node.stop().await;
     }
-    assert!(stops > 2, "{stops} stops");
+    assert!(stops > 10, "{stops} stops");
     Ok(())
 }

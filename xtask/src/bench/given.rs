@@ -181,6 +181,8 @@ fn idle(args: &Args, (bin, dir): (&Path, &Path), world: &World, table: &mut Tabl
     let processor = (node.cpu_seconds() - cpu) / time * 100.0;
     let bytes = (node.bytes_written()? - written) as f64 * HOUR / time / 1e6;
     let what = format!("idle, {} s", args.idle);
+    let program = std::fs::metadata(bin)?.len() as f64 / 1e6;
+    table.tell("size of the program", &format!("{program:.0} MB"));
     table.limit(&format!("{what}: memory"), node.resident_mb(), "MB", 40.0);
     table.limit(&format!("{what}: processor"), processor, "%", 0.2);
     table.limit(&format!("{what}: writes an hour"), bytes, "MB", 1.0);

@@ -47,8 +47,8 @@ pub(crate) struct Args {
     /// Files of the mirrors of `importer`
     #[arg(long, default_value_t = 100_000)]
     files: usize,
-    /// Seconds that the idle node of `client` is watched
-    #[arg(long, default_value_t = 60)]
+    /// Seconds that the idle node of `client` is watched; what it writes once a start weighs more in a shorter time
+    #[arg(long, default_value_t = 400)]
     idle: u64,
     /// Only this row of `importer` or `client`
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! Who is sooner, peers or a mirror: by what is under way from each, and by how fast each has shown to be.
 //!
-//! Peers go first. Where they are busy, a mirror that has nothing to do is sooner, and three lines bring more than two.
+//! Peers go first. Where they are busy, a mirror that has nothing to do is sooner, and three lines bring more than two; where
+//! the mirror is the busier one, more that is asked of it waits there while the peers have nothing to do.
 //!
 //! - Invariant: who was never measured is tried: peers at once, a mirror where it would be sooner if it gave [`GUESS`].
 //! - Not here: sources that are late or fail (`super::plan`, `super::small`), which mirror is best (`pacstore-upstream`).
@@ -69,6 +70,11 @@ impl Balance {
         self.mirror_takes(bytes, mirror) < until(&self.peers, bytes, peers)
     }
 
+    fn are_peers_sooner(&self, bytes: u64, peers: f64, mirror: (Option<f64>, Duration)) -> bool {
+        0 < self.mirrors.load(Ordering::Relaxed)
+            && until(&self.peers, bytes, peers) < self.mirror_takes(bytes, mirror)
+    }
+
     fn is_slow(&self, bytes: u64, neighbour: f64, mirror: (Option<f64>, Duration)) -> bool {
         let here = until(&self.peers, bytes, neighbour);
         SLOW.as_secs_f64() < here && 1.5 * self.mirror_takes(bytes, mirror) < here
@@ -88,6 +94,17 @@ pub(crate) fn is_mirror_sooner(inner: &Inner, session: &Session, mirrors: &[Url]
         return false;
     };
     inner.balance.is_mirror_sooner(bytes, peers, mirror)
+}
+
+/// Whether `peers` would bring `bytes` sooner than the mirror `url`, which has others under way.
+pub(crate) fn are_peers_sooner(inner: &Inner, peers: &[PeerId], url: &Url, bytes: u64) -> bool {
+    let Some(rate) = inner.net.as_ref().and_then(|net| net.bitswap().rate(peers)) else {
+        return false;
+    };
+    let known = inner.http.mirrors();
+    let mirror = known.rate(url).map(|rate| rate as f64);
+    let latency = known.latency(url).unwrap_or_default();
+    inner.balance.are_peers_sooner(bytes, rate, (mirror, latency))
 }
 
 /// Whether `neighbours` are so slow that the best mirror and all other peers had better help with `bytes` that one of them has.
@@ -148,6 +165,27 @@ mod tests {
         assert!(
             !balance.is_mirror_sooner(MIB, PEERS, mirror(5e6)),
             "nothing is under way any more"
+        );
+    }
+
+    #[test]
+    fn a_busy_mirror_leaves_the_next_leaf_to_peers_that_are_sooner() {
+        let balance = Balance::default();
+        let mirror = (Some(5e6), Duration::from_millis(10));
+        assert!(
+            !balance.are_peers_sooner(MIB, PEERS, mirror),
+            "one that has nothing to do brings it beside them"
+        );
+        let _its = balance.of_mirror(MIB);
+        assert!(balance.are_peers_sooner(MIB, PEERS, mirror));
+        assert!(
+            !balance.are_peers_sooner(MIB, 1e6, mirror),
+            "slow peers are no help"
+        );
+        let _busy = [balance.of_peers(2 * MIB), balance.of_peers(2 * MIB)];
+        assert!(
+            !balance.are_peers_sooner(MIB, PEERS, mirror),
+            "they are busier still"
         );
     }
 

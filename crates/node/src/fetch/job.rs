@@ -19,6 +19,7 @@ use pacstore_store::{Origin, Partial, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
+use url::Url;
 
 use crate::error::StoreError;
 
@@ -26,7 +27,7 @@ use super::fresh::Fresh;
 use super::plan::{Plan, SourceId};
 use super::reader::{Reader, leaf_at};
 use super::turns::Tickets;
-use super::{AskPeers, FetchError, Inner, PATIENCE, Sources, peers, upstreams};
+use super::{AskPeers, FetchError, Inner, PATIENCE, Sources, balance, peers, upstreams};
 
 /// How long a job goes on without a byte when only peers are left to ask and none is connected.
 const LONELY: Duration = Duration::from_secs(3);
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     wrong: AtomicBool,
     /// See [`Shared::comes_in_one_piece`].
     in_one_piece: AtomicBool,
+    /// What was asked of peers last did not come.
+    peers_failed: AtomicBool,
     readers: AtomicU64,
     /// Some reader reads while the rest arrives.
     read_on: AtomicBool,
@@ -137,6 +140,7 @@ impl Job {
             said: Mutex::new("neither peers nor upstreams to ask".to_owned()),
             wrong: AtomicBool::new(false),
             in_one_piece: AtomicBool::new(false),
+            peers_failed: AtomicBool::new(false),
             readers: AtomicU64::new(1),
             read_on: AtomicBool::new(false),
             tickets: Tickets::default(),
@@ -311,6 +315,21 @@ impl Shared {
     /// A mirror gives the file in one piece only, and too little of that is wanted: the reader goes there sooner.
     pub(crate) fn comes_in_one_piece(&self) {
         self.in_one_piece.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peers gave what was asked of them last.
+    pub(crate) fn peers_give(&self, give: bool) {
+        self.peers_failed.store(!give, Ordering::Relaxed);
+    }
+
+    /// Whether the next leaf had better be left to the peers than asked of the mirror `url`: they would be sooner, and have
+    /// not failed in this file.
+    pub(crate) fn is_better_from_peers(&self, url: &Url) -> bool {
+        if self.ask == AskPeers::Nobody || self.peers_failed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let peers = peers::may_be_asked(&self.inner, self.ask);
+        !peers.is_empty() && balance::are_peers_sooner(&self.inner, &peers, url, self.largest_leaf())
     }
 
     /// Since when no byte came from anybody.

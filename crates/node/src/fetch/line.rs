@@ -19,7 +19,7 @@ use cid::Cid;
 use tokio::sync::watch;
 
 pub(crate) use super::queue::Host;
-use super::queue::{Flight, Start, State, WIDE, WIDE_RATE, Waiting};
+use super::queue::{Flight, Start, State, WIDE_RATE, Waiting};
 
 /// A reader must have its first byte by then; pacman gives up after 10 s.
 pub(crate) const FIRST_BYTE: Duration = Duration::from_secs(8);
@@ -89,12 +89,14 @@ impl Line {
     }
 
     /// A source that has shown `rate`, if it was measured, may bring more beside those that bring now: the line is not known
-    /// to be the limit, or it is wide, or that source alone was much faster than all of them are.
+    /// to be the limit, or it was wide a little ago, or that source alone was much faster than all of them are.
     pub(crate) fn has_room_for(&self, rate: Option<f64>) -> bool {
         let now = Instant::now();
         let state = self.state();
-        let all = state.rate(now).filter(|_| state.is_limit(now));
-        all.is_none_or(|all| all >= WIDE_RATE || rate.is_some_and(|rate| all * 1.5 < rate))
+        let all = state
+            .rate(now)
+            .filter(|_| state.is_limit(now) && !state.was_wide(now));
+        all.is_none_or(|all| rate.is_some_and(|rate| all * 1.5 < rate))
     }
 
     /// The line is known to give so much that several leaves of a file that is waited for
@@ -111,10 +113,7 @@ impl Line {
         let from = state.until.map_or(from, |until| until.max(from));
         let busy = now.saturating_duration_since(from);
         state.until = Some(now);
-        state.now.add(bytes, busy, now);
-        if state.flights.iter().filter(|f| f.going).count() >= WIDE {
-            state.wide.add(bytes, busy, now);
-        }
+        state.brought(bytes, busy, now);
         state.note(host, now);
     }
 
@@ -345,8 +344,7 @@ mod tests {
         assert!(turns.iter().all(Turn::try_start));
         let mut state = line.state();
         let now = Instant::now();
-        state.now.add(rate, Duration::from_secs(1), now);
-        state.wide.add(rate, Duration::from_secs(1), now);
+        state.brought(rate, Duration::from_secs(1), now);
         let before = now.checked_sub(Duration::from_secs(5)).unwrap_or(now);
         state.active.push((host.clone(), before, now));
         drop(state);
@@ -402,6 +400,10 @@ mod tests {
         );
         let wide = thin(10_000_000, &Host::Peers(2));
         assert!(wide.is_limit() && wide.has_room_for(None));
+        let now = Instant::now();
+        wide.state().brought(3_000_000, Duration::from_secs(2), now);
+        wide.state().brought(2_000_000, Duration::from_secs(2), now);
+        assert!(!wide.is_wide() && wide.has_room_for(None), "small files since");
         assert!(Line::default().has_room_for(None), "nothing is known");
     }
 

@@ -43,8 +43,8 @@ const NODES_AT_ONCE: usize = 64;
 /// How long a session waits for a peer when it has none.
 const FIND_PEER: Duration = Duration::from_millis(800);
 
-/// How long a leaf is left to a mirror that would be sooner.
-const MAKE_WAY: Duration = Duration::from_millis(300);
+/// How long a leaf is left to a mirror that would be sooner, or by a mirror to peers that would.
+pub(crate) const MAKE_WAY: Duration = Duration::from_millis(300);
 
 /// How often it is looked for peers that connected since.
 const NEWCOMERS: Duration = Duration::from_millis(50);
@@ -149,7 +149,10 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
             () = shared.stop.cancelled() => return,
             Some(done) = flying.next() => match done {
                 Some((bytes, asked)) => rest.count(&shared, source, bytes, asked),
-                None => rest.failed(),
+                None => {
+                    shared.peers_give(false);
+                    rest.failed();
+                }
             },
             () = tokio::time::sleep(super::plan::LATE / 4) => {}
         }
@@ -298,6 +301,7 @@ impl Backlog {
             .line
             .came(&Host::Peers(self.peers.len()), bytes, from);
         shared.measured(source, bytes, now.saturating_duration_since(from));
+        shared.peers_give(true);
         self.last = Some(now);
         self.failures = 0;
         self.until = None;

@@ -26,7 +26,7 @@ const LATER_AT_ONCE: usize = 4;
 const LATER_WITHIN: Duration = Duration::from_millis(250);
 
 /// So many flights at once show what the line gives.
-pub(super) const WIDE: usize = 3;
+const WIDE: usize = 3;
 
 /// Bytes a second from which on a first leaf needs no care.
 pub(super) const WIDE_RATE: f64 = 8e6;
@@ -113,6 +113,8 @@ pub(super) struct Waiting {
 pub(super) struct State {
     pub(super) now: Meter,
     pub(super) wide: Meter,
+    /// When all together last brought [`WIDE_RATE`].
+    pub(super) wide_at: Option<Instant>,
     pub(super) until: Option<Instant>,
     /// In the order in which they came.
     pub(super) waiting: Vec<Waiting>,
@@ -123,6 +125,17 @@ pub(super) struct State {
 }
 
 impl State {
+    /// All sources together brought `bytes` in `busy`.
+    pub(super) fn brought(&mut self, bytes: u64, busy: Duration, now: Instant) {
+        self.now.add(bytes, busy, now);
+        if self.flights.iter().filter(|f| f.going).count() >= WIDE {
+            self.wide.add(bytes, busy, now);
+        }
+        if self.rate(now).is_some_and(|rate| rate >= WIDE_RATE) {
+            self.wide_at = Some(now);
+        }
+    }
+
     pub(super) fn rate(&self, now: Instant) -> Option<f64> {
         self.now.rate(now, FRESH)
     }
@@ -133,6 +146,12 @@ impl State {
             (Some(rate), Some(wide)) => wide < rate * 1.5,
             _ => false,
         }
+    }
+
+    /// The line gave [`WIDE_RATE`] a little ago: what comes more slowly now is small files, or slow sources.
+    pub(super) fn was_wide(&self, now: Instant) -> bool {
+        self.wide_at
+            .is_some_and(|at| now.saturating_duration_since(at) < FRESH)
     }
 
     /// First leaves would come too late if all leaves were brought side by side.

@@ -22,6 +22,7 @@ use url::Url;
 
 use super::job::Shared;
 use super::line::{Go, Host, Turn};
+use super::peers::MAKE_WAY;
 use super::plan::SourceId;
 use super::turns;
 
@@ -41,6 +42,9 @@ pub(crate) const HEADER: Duration = Duration::from_secs(5);
 /// How long a mirror may send nothing within an answer before its leaves go to others.
 pub(crate) const STALL: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether the peers still would be sooner.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Nobody else brings anything while no byte came for so long.
 const ALONE: Duration = Duration::from_secs(1);
 
@@ -57,6 +61,8 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
     let mut urls: VecDeque<Url> = [ranges, whole].concat().into();
     let Some(mut url) = urls.pop_front() else { return };
     let mut failures = 0;
+    // Since when it has been left to the peers.
+    let mut left: Option<Instant> = None;
     loop {
         if shared.stop.is_cancelled() || shared.complete() {
             return;
@@ -66,6 +72,14 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId, urls: Vec<Url>) {
             idle(&shared).await;
             continue;
         }
+        if shared.is_better_from_peers(&url) && left.get_or_insert_with(Instant::now).elapsed() < MAKE_WAY {
+            tokio::select! {
+                () = idle(&shared) => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            continue;
+        }
+        left = None;
         let turn = shared.inner.line.turn(shared.file.root, host(&url));
         tokio::select! {
             () = shared.stop.cancelled() => return,

@@ -149,10 +149,7 @@ pub(crate) async fn run(shared: Arc<Shared>, source: SourceId) {
             () = shared.stop.cancelled() => return,
             Some(done) = flying.next() => match done {
                 Some((bytes, asked)) => rest.count(&shared, source, bytes, asked),
-                None => {
-                    shared.peers_give(false);
-                    rest.failed();
-                }
+                None => rest.failed(&shared),
             },
             () = tokio::time::sleep(super::plan::LATE / 4) => {}
         }
@@ -281,7 +278,8 @@ impl Backlog {
     }
 
     /// Leaves that fail together count as one failure.
-    fn failed(&mut self) {
+    fn failed(&mut self, shared: &Shared) {
+        shared.peers_give(false);
         let now = Instant::now();
         if self.until.is_some_and(|until| now < until) {
             return;

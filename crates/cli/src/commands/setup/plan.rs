@@ -116,9 +116,10 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
         after: Some(after.into_bytes()),
         folder,
     }];
-    let arch = match pacman.settings.options.architectures.is_empty() {
-        true => machine_arch.as_str(),
-        false => ARCH,
+    let arch = if pacman.settings.options.architectures.is_empty() {
+        machine_arch.as_str()
+    } else {
+        ARCH
     };
     changes.extend(pacman_changes(&pacman, Ours { way, port, arch }, &repositories));
     changes.retain(|change| !change.is_empty());

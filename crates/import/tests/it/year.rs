@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pacstore_import::{Importer, Progress};
 
@@ -18,6 +18,9 @@ type TestResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Snapshots that stay.
 const KEPT: usize = 3;
+
+/// When the first files were written, since 1970; those of each update a second later.
+const FIRST: Duration = Duration::from_secs(1_744_500_000);
 
 /// How large a run is.
 struct Size {
@@ -119,9 +122,14 @@ fn write(dir: &Path, number: u32, version: u32, bytes: usize) -> TestResult {
         word ^= word << 17;
         chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
     }
-    // As rsync does it: beside, then over.
+    // As rsync does it: beside, then over. What was written within two seconds is not remembered, and how many files that
+    // are would depend on how fast the machine is.
     let beside = dir.join(".new");
     fs_err::write(&beside, content)?;
+    let file = fs_err::OpenOptions::new().write(true).open(&beside)?;
+    file.file()
+        .set_modified(SystemTime::UNIX_EPOCH + FIRST + Duration::from_secs(u64::from(version)))?;
+    drop(file);
     fs_err::rename(
         beside,
         dir.join(format!("package{number:05}-1-1-any.pkg.tar.zst")),

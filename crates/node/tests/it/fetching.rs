@@ -1,14 +1,17 @@
 //! Files of many leaves from several sources, good and bad.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pacstore_import::Files;
-use pacstore_testkit::{At, Fault, TestResult, Upstream, random};
+use pacstore_testkit::{At, Fault, Request, TestResult, Upstream, random};
 
-use crate::nodes::{Plan, TestNode};
+use crate::nodes::{Plan, SOON, TestNode};
 
 const MIB: u64 = 1 << 20;
+
+/// So long a peer is waited for where none is connected.
+const LONELY: Duration = Duration::from_secs(3);
 
 /// A folder with one file `big` of `mib` MiB and a little.
 fn folder(mib: u64) -> (tempfile::TempDir, Vec<u8>) {
@@ -57,6 +60,40 @@ async fn a_peer_and_a_mirror_share_the_work() -> TestResult {
         given(&mirror)
     );
     Ok(())
+}
+
+/// What is asked of a mirror that is busy waits there, while the peers bring it sooner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_with_others_under_way_leaves_the_next_file_to_sooner_peers_at_first() -> TestResult {
+    let (dir, bytes) = folder(24);
+    for (name, mib) in [("busy", 4), ("next", 24)] {
+        fs_err::write(dir.path().join(name), random(100 + mib, (mib * MIB) as usize))?;
+    }
+    let mirror = Upstream::folder(dir.path())?;
+    mirror.limit(Some(2_000_000));
+    let importer = importer(dir.path()).await;
+    let relay = importer.relay(Some(20_000_000)).await;
+    let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)]).upstream(&mirror);
+    let client = plan.start().await;
+    client.follows(&importer).await;
+    assert!(client.get("big").await? == bytes, "both are measured by it");
+    mirror.fault("busy", Fault::StallAfterHeader);
+    let next = async {
+        let asked = |log: &[Request]| log.iter().any(|one| one.path.ends_with("/busy"));
+        mirror.wait_for(SOON, asked).await?;
+        let began = SystemTime::now();
+        client.get("next").await?;
+        let first = mirror.requests("next").first().map(|one| one.at);
+        let left = first.map(|first| first.duration_since(began).unwrap_or_default());
+        assert!(
+            left.is_none_or(|left| left >= Duration::from_millis(250)),
+            "asked of the mirror after {left:?}"
+        );
+        TestResult::Ok(())
+    };
+    let (busy, next) = tokio::join!(client.get("busy"), next);
+    busy?;
+    next
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,10 +265,7 @@ async fn a_mirror_alone_that_ignores_ranges_gives_files_in_one_piece_and_at_once
     let plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]).upstream(&mirror);
     let client = follow_then_stop(importer, plan).await;
     let (got, took) = timed(&client, "big").await;
-    assert!(
-        got.is_some_and(|got| got == bytes) && took < Duration::from_secs(2),
-        "{took:?}"
-    );
+    assert!(got.is_some_and(|got| got == bytes) && took < LONELY, "{took:?}");
     let asked = |name: &str| {
         mirror
             .requests(name)
@@ -281,7 +315,7 @@ async fn what_is_wrong_in_one_piece_is_not_given_and_its_beginning_is_not_read_f
     mirror.clear_log();
     // Five of its leaves are here: the reader is sent to the mirror instead.
     let (got, took) = timed(&client, "big").await;
-    assert!(got.is_none() && took < Duration::from_secs(1), "{took:?}");
+    assert!(got.is_none() && took < LONELY, "{took:?}");
     assert_eq!(given(&mirror), 0);
     Ok(())
 }

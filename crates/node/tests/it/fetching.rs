@@ -65,12 +65,13 @@ async fn a_peer_and_a_mirror_share_the_work() -> TestResult {
 /// What is asked of a mirror that is busy waits there, while the peers bring it sooner.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_with_others_under_way_leaves_the_next_file_to_sooner_peers_at_first() -> TestResult {
-    let (dir, bytes) = folder(24);
-    for (name, mib) in [("busy", 4), ("next", 24)] {
+    let (dir, bytes) = folder(48);
+    // More leaves than peers are asked for at first, so the mirror gets one.
+    for (name, mib) in [("busy", 8), ("next", 24)] {
         fs_err::write(dir.path().join(name), random(100 + mib, (mib * MIB) as usize))?;
     }
     let mirror = Upstream::folder(dir.path())?;
-    mirror.limit(Some(2_000_000));
+    mirror.limit(Some(1_000_000));
     let importer = importer(dir.path()).await;
     let relay = importer.relay(Some(20_000_000)).await;
     let plan = Plan::client(vec![importer.plan.key()], vec![importer.behind(&relay)]).upstream(&mirror);

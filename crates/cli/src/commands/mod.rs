@@ -152,6 +152,9 @@ fn log_to_stderr(verbose: u8, daemon: bool) {
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written (a full disk, a pager that went away) is lost. To say so on the
+        // same stderr would panic, in whatever was about to log: a download, say.
+        .log_internal_errors(false)
         .with_ansi(colour);
     // Set once, at the start; a second call cannot happen.
     let _ = logging.try_init();

@@ -52,6 +52,12 @@ impl Daemon {
             .append(true)
             .open(&log)
             .expect("a log");
+        Self::spawn_into(home, environment, file)
+    }
+
+    /// The same with its log in `file`, of which nothing is read.
+    pub(crate) fn spawn_into(home: &Home, environment: &[(&str, &str)], file: File) -> Self {
+        let log = home.path().join("daemon.log");
         let mut command = home.command(["daemon"]);
         command.envs(environment.iter().copied());
         if let Ok(filter) = std::env::var("PACSTORE_TEST_LOG") {

@@ -63,6 +63,26 @@ fn status_has_the_fields_that_scripts_rely_on() -> TestResult {
     Ok(())
 }
 
+/// Its log lies on a disk that is full, or goes to a reader that went away.
+#[test]
+fn a_log_that_cannot_be_written_harms_no_download() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let repo = Repo::create(folder.path(), RepoSpec::new("core").package("a", 10_000))?;
+    let home = Home::importer(NAME, repo.folder().to_str().unwrap());
+    home.run(["import", NAME, "--once"]).done();
+    let (reader, gone) = std::io::pipe()?;
+    drop(reader);
+    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    for log in [full, std::os::fd::OwnedFd::from(gone).into()] {
+        let mut daemon = Daemon::spawn_into(&home, &[("PACSTORE_LOG", "debug")], log);
+        daemon.ready();
+        daemon.file(&format!("/ipns/{NAME}/{}", repo.file_name("a")?));
+        home.run(["status"]).done();
+        daemon.stop();
+    }
+    Ok(())
+}
+
 #[test]
 fn a_second_daemon_of_a_home_is_told_which_process_holds_it() {
     let home = Home::with(LOOPBACK);

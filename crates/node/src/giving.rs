@@ -133,6 +133,9 @@ impl Giving {
         receipt.givers = self.node.inner.fetch.givers(&root);
         receipt.root = Some(root.to_string());
         receipt.bytes = self.tally.get();
+        if let Content::Stored(file) = &self.content {
+            self.node.inner.machine.given.note(&file.info);
+        }
         self.node.inner.receipts.put(receipt);
     }
 }

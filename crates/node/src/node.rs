@@ -303,6 +303,10 @@ impl Node {
         }
         if let Some(period) = machine.scrub {
             tasks.spawn("scrub", crate::machine::scrub::run(self.clone(), period));
+            tasks.spawn(
+                "scrub of what was given",
+                crate::machine::given::run(self.clone()),
+            );
         }
         if self.inner.net.is_some() {
             tasks.spawn("alert", crate::alert::run(self.clone()));

@@ -9,6 +9,7 @@
 //! - Not here: fetching (`crate::fetch`, `crate::repository`), eviction itself (`pacstore-store`).
 
 pub(crate) mod cache;
+pub(crate) mod given;
 mod local;
 mod moment;
 mod plan;
@@ -139,6 +140,7 @@ pub(crate) struct Board {
     caches: Mutex<HashMap<PathBuf, cache::Seen>>,
     pub(crate) prefetch: Mutex<prefetch::Progress>,
     pub(crate) scrub: Mutex<scrub::ScrubStatus>,
+    pub(crate) given: given::Given,
     /// A database or head is new: somebody should look now.
     now: Notify,
     /// Somebody asks for the updates now.
@@ -153,6 +155,7 @@ impl Default for Board {
             caches: Mutex::default(),
             prefetch: Mutex::default(),
             scrub: Mutex::default(),
+            given: given::Given::default(),
             now: Notify::new(),
             fetch_now: Notify::new(),
         }

@@ -2,11 +2,12 @@
 //!
 //! - Invariant: at most the bytes that the period allows are read in ten minutes, so a disk is never busy with it for long.
 //! - Invariant: where it was is remembered over restarts.
-//! - Not here: checking one file (`pacstore-store`), everything at once (`pacstore fsck`).
+//! - Not here: checking one file (`pacstore-store`), everything at once (`pacstore fsck`), what was just given (`super::given`).
 
 use std::time::Duration;
 
 use pacstore_runtime::note;
+use pacstore_store::Scrubbed;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -68,8 +69,7 @@ impl Node {
             .unwrap_or(0);
         let (begin, mut around, mut read) = (next, false, 0);
         while read < bytes && !(around && next >= begin) {
-            let store = self.inner.store.clone();
-            let Some(one) = self.on_disk(move || Ok(store.scrub_next(next)?)).await? else {
+            let Some(one) = self.read_again(next).await? else {
                 if around {
                     break;
                 }
@@ -78,16 +78,6 @@ impl Node {
             };
             next = one.id + 1;
             read += one.len;
-            let damaged = one.damage.is_some();
-            let mended = match (damaged, one.sha256) {
-                (true, Some(sha256)) => self.mend(&sha256).await,
-                _ => false,
-            };
-            let mut status = Board::lock(&self.inner.machine.scrub);
-            status.files += 1;
-            status.bytes += one.len;
-            status.damaged += u64::from(damaged);
-            status.mended += u64::from(mended);
         }
         if next == begin {
             return Ok(());
@@ -95,6 +85,26 @@ impl Node {
         let store = self.inner.store.clone();
         self.on_disk(move || Ok(store.state_put(&[(NEXT, Some(&next.to_le_bytes()))])?))
             .await
+    }
+
+    /// Reads the first file with the number `from` or a higher one again. `None`: there is none.
+    pub(super) async fn read_again(&self, from: u64) -> Result<Option<Scrubbed>, StoreError> {
+        let store = self.inner.store.clone();
+        let Some(one) = self.on_disk(move || Ok(store.scrub_next(from)?)).await? else {
+            return Ok(None);
+        };
+        let damaged = one.damage.is_some();
+        let mended = match (damaged, one.sha256) {
+            (true, Some(sha256)) => self.mend(&sha256).await,
+            _ => false,
+        };
+        let mut status = Board::lock(&self.inner.machine.scrub);
+        status.files += 1;
+        status.bytes += one.len;
+        status.damaged += u64::from(damaged);
+        status.mended += u64::from(mended);
+        drop(status);
+        Ok(Some(one))
     }
 
     /// What re-reading has seen so far.

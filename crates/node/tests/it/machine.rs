@@ -1,6 +1,7 @@
 //! The machine under the node: its next updates ahead of time, pacman's cache, what goes first, scrubbing.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pacstore_import::Files;
 use pacstore_node::config::PrefetchConfig;
@@ -9,6 +10,8 @@ use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 use tempfile::TempDir;
 
 use crate::nodes::{Plan, TestNode};
+use crate::receipts::give;
+use crate::service::until;
 use crate::solo::{LARGE, on_disk, solo};
 
 /// A machine with a pacman that has some packages of `core`.
@@ -319,6 +322,34 @@ async fn a_damaged_file_is_found_by_re_reading_and_fetched_anew() -> TestResult 
     assert_eq!((status.damaged, status.mended), (1, 1), "{status:?}");
     mirror.stop();
     let large = repo.file_name("large")?;
+    assert!(node.pacman_bytes(&large).await? == on_disk(&repo, &large));
+    Ok(())
+}
+
+/// The disk gives other bytes than it took, and says nothing: pacman deletes the package and asks again.
+#[tokio::test]
+async fn what_was_given_damaged_is_right_when_it_is_asked_for_again() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").package("large", LARGE))?;
+    let mirror = Upstream::folder(dir.path())?;
+    let machine = Machine::new("");
+    let mut plan = machine.under(solo(&[&mirror]));
+    plan.config.machine.scrub = Some(Duration::from_hours(1));
+    let node = plan.start().await;
+    node.pacman_bytes("core.db").await?;
+    let large = repo.file_name("large")?;
+    node.pacman_bytes(&large).await?;
+    node.idle().await;
+    let damaged = largest(&node.node.store().dir().join("files"));
+    let mut bytes = fs_err::read(&damaged)?;
+    bytes[777_777] ^= 1;
+    fs_err::write(&damaged, &bytes)?;
+    let file = node.pacman_file(&large).await;
+    assert!(give(&node, &file).await? == bytes, "as the disk gives it");
+    until("the damage is noticed", async || {
+        node.node.status(None).await.scrub.damaged == 1
+    })
+    .await;
     assert!(node.pacman_bytes(&large).await? == on_disk(&repo, &large));
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::nodes::{Failure, NAME, Plan, SOON, TestNode};
 use crate::solo::{LARGE, solo};
 
 /// Gives all of `file` as the gateway does.
-async fn give(node: &TestNode, file: &FileAnswer) -> Result<Vec<u8>, Failure> {
+pub(crate) async fn give(node: &TestNode, file: &FileAnswer) -> Result<Vec<u8>, Failure> {
     let all = async {
         let (mut giving, first) = node.node.give(file, 0, file.len).await?;
         let mut data = first.to_vec();

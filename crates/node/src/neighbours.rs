@@ -301,17 +301,12 @@ impl Neighbours {
         (ask, until): (AskPeers, Instant),
     ) -> Option<Bytes> {
         let net = self.0.net.as_ref()?;
-        let digest = digest_of(cid)?;
         let peer = theirs.peer;
         if !theirs.here {
             let wait = until.saturating_duration_since(Instant::now());
-            match net
-                .share(peer, ShareAsk::TellMe, &[digest], wait)
-                .await
-                .as_deref()
-            {
-                Some([ShareState::Here]) => {}
-                Some(_) => {
+            match self.wait_for(cid, theirs, wait).await {
+                Some(true) => {}
+                Some(false) => {
                     debug!(%cid, %peer, "a neighbour gave up bringing it");
                     return None;
                 }
@@ -335,6 +330,18 @@ impl Neighbours {
         };
         self.0.manners.note(peer, manner);
         given
+    }
+
+    /// Waits until the neighbour says whether it has `cid`; `None` if it does not within `wait`, at most 8 s.
+    pub(crate) async fn wait_for(&self, cid: &Cid, theirs: Theirs, wait: Duration) -> Option<bool> {
+        let (net, digest) = (self.0.net.as_ref()?, digest_of(cid)?);
+        let told = net.share(theirs.peer, ShareAsk::TellMe, &[digest], wait).await?;
+        Some(told == [ShareState::Here])
+    }
+
+    /// What a neighbour did that said it has or brings something.
+    pub(crate) fn note(&self, theirs: Theirs, manner: Manner) {
+        self.0.manners.note(theirs.peer, manner);
     }
 
     /// Room for one more block that is waited for; `None` when the node stops.

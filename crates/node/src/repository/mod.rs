@@ -9,6 +9,7 @@
 //! - Not here: mirrors with an importer (`crate::mirror`), HTTP.
 //! - Read first: `ask.rs`, then `check.rs`, `line.rs`; `docs/semantics.md`, "Without importer".
 
+mod agree;
 mod ask;
 mod beside;
 mod check;

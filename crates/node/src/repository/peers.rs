@@ -13,6 +13,7 @@ use std::time::Duration;
 use cid::Cid;
 use pacstore_runtime::Pool;
 use pacstore_store::{FileInfo, Store};
+use pacstore_upstream::Url;
 use ring::digest::{Context, SHA256};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -49,6 +50,32 @@ pub(super) async fn fetch(
     hints: Vec<Hint>,
     until: Instant,
 ) -> Option<Cid> {
+    let mirrors = answer.sources.upstreams.clone();
+    by_roots(node, package, hints, mirrors, until - RESERVE).await
+}
+
+/// The same from peers alone: one of them is known to have all of it.
+pub(super) async fn fetch_inside(
+    node: &Node,
+    answer: &FileAnswer,
+    package: &Arc<PackageOf>,
+    hints: Vec<Hint>,
+    until: Instant,
+) -> Option<Cid> {
+    let fetched = by_roots(node, package, hints, Vec::new(), until).await;
+    if fetched.is_none() {
+        debug!(name = package.name, cid = %answer.root, "a neighbour does not give what it brought");
+    }
+    fetched
+}
+
+async fn by_roots(
+    node: &Node,
+    package: &Arc<PackageOf>,
+    hints: Vec<Hint>,
+    upstreams: Vec<Url>,
+    until: Instant,
+) -> Option<Cid> {
     let mut roots: Vec<Cid> = Vec::new();
     for hint in &hints {
         if !roots.contains(&hint.root) && roots.len() < MAX_ROOTS {
@@ -59,10 +86,10 @@ pub(super) async fn fetch(
         len: None,
         profile: None,
         peers: AskPeers::Everyone,
-        upstreams: answer.sources.upstreams.clone(),
+        upstreams,
     };
     for root in roots {
-        let taken = tokio::time::timeout_at(until - RESERVE, node.inner.fetch.take(&root, &sources));
+        let taken = tokio::time::timeout_at(until, node.inner.fetch.take(&root, &sources));
         let info = match taken.await {
             Ok(Ok(info)) => info,
             Ok(Err(error)) => {

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::incoming::{Arrived, Held, Incoming};
 use super::package::{PackageOf, failed};
-use super::{peers, plain, shown};
+use super::{agree, peers, plain, shown};
 use crate::error::StoreError;
 use crate::fetch::{FetchError, Opened};
 use crate::node::Node;
@@ -178,6 +178,27 @@ async fn fetch(
         Ok(room) => room,
         Err(error) => return Err(node.elsewhere(answer, package, &chain(&error), &[])),
     };
+    let turn = stop.run_until_cancelled(Box::pin(agree::turn(node, answer, package, until)));
+    let ticket = match turn.await {
+        None => return Err(FetchError::Stopping),
+        Some(Ok(root)) => return Ok(root),
+        Some(Err(ticket)) => ticket,
+    };
+    let fetched = from_outside(node, answer, package, (until, room), stop).await;
+    if let (Ok(_), Some(ticket)) = (&fetched, ticket) {
+        ticket.done();
+    }
+    fetched
+}
+
+/// From mirrors, and from peers that have it.
+async fn from_outside(
+    node: &Node,
+    answer: &FileAnswer,
+    package: &Arc<PackageOf>,
+    (until, room): (Instant, Reservation),
+    stop: &CancellationToken,
+) -> Result<Cid, FetchError> {
     let (mut caught, mut why) = (Vec::new(), String::new());
     // First all mirrors together; when that gave wrong bytes, each alone, to tell which one it was.
     let order = package.repository.mirrors();

@@ -10,10 +10,11 @@ use pacstore_bitswap::Blocks;
 use pacstore_import::Files;
 use pacstore_net::{DhtMode, Multiaddr, Net, NetConfig, PeerId, ShareAsk, ShareRequest, ShareState};
 use pacstore_runtime::{Clock, Tasks};
-use pacstore_testkit::{TestResult, Upstream, random};
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream, random};
 use tokio::sync::mpsc;
 
 use crate::nodes::{Plan, SOON, TestNode};
+use crate::solo::{on_disk, solo};
 
 const MIB: usize = 1 << 20;
 
@@ -301,5 +302,61 @@ async fn small_files_that_a_neighbour_has_not_come_from_the_mirror_one_after_the
         net.shutdown().await;
         tasks.shutdown(Duration::from_secs(1)).await;
     }
+    Ok(())
+}
+
+/// Without an importer a package of several leaves is known by its SHA-256 alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn three_machines_without_importer_bring_packages_of_several_leaves_once() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut spec = RepoSpec::new("core").packages(8, 150_000);
+    let large: Vec<String> = (0..5).map(|n| format!("large{n}")).collect();
+    for (n, name) in large.iter().enumerate() {
+        spec = spec.package(name, (2 + n as u64) * MIB as u64 + 7);
+    }
+    let repo = Repo::create(dir.path(), spec)?;
+    let mirror = Upstream::folder(dir.path())?;
+    let mut clients: Vec<TestNode> = Vec::new();
+    for _ in 0..3 {
+        let mut plan = solo(&[&mirror]);
+        plan.config.repositories[0].public = true;
+        let mut peers = Vec::new();
+        for other in &clients {
+            peers.push(other.address().await);
+        }
+        plan.config.swarm.peers = peers;
+        clients.push(plan.start().await);
+    }
+    for client in &clients {
+        neighbours(client, 2).await;
+        client.pacman_bytes("core.db").await?;
+    }
+    mirror.clear_log();
+    mirror.limit(Some(20_000_000));
+    let names = (0..8).map(|n| format!("pkg{n}")).chain(large);
+    let names: Vec<String> = names
+        .map(|name| repo.file_name(&name))
+        .collect::<Result<_, _>>()?;
+    let all = clients.iter().map(async |client| {
+        let (names, repo) = (&names, &repo);
+        let asked = names.iter().map(|name| async move {
+            let got = client.pacman_bytes(name).await;
+            assert!(got.is_ok_and(|got| got == on_disk(repo, name)), "{name}");
+        });
+        stream::iter(asked).buffered(5).collect::<Vec<_>>().await;
+    });
+    futures::future::join_all(all).await;
+    let total: usize = names.iter().map(|name| on_disk(&repo, name).len()).sum();
+    let ratio = mirror.sent() as f64 / total as f64;
+    let each: Vec<_> = clients.iter().map(|client| client.node.bytes_out()).collect();
+    assert!(
+        ratio <= 1.1,
+        "{ratio:.2} times the set came from outside: {each:?}; twice: {:?}",
+        twice(&mirror)
+    );
+    assert!(
+        each.iter().all(|bytes| bytes.lan > 0),
+        "nobody brings all: {each:?}"
+    );
     Ok(())
 }

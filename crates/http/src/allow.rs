@@ -1,4 +1,4 @@
-//! Who may use the gateway: addresses and networks; this machine's loopback always.
+//! Who may use the gateway: addresses and networks; this machine always.
 //!
 //! - Invariant: an address that no entry holds is refused before a byte of it is read.
 //! - Not here: which names it may ask by (`crate::host`).
@@ -74,14 +74,14 @@ pub enum Allow {
 }
 
 impl Allow {
-    /// Whether a connection from `address` is served.
-    pub fn admits(&self, address: IpAddr) -> bool {
+    /// Whether a connection from `address` is served. `local` is what it was made to: who comes from that very
+    /// address is this machine, which asks itself by the name that the others know it by.
+    pub fn admits(&self, address: IpAddr, local: Option<IpAddr>) -> bool {
         let address = address.to_canonical();
+        let is_ours = address.is_loopback() || local.is_some_and(|local| local.to_canonical() == address);
         match self {
             Self::All => true,
-            Self::Only(networks) => {
-                address.is_loopback() || networks.iter().any(|network| network.holds(address))
-            }
+            Self::Only(networks) => is_ours || networks.iter().any(|network| network.holds(address)),
         }
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn admits(allow: &Allow, address: &str) -> bool {
-        allow.admits(address.parse().unwrap())
+        allow.admits(address.parse().unwrap(), None)
     }
 
     #[test]
@@ -140,6 +140,17 @@ mod tests {
         assert!(!admits(&only(&["0.0.0.0/0"]), "2a00::1"), "that is of IPv4 alone");
         assert!(admits(&only(&["::/0"]), "2a00::1"));
         assert!(admits(&only(&[]), "127.0.0.1") && !admits(&only(&[]), "10.0.0.1"));
+    }
+
+    #[test]
+    fn this_machine_is_served_at_each_of_its_addresses() {
+        let nobody = only(&[]);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        for own in ["10.0.0.1", "fd77::1"] {
+            assert!(nobody.admits(ip(own), Some(ip(own))), "{own}");
+        }
+        assert!(nobody.admits(ip("10.0.0.1"), Some(ip("::ffff:10.0.0.1"))));
+        assert!(!nobody.admits(ip("10.0.0.2"), Some(ip("10.0.0.1"))));
     }
 
     #[test]

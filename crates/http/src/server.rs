@@ -111,7 +111,11 @@ pub async fn serve_with(listeners: impl Into<Listeners>, gateway: Gateway, tasks
             } => accepted,
         };
         match accepted {
-            Ok((_, peer)) if !limits.allow.admits(peer.ip()) => {
+            Ok((stream, peer))
+                if !limits
+                    .allow
+                    .admits(peer.ip(), stream.local_addr().ok().map(|local| local.ip())) =>
+            {
                 debug!(%peer, "not allowed here; see `[lan] allow`");
             }
             Ok((stream, peer)) => {

@@ -36,6 +36,8 @@ fn one_box_is_the_mirror_of_the_lan_and_nothing_to_strangers() -> TestResult {
     for (host, from) in [
         ("127.0.0.1", &mirror.namespace),
         ("[::1]", &mirror.namespace),
+        // By the address that the others use, of a network that is not allowed here.
+        ("10.88.0.1", &mirror.namespace),
         ("10.77.0.1", &guest),
         ("[fd77::1]", &guest),
     ] {

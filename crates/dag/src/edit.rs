@@ -244,7 +244,10 @@ fn edit_shards(
         held: out.held(),
         source,
     };
-    let decided = edited.and_then(|entry| Ok((entry, is_over_threshold(profile, &entry.cid, &overlay)?)));
+    let decided = edited.and_then(|entry| {
+        let is_over = is_over_threshold(profile, (&entry.cid, fanout(profile)), &overlay)?;
+        Ok((entry, is_over))
+    });
     match decided {
         Ok((entry, true)) => {
             out.release()?;

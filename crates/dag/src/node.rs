@@ -81,12 +81,17 @@ impl<'a> RawNode<'a> {
 /// Shows each link of a block without keeping any; for blocks that were checked when they came in.
 pub(crate) fn for_each_link<'a>(block: &'a [u8], mut show: impl FnMut(RawLink<'a>)) -> Result<(), Flaw> {
     let mut fields = Fields(block);
-    while let Some((field, value)) = fields.next()? {
-        if let (2, Value::Bytes(link)) = (field, value) {
+    loop {
+        while let Some((link, rest)) = short_bytes(0x12, fields.0) {
             show(decode_link(link)?);
+            fields.0 = rest;
+        }
+        match fields.next()? {
+            Some((2, Value::Bytes(link))) => show(decode_link(link)?),
+            Some(_) => {}
+            None => return Ok(()),
         }
     }
-    Ok(())
 }
 
 /// Reads a link; most of what an edit costs is reading links, so the usual form has a way of its own.

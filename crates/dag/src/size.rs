@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use cid::Cid;
 
-use crate::hamt::Shard;
+use crate::hamt::Fanout;
 use crate::limits::{MAX_DIRECTORY_LINKS, MAX_FILE_NODE_BYTES};
 use crate::node::{RawLink, for_each_link, link_len};
 use crate::profile::{Profile, SizeEstimate};
@@ -32,31 +32,29 @@ pub(crate) fn of_link(by: SizeEstimate, name_len: usize, cid_len: usize, tsize: 
     }
 }
 
-/// Whether the directory that this HAMT holds is large enough to be one.
+/// Whether the directory that this HAMT holds is large enough to be one. Its root was just written: it is a shard of `fanout`.
 ///
 /// Reads level by level, and only until that is known: with the usual threshold about 3,500 entries. Most of
 /// the cost of a small edit lies here, so links are looked at in place and sub-shards parsed when they are read.
 pub(crate) fn is_over_threshold(
     profile: &Profile,
-    root: &Cid,
+    (root, fanout): (&Cid, Fanout),
     source: &dyn BlockSource,
 ) -> Result<bool, ReadError> {
     let threshold = profile.parameters().threshold;
-    let block = require(source, root)?;
-    let shard = Shard::decode(&block).map_err(|flaw| flaw.at(root))?;
-    if shard.links.is_empty() {
-        return Ok(false); // an empty directory is flat under any threshold
-    }
     let mut tally = Tally {
         by: threshold.estimate,
-        digits: shard.fanout.digits(),
+        digits: fanout.digits(),
         size: of_empty(threshold.estimate),
         links: 0,
         held: 0,
         blocks: Vec::new(),
         unread: VecDeque::new(),
     };
-    tally.add(root, block)?;
+    tally.add(root, require(source, root)?)?;
+    if tally.links == 0 {
+        return Ok(false); // an empty directory is flat under any threshold
+    }
     while !threshold.is_over(tally.size) {
         let Some(cid) = tally.unread.pop_front() else {
             return Ok(false);

@@ -41,6 +41,7 @@ mod source;
 mod spec;
 mod stamp;
 mod stamped;
+mod stat;
 mod state;
 mod tree;
 mod trouble;

@@ -18,12 +18,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, open, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, readlinkat, statat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use crate::globs::Globs;
 use crate::names;
+use crate::stat::{self, Stat};
 use crate::view::{Item, NoFile, Place, Stamp, View};
 
 /// Links in a row that are followed; Linux's own limit.
@@ -103,8 +104,8 @@ impl Root {
         let folder = self.open_folder(folder)?;
         let at = folder.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd);
         let fd = openat(at, name, READ, Mode::empty())?;
-        let stat = fstat(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let stat = stat::of_open(&fd)?;
+        if FileType::from_raw_mode(stat.mode) != FileType::RegularFile {
             return Err(io::Error::other("no regular file"));
         }
         Ok((File::from(fd), stamp(&stat)))
@@ -115,7 +116,7 @@ impl Root {
         let (folder, name) = names::split(path);
         let stat = self.open_folder(folder).and_then(|folder| {
             let at = folder.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd);
-            Ok(statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?)
+            Ok(stat::of_name(at, name)?)
         });
         let stat = match stat {
             Ok(stat) => stat,
@@ -124,7 +125,7 @@ impl Root {
             }
             Err(e) => return Err(e),
         };
-        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let is_file = FileType::from_raw_mode(stat.mode) == FileType::RegularFile;
         Ok(is_file.then(|| Item::File {
             stamp: stamp(&stat),
             place: Place::Here,
@@ -178,16 +179,12 @@ impl Root {
             }
             here.push(part);
             let path = here.join(&b'/');
-            let stat = match statat(
-                self.fd.as_fd(),
-                c_path(&path)?.as_c_str(),
-                AtFlags::SYMLINK_NOFOLLOW,
-            ) {
+            let stat = match stat::of_name(self.fd.as_fd(), c_path(&path)?.as_c_str()) {
                 Ok(stat) => stat,
                 Err(Errno::ACCESS) => return Err(NoFile::Denied),
                 Err(_) => return Err(NoFile::Dangling),
             };
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            if FileType::from_raw_mode(stat.mode) == FileType::Symlink {
                 links += 1;
                 if MAX_LINKS < links {
                     return Err(NoFile::Loop);
@@ -204,14 +201,10 @@ impl Root {
         let path = here.join(&b'/');
         match last {
             Some(stat) => Ok((path, stat)),
-            None if path.is_empty() => fstat(self.fd.as_fd())
+            None if path.is_empty() => stat::of_open(self.fd.as_fd())
                 .map(|stat| (path, stat))
                 .map_err(|_| NoFile::Dangling),
-            None => match statat(
-                self.fd.as_fd(),
-                c_path(&path)?.as_c_str(),
-                AtFlags::SYMLINK_NOFOLLOW,
-            ) {
+            None => match stat::of_name(self.fd.as_fd(), c_path(&path)?.as_c_str()) {
                 Ok(stat) => Ok((path, stat)),
                 Err(_) => Err(NoFile::Dangling),
             },
@@ -251,16 +244,17 @@ fn c_path(path: &[u8]) -> Result<CString, NoFile> {
 
 /// The stamp of an open file as it is now.
 pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
-    Ok(stamp(&fstat(file)?))
+    Ok(stamp(&stat::of_open(file)?))
 }
 
 fn stamp(stat: &Stat) -> Stamp {
     Stamp::Disk {
-        dev: stat.st_dev,
-        ino: stat.st_ino,
-        size: u64::try_from(stat.st_size).unwrap_or_default(),
-        seconds: stat.st_mtime,
-        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+        dev: stat.dev,
+        ino: stat.ino,
+        size: stat.size,
+        seconds: stat.seconds,
+        nanos: stat.nanos,
+        born: stat.born,
     }
 }
 
@@ -287,9 +281,9 @@ impl Walk<'_> {
         if self.stop.is_cancelled() {
             return Err(ScanError::Stopped(self.root.path.clone()));
         }
-        let stat = fstat(fd).map_err(fail)?;
+        let stat = stat::of_open(fd).map_err(fail)?;
         let mut entries = Dir::read_from(fd).map_err(fail)?;
-        self.above.push((stat.st_dev, stat.st_ino));
+        self.above.push((stat.dev, stat.ino));
         let mut seen = HashSet::new();
         while let Some(entry) = entries.read() {
             let entry = match entry {
@@ -336,12 +330,12 @@ impl Walk<'_> {
         real: &mut Vec<u8>,
         depth: usize,
     ) -> Result<(), ScanError> {
-        let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match stat::of_name(folder, name) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
         };
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        if FileType::from_raw_mode(stat.mode) == FileType::Symlink {
             let target = readlinkat(folder, name, Vec::new());
             let target = match target {
                 Ok(target) => target,
@@ -370,7 +364,7 @@ impl Walk<'_> {
         real: &mut Vec<u8>,
         depth: usize,
     ) -> Result<(), ScanError> {
-        match FileType::from_raw_mode(stat.st_mode) {
+        match FileType::from_raw_mode(stat.mode) {
             FileType::RegularFile => {
                 if !self.filter.exclude.takes_file(path) {
                     let place = if path == real {
@@ -392,7 +386,7 @@ impl Walk<'_> {
                 if self.filter.exclude.takes_folder(path) {
                     return Ok(());
                 }
-                if MAX_DEPTH <= depth || self.above.contains(&(stat.st_dev, stat.st_ino)) {
+                if MAX_DEPTH <= depth || self.above.contains(&(stat.dev, stat.ino)) {
                     self.nothing(path, NoFile::Loop);
                     return Ok(());
                 }

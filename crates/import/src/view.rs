@@ -26,6 +26,8 @@ pub(crate) enum Stamp {
         size: u64,
         seconds: i64,
         nanos: u32,
+        /// When it was made, nanoseconds since 1970; 0 where the file system does not say.
+        born: u64,
     },
     /// A file that an HTTP server sent.
     Web {
@@ -93,13 +95,15 @@ impl Stamp {
                 size,
                 seconds,
                 nanos,
+                born,
             } => {
-                out.push(0);
+                out.push(5);
                 for number in [dev, ino, size] {
                     out.extend_from_slice(&number.to_be_bytes());
                 }
                 out.extend_from_slice(&seconds.to_be_bytes());
                 out.extend_from_slice(&nanos.to_be_bytes());
+                out.extend_from_slice(&born.to_be_bytes());
             }
             Self::Web {
                 server,
@@ -132,15 +136,17 @@ impl Stamp {
         let (b, bytes) = bytes.split_first_chunk::<8>()?;
         let (c, bytes) = bytes.split_first_chunk::<8>()?;
         match kind {
-            0 => {
+            5 => {
                 let (seconds, bytes) = bytes.split_first_chunk::<8>()?;
                 let (nanos, bytes) = bytes.split_first_chunk::<4>()?;
+                let (born, bytes) = bytes.split_first_chunk::<8>()?;
                 let stamp = Self::Disk {
                     dev: u64::from_be_bytes(*a),
                     ino: u64::from_be_bytes(*b),
                     size: u64::from_be_bytes(*c),
                     seconds: i64::from_be_bytes(*seconds),
                     nanos: u32::from_be_bytes(*nanos),
+                    born: u64::from_be_bytes(*born),
                 };
                 Some((stamp, bytes))
             }
@@ -363,6 +369,7 @@ mod tests {
             size: 3,
             seconds: -4,
             nanos: 5,
+            born: 6,
         };
         let web = Stamp::Web {
             server: 9,
@@ -389,6 +396,7 @@ mod tests {
             size: 0,
             seconds,
             nanos: 0,
+            born: 0,
         };
         assert!(at(990).is_settled(now));
         assert!(!at(999).is_settled(now));

@@ -86,12 +86,12 @@ pub enum GetError {
         /// What was asked.
         cid: Cid,
     },
-    /// A peer sent other bytes and was banned, and nobody else has the block.
+    /// A peer sent other bytes, and nobody else has the block.
     #[error("{peer} sent wrong bytes for {cid}, and no other peer has it")]
     WrongBytes {
         /// What was asked.
         cid: Cid,
-        /// Who was banned.
+        /// Who sent them.
         peer: PeerId,
     },
     /// The CID's hash is not one that blocks can be verified with.

@@ -1,4 +1,9 @@
-//! Peers that are not asked, for a while.
+//! Peers that are not asked, for a while: for one block, or for any.
+//!
+//! A block of which a peer's disk holds a flipped bit must not cost the peer, which may be the only
+//! one that has the rest. So a wrong answer is first held against the block it was for; Bitswap
+//! does not say which that is, so the peer is asked for one block at a time until it is known.
+//! Who gives wrong answers again and again is banned.
 //!
 //! - Invariant: a ban ends by itself; their number is bounded.
 //! - Not here: serving, which a ban does not touch.
@@ -7,18 +12,23 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use tokio::time::Instant;
+use tracing::warn;
 
-use super::Client;
+use super::{Client, Key};
 
 /// Breaches after which a peer is banned.
 const STRIKES: u32 = 16;
+/// Wrong answers after which a peer is banned, in the time that a ban lasts.
+const WRONG: usize = 5;
+/// How long a peer is asked for one block at a time, to learn which one it has wrong bytes for.
+const DOUBT: Duration = Duration::from_secs(5);
 /// Bans kept.
 const MAX_BANS: usize = 1024;
 
 /// Why a peer is not asked any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BanReason {
-    /// It sent bytes that hash to nothing that it was asked for, while it was asked.
+    /// It sent bytes that hash to nothing that it was asked for, while it was asked, too often.
     WrongBytes,
     /// It broke the protocol too often: unasked blocks, oversized or malformed messages.
     Misbehaved,
@@ -30,7 +40,71 @@ pub(super) struct Ban {
     pub(super) reason: BanReason,
 }
 
+/// The wrong answers of a peer.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    until: Instant,
+    answers: usize,
+    /// Blocks that it has wrong bytes for, as far as that is known.
+    pub(super) keys: Vec<Key>,
+}
+
 impl Client {
+    /// A wrong answer of a peer that was asked.
+    pub(super) fn wrong_bytes(&mut self, peer: PeerId, now: Instant) {
+        self.wrong.retain(|_, wrong| wrong.until > now);
+        let asked = self.keys_asked_from(peer);
+        let room = self.wrong.len() < MAX_BANS;
+        let wrong = self.wrong.entry(peer).or_insert_with(|| Wrong {
+            until: now,
+            answers: if room { 0 } else { WRONG },
+            keys: Vec::new(),
+        });
+        wrong.until = now + self.ban;
+        wrong.answers += 1;
+        if wrong.answers >= WRONG {
+            self.wrong.remove(&peer);
+            self.ban(peer, BanReason::WrongBytes, now);
+            return;
+        }
+        let found = if let [key] = asked.as_slice() {
+            Some(*key)
+        } else {
+            None
+        };
+        wrong.keys.extend(found);
+        warn!(%peer, known = found.is_some(), "peer sent wrong bytes for a block");
+        if let Some(remote) = self.peers.get_mut(&peer) {
+            remote.doubted = found.is_none().then(|| now + DOUBT);
+        }
+        for member in self.sessions.values_mut().filter_map(|s| s.peers.get_mut(&peer)) {
+            member.failures += 1;
+        }
+        for key in asked {
+            self.release(&key, peer, now);
+        }
+        if let Some(key) = found {
+            if let Some(want) = self.wants.get_mut(&key) {
+                want.have.retain(|p| *p != peer);
+                want.missing.push(peer);
+            }
+            self.judge(&key, now);
+        }
+        self.schedule(now);
+    }
+
+    /// `peer` is known to have wrong bytes for the block.
+    pub(super) fn is_wrong_at(&self, key: &Key, peer: &PeerId) -> bool {
+        self.wrong.get(peer).is_some_and(|wrong| wrong.keys.contains(key))
+    }
+
+    /// Peers that are known to have wrong bytes for the block.
+    pub(super) fn wrong_at(&mut self, key: &Key, now: Instant) -> Vec<PeerId> {
+        self.wrong.retain(|_, wrong| wrong.until > now);
+        let wrong = self.wrong.iter().filter(|(_, wrong)| wrong.keys.contains(key));
+        wrong.map(|(peer, _)| *peer).collect()
+    }
+
     pub(crate) fn strike(&mut self, peer: PeerId, now: Instant) {
         if let Some(remote) = self.peers.get_mut(&peer) {
             remote.strikes += 1;
@@ -69,6 +143,7 @@ impl Client {
 
     pub(crate) fn unban(&mut self, peer: &PeerId, now: Instant) {
         self.bans.remove(peer);
+        self.wrong.remove(peer);
         self.schedule(now);
     }
 }

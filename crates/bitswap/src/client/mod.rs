@@ -27,8 +27,8 @@ use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use bans::Ban;
 pub use bans::BanReason;
+use bans::{Ban, Wrong};
 pub(crate) use outbox::{Full, Next};
 use probe::Probe;
 pub(crate) use receive::Verdict;
@@ -59,6 +59,7 @@ pub(crate) struct Client {
     peers: HashMap<PeerId, Remote>,
     bans: HashMap<PeerId, Ban>,
     new_bans: Vec<(PeerId, BanReason)>,
+    wrong: HashMap<PeerId, Wrong>,
     recent: Recent,
     next: u64,
     gets: usize,
@@ -93,7 +94,7 @@ struct Want {
     queued: Option<SessionId>,
     /// Asked for the block and not answered.
     asked: Vec<Asked>,
-    /// Said that they do not have it.
+    /// Said that they do not have it, or have wrong bytes for it.
     missing: Vec<PeerId>,
     /// Said that they have it.
     have: Vec<PeerId>,
@@ -150,6 +151,7 @@ impl Client {
             peers: HashMap::new(),
             bans: HashMap::new(),
             new_bans: Vec::new(),
+            wrong: HashMap::new(),
             recent: Recent::default(),
             next: 0,
             gets: 0,
@@ -286,13 +288,14 @@ impl Client {
             want.idle = now;
         } else {
             let seq = self.number();
+            let missing = self.wrong_at(&key, now);
             let want = Want {
                 cid,
                 seq,
                 waiters: vec![waiter],
                 queued: None,
                 asked: Vec::new(),
-                missing: Vec::new(),
+                missing,
                 have: Vec::new(),
                 probed: Vec::new(),
                 lost: 0,
@@ -334,8 +337,9 @@ impl Client {
 
     pub(crate) fn connected(&mut self, peer: &Arc<Peer>, now: Instant) {
         self.peers.insert(peer.id, Remote::new(Arc::clone(peer), now));
-        for want in self.wants.values_mut() {
-            want.missing.retain(|p| *p != peer.id);
+        let wrong: Vec<Key> = self.wrong.get(&peer.id).map_or_else(Vec::new, |w| w.keys.clone());
+        for (key, want) in &mut self.wants {
+            want.missing.retain(|p| *p != peer.id || wrong.contains(key));
         }
         self.schedule(now);
     }

@@ -112,6 +112,7 @@ impl Client {
             let wrong = session.peers.keys().find(|peer| {
                 let reason = self.bans.get(*peer).map(|ban| ban.reason);
                 reason == Some(BanReason::WrongBytes) && !want.missing.contains(peer)
+                    || self.is_wrong_at(key, peer)
             });
             let error = match wrong {
                 Some(peer) => GetError::WrongBytes { cid, peer: *peer },

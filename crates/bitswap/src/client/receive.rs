@@ -7,7 +7,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
-use super::{BanReason, Client, Key};
+use super::{Client, Key};
 use crate::ledger::Ledger;
 use crate::session::Got;
 
@@ -97,7 +97,7 @@ impl Client {
     /// to one of them: Bitswap names a block by its bytes alone, so wrong bytes look just like this.
     fn unwanted(&mut self, from: PeerId, now: Instant) {
         if self.expects(&from) {
-            self.ban(from, BanReason::WrongBytes, now);
+            self.wrong_bytes(from, now);
         } else {
             self.strike(from, now);
         }

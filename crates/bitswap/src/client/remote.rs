@@ -63,6 +63,8 @@ pub(super) struct Remote {
     pub(super) rate: Option<f64>,
     pub(super) average: f64,
     pub(super) strikes: u32,
+    /// Until when it is asked for one block at a time, because an answer was wrong.
+    pub(super) doubted: Option<Instant>,
     asked_since: Instant,
     sample: (Instant, u64),
     outbox: Outbox,
@@ -82,6 +84,7 @@ impl Remote {
             rate: None,
             average: FIRST_AVERAGE,
             strikes: 0,
+            doubted: None,
             asked_since: now,
             sample: (now, 0),
             outbox: Outbox::default(),
@@ -209,8 +212,8 @@ impl Remote {
     }
 
     pub(super) fn room(&self) -> usize {
-        if self.stalled.is_some() {
-            // One want shows whether it is back.
+        if self.stalled.is_some() || self.doubted.is_some() {
+            // One want shows whether it is back, or which answer is wrong.
             return usize::from(self.asked == 0);
         }
         self.window().saturating_sub(self.asked)

@@ -57,6 +57,7 @@ impl Client {
         let mut changed = before != self.bans.len();
         for remote in self.peers.values_mut() {
             remote.measure(now);
+            remote.doubted = remote.doubted.filter(|until| now < *until);
             changed |= remote.listen();
         }
         self.stalls(now);

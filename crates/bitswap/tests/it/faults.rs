@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use cid::Cid;
+use futures::future::{join_all, try_join_all};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
-use pacstore_bitswap::wire::Field;
+use pacstore_bitswap::wire::{Field, WantKind};
 use pacstore_bitswap::{BanReason, Config, Event, GetError, SessionOptions};
 use pacstore_dag::{HashKind, raw_cid};
 use tokio::time::Instant;
 
 use crate::node::{Node, Transport, bytes, soon, until};
-use crate::raw::{Raw, block_message, message, receive, receive_wants, send};
+use crate::raw::{Raw, block_message, message, receive, receive_wants, receive_whenever, send};
 
 /// A client, a peer under the test's control that it is connected to, and that peer's session options.
 async fn pair() -> (Node, Raw) {
@@ -113,36 +114,59 @@ async fn a_slow_but_steady_peer_keeps_its_want() {
     assert_eq!(got.unwrap().data, data);
 }
 
-/// Wrong bytes never arrive; their sender is banned and reported; the block comes from another.
+/// Answers every want with what `bytes` says, until it is dropped.
+async fn gives(raw: &Raw, bytes: impl Fn(&Cid) -> Bytes) {
+    let mut wants = raw.accept().await;
+    let mut stream = raw.open().await;
+    loop {
+        for field in receive_whenever(&mut wants).await {
+            if let Field::Entry(entry) = field
+                && !entry.cancel
+                && entry.kind == WantKind::Block
+            {
+                send(&mut stream, &block_message(&entry.cid, &bytes(&entry.cid))).await;
+            }
+        }
+    }
+}
+
+/// Wrong bytes never arrive; who sends them again and again is banned and reported; the blocks come from another.
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_ban_their_sender() {
+async fn wrong_bytes_again_and_again_ban_their_sender() {
     let (client, raw) = pair().await;
     let seed = Node::start().await;
-    let data = bytes(1, 50_000);
-    let cid = seed.blocks.put(data.clone());
+    let cids: Vec<Cid> = (1..=12).map(|n| seed.blocks.put(bytes(n, 50_000))).collect();
     let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
-    let lie = async {
-        let mut wants = raw.accept().await;
-        receive_wants(&mut wants, 1).await;
+    let is_banned = || client.bitswap.banned().iter().any(|ban| ban.peer == raw.host.id);
+    let gets = join_all(cids.iter().map(|cid| session.get(*cid)));
+    let other = async {
+        until("the ban", is_banned).await;
         client.connect(&seed).await;
         session.add_peer(seed.id());
-        let mut stream = raw.open().await;
-        send(&mut stream, &block_message(&cid, &bytes(2, 50_000))).await;
-        stream
     };
-    let (got, _stream) = soon("the block", async { tokio::join!(session.get(cid), lie) }).await;
-    assert_eq!(got.unwrap().data, data);
-    until("the ban", || {
-        client.bitswap.banned().iter().any(|ban| ban.peer == raw.host.id)
-    })
-    .await;
+    // Nobody else has them: those that are known to be wrong there end at once, all others with the ban.
+    let all = async { tokio::join!(gets, other).0 };
+    let got = tokio::select! {
+        got = soon("the ends of all gets", all) => got,
+        () = gives(&raw, |_| bytes(99, 50_000)) => unreachable!(),
+    };
+    for (got, cid) in got.into_iter().zip(&cids) {
+        let (cid, peer) = (*cid, raw.host.id);
+        assert_eq!(got, Err(GetError::WrongBytes { cid, peer }));
+    }
     assert_eq!(client.bitswap.banned()[0].reason, BanReason::WrongBytes);
     let event = Event::Banned {
         peer: raw.host.id,
         reason: BanReason::WrongBytes,
     };
     until("the event", || client.events.lock().unwrap().contains(&event)).await;
-    assert_eq!(client.bitswap.ledger(&raw.host.id).unwanted, 1);
+    let ledger = client.bitswap.ledger(&raw.host.id);
+    assert_eq!(ledger.received, 0);
+    assert!(ledger.unwanted >= 5);
+    for (n, cid) in (1..).zip(&cids) {
+        let got = soon("a block", session.get(*cid)).await.unwrap();
+        assert_eq!((got.data, got.from), (bytes(n, 50_000), seed.id()));
+    }
     // A banned peer alone is as good as none, and says why.
     let alone = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
     let other = raw_cid(HashKind::Sha2_256, b"other");
@@ -153,6 +177,56 @@ async fn wrong_bytes_ban_their_sender() {
     assert_eq!(soon("an answer", alone.get(other)).await, Err(error));
     client.bitswap.unban(&raw.host.id);
     assert_eq!(client.bitswap.banned(), []);
+}
+
+/// A flipped bit on the disk of the only peer that has them costs the one block in which it is, now and at the next
+/// try.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_block_costs_its_peer_that_block_alone() {
+    let (client, raw) = pair().await;
+    let all: Vec<Bytes> = (1..=12).map(|n| bytes(n, 50_000)).collect();
+    let cids: Vec<Cid> = all.iter().map(|data| raw_cid(HashKind::Sha2_256, data)).collect();
+    let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let given = |cid: &Cid| {
+        let at = cids.iter().position(|known| known == cid).unwrap();
+        if at == 7 {
+            bytes(99, 50_000)
+        } else {
+            all[at].clone()
+        }
+    };
+    let error = |cid| GetError::WrongBytes {
+        cid,
+        peer: raw.host.id,
+    };
+    let gets = join_all(cids.iter().map(|cid| session.get(*cid)));
+    let asking = async {
+        for (at, got) in gets.await.into_iter().enumerate() {
+            let got = got.map(|got| got.data);
+            let expected = if at == 7 {
+                Err(error(cids[7]))
+            } else {
+                Ok(all[at].clone())
+            };
+            assert_eq!(got, expected, "block {at}");
+        }
+        let again = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+        assert_eq!(again.get(cids[7]).await, Err(error(cids[7])));
+        assert_eq!(again.get(cids[3]).await.unwrap().data, all[3]);
+    };
+    tokio::select! {
+        () = soon("the answers", asking) => {},
+        () = gives(&raw, given) => unreachable!(),
+    }
+    assert_eq!(client.bitswap.banned(), []);
+    assert!(client.bitswap.ledger(&raw.host.id).unwanted <= 2);
+    let others = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
+    let seed = Node::start().await;
+    client.connect(&seed).await;
+    seed.blocks.put(all[7].clone());
+    others.add_peer(seed.id());
+    let got = soon("the block of another", others.get(cids[7])).await.unwrap();
+    assert_eq!((got.data, got.from), (all[7].clone(), seed.id()));
 }
 
 /// Blocks that nobody asked for go nowhere and are counted; too many ban their sender.
@@ -385,7 +459,7 @@ async fn streams_that_stop_in_the_middle_hold_bounded_memory() {
 async fn blocks_in_the_oldest_format_are_understood() {
     let (client, raw) = pair().await;
     let data = bytes(1, 5000);
-    let cid = cid::Cid::new_v0(*raw_cid(HashKind::Sha2_256, &data).hash()).unwrap();
+    let cid = Cid::new_v0(*raw_cid(HashKind::Sha2_256, &data).hash()).unwrap();
     let session = client.bitswap.session(SessionOptions::with_peers([raw.host.id]));
     let answer = async {
         let mut wants = raw.accept().await;

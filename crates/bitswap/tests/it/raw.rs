@@ -63,25 +63,27 @@ impl Raw {
     }
 }
 
-/// Reads one message.
+/// Reads one message, that comes soon.
 pub(crate) async fn receive(stream: &mut Stream) -> Vec<Field> {
-    let reading = async {
-        let mut len = 0usize;
-        for shift in (0..).step_by(7) {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).await.unwrap();
-            len |= usize::from(byte[0] & 0x7f) << shift;
-            if byte[0] < 0x80 {
-                break;
-            }
+    soon("a message", receive_whenever(stream)).await
+}
+
+/// Reads one message, whenever it comes.
+pub(crate) async fn receive_whenever(stream: &mut Stream) -> Vec<Field> {
+    let mut len = 0usize;
+    for shift in (0..).step_by(7) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        len |= usize::from(byte[0] & 0x7f) << shift;
+        if byte[0] < 0x80 {
+            break;
         }
-        let mut body = vec![0; len];
-        stream.read_exact(&mut body).await.unwrap();
-        Fields::new(Bytes::from(body))
-            .collect::<Result<Vec<_>, _>>()
-            .unwrap()
-    };
-    soon("a message", reading).await
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await.unwrap();
+    Fields::new(Bytes::from(body))
+        .collect::<Result<Vec<_>, _>>()
+        .unwrap()
 }
 
 /// Reads messages until `n` wants (cancels not counted) have come, and returns their CIDs.

@@ -301,20 +301,19 @@ impl Node {
             tasks.spawn("machine", crate::machine::run(self.clone()));
             tasks.spawn("prefetch", crate::machine::prefetch::run(self.clone()));
         }
-        if let Some(period) = machine.scrub {
-            tasks.spawn("scrub", crate::machine::scrub::run(self.clone(), period));
-            tasks.spawn(
-                "scrub of what was given",
-                crate::machine::given::run(self.clone()),
-            );
-        }
+        // Without a network it is a single command, which says itself what is wrong with the store.
         if self.inner.net.is_some() {
+            if let Some(period) = machine.scrub {
+                tasks.spawn("scrub", crate::machine::scrub::run(self.clone(), period));
+                let given = crate::machine::given::run(self.clone());
+                tasks.spawn("scrub of what was given", given);
+            }
+            tasks.spawn("digests", crate::digests::run(self.clone()));
             tasks.spawn("alert", crate::alert::run(self.clone()));
             if let Some(folder) = self.inner.config.importing.pressure.clone() {
                 tasks.spawn("pressure", crate::pressure::run(self.clone(), folder));
             }
         }
-        tasks.spawn("digests", crate::digests::run(self.clone()));
     }
 
     /// What is left to write once the tasks have ended.

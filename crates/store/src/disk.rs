@@ -166,9 +166,12 @@ impl Disk {
             }
             let number = hex(&folder);
             for entry in fs::read_dir(&folder)? {
-                let path = entry?.path();
+                let entry = entry?;
+                let path = entry.path();
+                // A folder is nobody's of ours, whatever it is called.
+                let is_folder = entry.file_type()?.is_dir();
                 let id = hex(&path).filter(|id| Some(id >> 10) == number && self.file(*id) == path);
-                each(id, path);
+                each(id.filter(|_| !is_folder), path);
             }
         }
         Ok(())

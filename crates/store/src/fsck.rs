@@ -21,7 +21,7 @@ use crate::files::{self, Lookup};
 use crate::index::{FILES, NODES};
 use crate::keys::{self, BlockKey, CidVersion};
 use crate::nodes::Node;
-use crate::read::sha256_of;
+use crate::read::{open_with_meta, sha256_of};
 use crate::record::{FileRecord, Place};
 use crate::store::{Inner, Store};
 use crate::work;
@@ -236,8 +236,8 @@ impl Inner {
             return Ok(None);
         };
         let path = self.path_of(id, &record.place);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let (file, meta) = match open_with_meta(&path) {
+            Ok(opened) => opened,
             // Its owner removed it, as may be: it was never ours.
             Err(error)
                 if error.kind() == std::io::ErrorKind::NotFound
@@ -252,9 +252,6 @@ impl Inner {
                 return Ok((!gone).then_some(Damage::FileMissing { root, path }));
             }
             Err(_) => return Ok(Some(Damage::FileUnreadable { root, path })),
-        };
-        let Ok(meta) = file.metadata() else {
-            return Ok(Some(Damage::FileUnreadable { root, path }));
         };
         if !meta.is_file() || meta.len() != record.len {
             return Ok(Some(Damage::FileSize {

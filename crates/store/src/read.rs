@@ -547,7 +547,7 @@ fn has_digest(file: &File, record: &FileRecord, path: &Path) -> Result<bool, Rea
 }
 
 /// Opens without waiting: somebody may have put a pipe where the file was.
-fn open_with_meta(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
+pub(crate) fn open_with_meta(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;

@@ -3,13 +3,16 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
+use std::time::Duration;
 
-use pacstore_node::{Repair, WorkStatus};
+use pacstore_import::Files;
+use pacstore_node::{Online, Repair, WorkStatus};
+use pacstore_runtime::Tasks;
 use pacstore_store::{Steps, Tuning};
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 use tokio::sync::mpsc;
 
-use crate::nodes::{SOON, TestNode};
+use crate::nodes::{Plan, SOON, TestNode};
 use crate::solo::{LARGE, solo};
 
 /// Holds these steps of the store, once it is told to, until it may go on.
@@ -90,5 +93,28 @@ async fn a_check_and_a_clean_up_of_the_store_tell_how_far_they_are() -> TestResu
     let [free] = &work[..] else { panic!("{work:?}") };
     assert_eq!((&*free.what, free.bytes), ("gc", (0, stats.evictable)));
     assert_eq!(node.node.work(), []);
+    Ok(())
+}
+
+/// What looks at the files of the store by itself would find a damage before `pacstore fsck` does, and drop it.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_nothing_reads_the_store_but_the_command() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut plan = Plan::importer(dir.path(), Files::All);
+    plan.config.machine.scrub = Some(Duration::from_hours(24));
+    for (online, expected) in [(Online::Yes, true), (Online::No, false)] {
+        let tasks = Tasks::new();
+        let node = plan.start_in(online, &tasks).await;
+        let names: Vec<String> = tasks.report().into_iter().map(|task| task.name).collect();
+        for worker in ["scrub", "digests"] {
+            assert_eq!(
+                names.iter().any(|name| name == worker),
+                expected,
+                "{worker} in {names:?}"
+            );
+        }
+        tasks.shutdown(Duration::from_secs(4)).await;
+        node.close();
+    }
     Ok(())
 }

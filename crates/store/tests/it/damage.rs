@@ -132,6 +132,43 @@ fn a_file_of_another_length_is_named() -> TestResult {
     Ok(())
 }
 
+/// A pipe is not waited at, a link is not followed, and a folder is nobody's to remove; the store opens with either.
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_named_and_harms_nothing() -> TestResult {
+    for what in ["a pipe", "a link", "a folder"] {
+        let built = build();
+        let path = built.file(&built.large);
+        std::fs::remove_file(&path)?;
+        match what {
+            "a pipe" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR)?,
+            "a link" => std::os::unix::fs::symlink("/nowhere/at/all", &path)?,
+            _ => std::fs::create_dir(&path)?,
+        }
+        let store = built.home.open();
+        let found = store.fsck(false, &mut |_| {})?.damages;
+        let root = built.large;
+        let named = |damage: &Damage| match damage {
+            Damage::FileMissing { root: is, .. } | Damage::FileSize { root: is, .. } => *is == root,
+            _ => false,
+        };
+        assert!(found.iter().any(named), "{what}: {found:?}");
+        store.fsck(true, &mut |_| {})?;
+        let left = store.fsck(true, &mut |_| {})?.damages;
+        let foreign = Damage::Foreign { path: path.clone() };
+        let expected = if what == "a folder" {
+            vec![foreign]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(left, expected, "{what}");
+        drop(store);
+        let store = built.home.open();
+        put(&store, &built.home, &bytes(2, 6000));
+        assert_eq!(read(&store, &built.large), Some(bytes(2, 6000)), "{what}");
+    }
+    Ok(())
+}
+
 #[test]
 fn one_wrong_bit_is_found() -> TestResult {
     let built = build();

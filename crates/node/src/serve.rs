@@ -405,7 +405,9 @@ impl Node {
                 },
                 Ok(None) => return Ok(Answer::NotFound("no such path".to_owned())),
                 Err(dag::ReadError::Missing(missing)) => missing,
-                Err(error) => return Err(error.into()),
+                Err(error @ dag::ReadError::Source(_)) => return Err(error.into()),
+                // Its maker's fault, or it is not UnixFS at all.
+                Err(error) => return Ok(Answer::NotFound(format!("no file or folder: {error}"))),
             };
             if !any {
                 return Ok(Answer::NotFound("not part of a configured mirror".to_owned()));

@@ -1,5 +1,6 @@
 //! Requests for files and directories: methods, ranges, conditions, listings.
 
+use cid::Cid;
 use pacstore_import::Files;
 use pacstore_testkit::{Repo, RepoSpec, TestResult};
 
@@ -196,5 +197,28 @@ async fn a_cid_is_given_only_where_it_is_part_of_what_is_configured() -> TestRes
     assert_eq!(refused.status, 404);
     assert!(began.elapsed().as_secs() < 1, "nobody is asked for it");
     assert_eq!(served.get("/ipfs/nonsense", &[]).await.status, 400);
+    // A leaf whose CID says that it is a dag-pb node.
+    let database = served.get(&format!("/ipns/{NAME}/core.db"), &[]).await;
+    let leaf: Cid = database.header("etag").trim_matches('"').parse()?;
+    let leaf = Cid::new_v1(0x70, *leaf.hash());
+    let refused = served.get(&format!("/ipfs/{leaf}"), &[]).await;
+    assert_eq!(
+        (refused.status, refused.text().contains("no file or folder")),
+        (404, true)
+    );
+    Ok(())
+}
+
+/// A CID that carries its bytes itself needs nobody to give them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cid_that_holds_its_bytes_is_answered_with_them() -> TestResult {
+    let (served, _repo, _dir) = core().await;
+    let got = served.get("/ipfs/bafkqablimvwgy3y", &[]).await;
+    assert_eq!((got.status, &got.body[..]), (200, &b"hello"[..]));
+    let part = served.get("/ipfs/bafkqablimvwgy3y", &["Range: bytes=1-2"]).await;
+    assert_eq!((part.status, &part.body[..]), (206, &b"el"[..]));
+    // Asked of gateways by those who want to know whether they are one.
+    let empty = served.get("/ipfs/bafkqaaa?format=raw", &[]).await;
+    assert_eq!((empty.status, empty.body.len()), (200, 0));
     Ok(())
 }

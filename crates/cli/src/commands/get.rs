@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE, a CID, or any http(s) URL
     #[arg(value_name = "PATH|CID|URL")]
     path: String,
-    /// Where to put it; what is there is continued, and replaced where it is something else
+    /// Where to put it, - for stdout; what is there is continued, and replaced where it is something else
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -49,7 +49,10 @@ struct Report<'a> {
 }
 
 /// Exits 1 if the file cannot be had whole; what came stays for the next try.
-pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) async fn run(mut args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    if args.output == Path::new("-") {
+        args.output = PathBuf::from("/dev/stdout");
+    }
     let bytes = fetch(&args, ctx).await?;
     if !is_stdout(&args.output) {
         let report = Report {

@@ -140,13 +140,24 @@ fn a_url_is_fetched_straight_where_no_daemon_runs() -> TestResult {
         let expected = serde_json::json!({ "path": url, "output": target.to_str(), "bytes": bytes.len() });
         assert_eq!(said.json(), expected, "{have} bytes were there");
     }
-    std::fs::write(&target, [&bytes[..], b"more"].concat())?;
-    get(&file).done();
-    assert_eq!(
-        std::fs::read(&target)?,
-        bytes,
-        "what was no beginning of it is gone"
-    );
+    // Bytes behind its end, other bytes, and as many other bytes.
+    let longer = [&bytes[..], b"more"].concat();
+    for there in [
+        longer,
+        vec![b'x'; 900],
+        vec![b'x'; 200_000],
+        vec![b'x'; bytes.len()],
+    ] {
+        std::fs::write(&target, &there)?;
+        get(&file).done();
+        assert!(
+            std::fs::read(&target)? == bytes,
+            "what was no beginning of it is gone, {} bytes of it",
+            there.len()
+        );
+    }
+    let piped = home.command(["get", &url, "-o", "-"]).output()?;
+    assert!(piped.status.success() && piped.stdout == bytes, "`-` is stdout");
     // Two versions of a database are never joined.
     let db = std::fs::read(repo.folder().join("core.db"))?;
     std::fs::write(&target, b"an older one")?;

@@ -6,16 +6,17 @@
 //!
 //! - Invariant: nothing but the gateway of this machine and the given URL is asked (and where they redirect).
 //! - Invariant: a database is fetched from its beginning: two of its versions are never joined.
+//! - Invariant: what is there is continued only if its last bytes are those of the file.
 //! - Read first: `pacman.conf(5)`, XferCommand.
 
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pacstore_node::Status;
 use pacstore_pacman::{PkgFileName, is_package_file};
-use pacstore_upstream::{Get, Http, HttpError, HttpOptions, IfRangeIgnored};
+use pacstore_upstream::{Get, Http, HttpError, HttpOptions, IfRangeIgnored, Response};
 use url::Url;
 
 use super::length;
@@ -25,6 +26,9 @@ use crate::printer::bytes;
 
 /// How long the daemon may take to say where its gateway is.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes at the end of what is there that are asked for again, to see whether it is the beginning of that file.
+const OVERLAP: u64 = 64 * 1024;
 
 /// Gives the length of the whole file, in bytes. Where it cannot be had whole, what came of a package stays for the
 /// next try.
@@ -80,43 +84,99 @@ fn percent_decoded(name: &str) -> String {
 
 /// One file from one URL, going on with what is there. Gives its length in bytes.
 async fn fetch(http: &Http, url: &Url, output: &Path, ctx: &Context) -> anyhow::Result<u64> {
-    let from = if may_resume(url) { length(output)? } else { 0 };
-    let mut get = Get::new(url);
-    get.range = (from > 0).then_some(from..u64::MAX);
-    get.if_range_ignored = IfRangeIgnored::Stream;
-    let mut response = match http.get(&get).await {
-        Err(HttpError::NoSuchRange { total, .. }) if total == Some(from) => return Ok(from),
-        // What is there is no beginning of that file.
-        Err(HttpError::NoSuchRange { .. }) => {
-            let again = Get::new(url);
-            http.get(&again).await?
+    let there = if may_resume(url) { length(output)? } else { 0 };
+    if there > 0 {
+        let mut get = Get::new(url);
+        get.range = Some(there.saturating_sub(OVERLAP)..u64::MAX);
+        get.if_range_ignored = IfRangeIgnored::Stream;
+        let taken = match http.get(&get).await {
+            Err(HttpError::NoSuchRange { .. }) => None,
+            other => take(other?, output, there, ctx).await?,
+        };
+        if let Some(bytes) = taken {
+            return Ok(bytes);
         }
-        other => other?,
-    };
+        tracing::info!(%url, "what is there is no beginning of it; all of it is fetched");
+    }
+    let whole = take(http.get(&Get::new(url)).await?, output, 0, ctx).await?;
+    whole.context("the mirror gave a part where all was asked")
+}
+
+/// Writes what comes behind the first `there` bytes of `output`, of which it may begin with some. Gives the length of the
+/// whole file, or nothing where those are others than what is there: then nothing is written.
+async fn take(
+    mut response: Response,
+    output: &Path,
+    there: u64,
+    ctx: &Context,
+) -> anyhow::Result<Option<u64>> {
     let start = response.range.map_or(0, |range| range.start);
-    // Only now: what cannot be had leaves no file.
-    let mut file = fs_err::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(output)?;
-    file.file().set_len(start)?;
-    file.seek(SeekFrom::Start(start))?;
     let total = response.len.map(|len| start + len);
+    let mut same = match response.range {
+        // All of it comes, whatever is there.
+        None => Vec::new(),
+        Some(_) if total.is_some_and(|total| total < there) => return Ok(None),
+        Some(_) => end_of(output, start, there)?,
+    };
+    let mut at = start + same.len() as u64;
+    let mut file = None;
     let bar = ctx.out.bar("fetching", total.unwrap_or(0));
-    bar.set_position(start);
-    let mut at = start;
     while let Some(chunk) = response.chunk().await.context("the transfer broke off")? {
-        file.write_all(&chunk)?;
-        at += chunk.len() as u64;
+        let (first, rest) = chunk.split_at(same.len().min(chunk.len()));
+        if !same.starts_with(first) {
+            bar.finish_and_clear();
+            return Ok(None);
+        }
+        same.drain(..first.len());
+        if rest.is_empty() {
+            continue;
+        }
+        if file.is_none() {
+            file = Some(opened(output, at)?);
+        }
+        if let Some(file) = &mut file {
+            file.write_all(rest)?;
+        }
+        at += rest.len() as u64;
         bar.set_position(at);
     }
     bar.finish_and_clear();
+    // Only now: what cannot be had leaves no file.
+    let file = match file {
+        Some(file) => file,
+        None => opened(output, at)?,
+    };
     if let Some(total) = total.filter(|total| *total != at) {
         bail!("got {} of {}", bytes(at), bytes(total));
     }
-    file.sync_all()?;
-    Ok(at)
+    if !same.is_empty() {
+        return Ok(None);
+    }
+    // A pipe has no disk.
+    if file.metadata()?.is_file() {
+        file.sync_all()?;
+    }
+    Ok(Some(at))
+}
+
+/// The bytes of `output` from `start` to `there`.
+fn end_of(output: &Path, start: u64, there: u64) -> anyhow::Result<Vec<u8>> {
+    let mut file = fs_err::File::open(output)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut end = Vec::new();
+    file.take(there.saturating_sub(start)).read_to_end(&mut end)?;
+    Ok(end)
+}
+
+/// The file, cut off at `at`, to be written from there on.
+fn opened(output: &Path, at: u64) -> anyhow::Result<fs_err::File> {
+    let mut options = fs_err::OpenOptions::new();
+    let mut file = options.create(true).truncate(false).write(true).open(output)?;
+    if file.metadata()?.is_file() {
+        file.file().set_len(at)?;
+        file.seek(SeekFrom::Start(at))?;
+    }
+    Ok(file)
 }
 
 /// Packages never change under their name; databases and signatures do.

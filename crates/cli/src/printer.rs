@@ -28,19 +28,40 @@ impl Printer {
         self.json
     }
 
-    /// One line of data.
-    #[expect(clippy::unused_self, reason = "all that is printed goes through the printer")]
+    /// One line of data. Where it cannot be written the process ends here.
     pub(crate) fn line(&self, line: impl Display) {
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{line}").and_then(|()| out.flush()) {
-            Ok(()) => {}
-            // Nobody reads any more.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "error: cannot write to stdout: {error}");
-                std::process::exit(1);
-            }
+        self.bytes(line.to_string().as_bytes());
+    }
+
+    /// One line of data that need not be UTF-8, such as the name of a file.
+    pub(crate) fn bytes(&self, line: &[u8]) {
+        if let Err(error) = self.try_bytes(line) {
+            self.leave(&error);
         }
+    }
+
+    /// As [`Self::line`], for who has something to clear away before [`Self::leave`].
+    pub(crate) fn try_line(&self, line: impl Display) -> io::Result<()> {
+        self.try_bytes(line.to_string().as_bytes())
+    }
+
+    #[expect(clippy::unused_self, reason = "all that is printed goes through the printer")]
+    fn try_bytes(&self, line: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(line)?;
+        out.write_all(b"\n")?;
+        out.flush()
+    }
+
+    /// Ends the process, whose data nobody takes.
+    #[expect(clippy::unused_self, reason = "all that is printed goes through the printer")]
+    pub(crate) fn leave(&self, error: &io::Error) -> ! {
+        // Nobody reads any more.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        let _ = writeln!(io::stderr(), "error: cannot write to stdout: {error}");
+        std::process::exit(1)
     }
 
     /// Data: as JSON, or as `human` writes it.

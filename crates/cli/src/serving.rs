@@ -30,7 +30,15 @@ async fn cannot_listen(listen: SocketAddr, error: std::io::Error, home: &Home) -
         )
         .into();
     }
-    let hint = "another program has this port; set gateway.listen to another, or to port 0";
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 are root's to take; start it as root, or set gateway.listen to a higher port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; set gateway.listen to one it has"
+        }
+        _ => "another program has this port; set gateway.listen to another, or to port 0",
+    };
     anyhow::Error::from(error).context(Hinted::new(
         format!("the gateway cannot listen on {listen}"),
         hint,

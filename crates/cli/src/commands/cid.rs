@@ -39,7 +39,7 @@ fn profile(name: &str) -> anyhow::Result<&'static Profile> {
     Profile::by_name(name).with_context(|| format!("there are {}", known.join(", ")))
 }
 
-/// Prints `CID<TAB>PATH` a line. Exits 1 if a path cannot be read: that is told, and the others are printed.
+/// Prints `CID<TAB>PATH` a line, PATH byte for byte as it was given. Exits 1 if a path cannot be read: that is told, and the others are printed.
 pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
     let mut all = Vec::new();
     let mut exit = Exit::Done;
@@ -61,7 +61,13 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
         if ctx.out.json() {
             all.push(serde_json::json!({ "cid": entry.cid.to_string(), "path": path.to_string_lossy() }));
         } else {
-            ctx.out.line(format!("{}\t{}", entry.cid, path.display()));
+            let line = [
+                entry.cid.to_string().as_bytes(),
+                b"\t",
+                path.as_os_str().as_bytes(),
+            ]
+            .concat();
+            ctx.out.bytes(&line);
         }
     }
     if ctx.out.json() {

@@ -5,7 +5,7 @@
 //! each node with a home and a configuration as a user's.
 //!
 //! - Invariant: nothing but the directory and ports of 127.0.0.1 is touched; at the end,
-//!   also after Ctrl-C, everything is stopped and the directory is gone.
+//!   also after Ctrl-C, a closed terminal or a closed stdout, everything is stopped and the directory is gone.
 //! - Invariant: exit 0 only if every check held.
 //! - Read first: `demo/steps.rs`.
 
@@ -27,7 +27,7 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Exit};
-use report::Say;
+use report::{Lost, Say};
 use stage::Stage;
 
 /// Show the whole way in one process: mirror, importer, peer, gateway, pacman
@@ -51,11 +51,12 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let repo = args.repo.as_deref().unwrap_or(repository::NAME);
     let mut stage = Stage::new(dir.path(), repo);
     let mut say = Say::new(ctx);
+    let lost = say.lost.clone();
     say.line(&format!(
         "pacstore demo: two nodes and an ordinary mirror on 127.0.0.1, in {}\n",
         dir.path().display()
     ));
-    let ended = Box::pin(until_signal(steps::play(&args, &mut stage, &mut say))).await;
+    let ended = Box::pin(until_signal(steps::play(&args, &mut stage, &mut say), &lost)).await;
     let kept = match &ended {
         Ok(()) => closing(&args, &mut stage, &say).await,
         Err(_) => Ok(()),
@@ -63,25 +64,53 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     say.end(&ended)?;
     let kept = match stage.client.serving() {
         Ok(serving) if args.keep && ended.is_ok() && kept.is_ok() => {
-            serving.wait(crate::serving::Signals::hear()?).await
+            tokio::select! {
+                kept = serving.wait(crate::serving::Signals::hear()?) => kept,
+                () = terminal_closed() => Ok(()),
+                () = lost.happens() => Ok(()),
+            }
         }
         _ => kept,
     };
     stage.clear().await;
     drop(stage);
     dir.close().context("cannot remove the demo's directory")?;
+    if let Some(error) = lost.take() {
+        ctx.out.leave(&error);
+    }
     ended.and(kept).map(|()| Exit::Done)
 }
 
-/// Runs `work` until it ends or somebody has enough of it.
-async fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Runs `work` until it ends, somebody has enough of it, or nobody is there any more to read what it says.
+async fn until_signal(work: impl Future<Output = anyhow::Result<()>>, lost: &Lost) -> anyhow::Result<()> {
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
     tokio::select! {
         ended = work => ended,
         _ = int.recv() => bail!("interrupted"),
         _ = term.recv() => bail!("stopped"),
+        () = terminal_closed() => bail!("the terminal was closed"),
+        () = lost.happens() => bail!("nobody reads this any more"),
     }
+}
+
+/// Waits for SIGHUP. Never comes where that is ignored: who says `nohup` means it.
+async fn terminal_closed() {
+    let ignored = fs_err::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status));
+    if ignored {
+        return std::future::pending().await;
+    }
+    match signal(SignalKind::hangup()) {
+        Ok(mut closed) => _ = closed.recv().await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// By `/proc/PID/status`: the mask of ignored signals has one bit a signal, SIGHUP's is the lowest.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// The lines for pacman.conf; with `--keep` node 1 comes back first.

@@ -1,6 +1,8 @@
 //! `pacstore cid`: what scripts rely on, against CIDs that Kubo and ipfs-unixfs-importer computed.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -167,6 +169,20 @@ fn what_can_be_read_is_printed_beside_what_cannot() -> TestResult {
     assert_eq!(ran.json(), all.collect::<serde_json::Value>());
     let none = home.run(["cid", "--json", "/nowhere/at/all"]);
     assert_eq!(none.exits(1).json(), serde_json::json!([]));
+    Ok(())
+}
+
+/// A script that looks for the path it gave finds it, whatever bytes it has.
+#[test]
+fn a_path_that_is_no_utf_8_comes_back_byte_for_byte() -> TestResult {
+    let home = Home::empty();
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join(OsStr::from_bytes(b"caf\xe9\xff"));
+    fs::write(&path, "x")?;
+    let mut command = home.command(["cid"]);
+    let out = command.arg(&path).output()?.stdout;
+    let expected = [b"\t", path.as_os_str().as_bytes(), b"\n"].concat();
+    assert!(out.ends_with(&expected), "{}", out.escape_ascii());
     Ok(())
 }
 

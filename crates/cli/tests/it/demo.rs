@@ -1,9 +1,13 @@
 //! `pacstore demo` holds what it claims: everything checked, bytes from the peer, and
 //! from the ordinary mirror once the peer is dead.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
+
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::home::Home;
+use crate::home::{Home, signal};
 
 fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))
@@ -68,4 +72,31 @@ fn a_folder_without_the_repository_is_refused() {
     let ran = home.run(["demo", "--upstream", path, "--repo", "core"]).exits(1);
     assert!(ran.err.contains("there is no core.db"), "{}", ran.err);
     home.run(["demo", "--repo", "core"]).exits(2);
+}
+
+/// What ends a demo before its end: the terminal goes, or nobody reads on. Its 100 MB do not stay.
+#[test]
+fn who_goes_away_in_the_middle_leaves_nothing_behind() {
+    let home = Home::empty();
+    for goes in ["the terminal", "the reader"] {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let mut command = home.command(["demo"]);
+        command.env("TMPDIR", temporary.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the binary starts");
+        let mut said = BufReader::new(child.stdout.take().expect("its stdout"));
+        let mut line = String::new();
+        said.read_line(&mut line).expect("its first line");
+        assert!(line.starts_with("pacstore demo: "), "{line}");
+        if goes == "the terminal" {
+            signal(child.id(), Signal::HUP);
+            said.read_to_string(&mut line).expect("the rest");
+        } else {
+            drop(said);
+        }
+        let code = child.wait().expect("its end").code();
+        assert_eq!(code, Some(if goes == "the terminal" { 1 } else { 0 }), "{goes}");
+        let left = std::fs::read_dir(temporary.path()).expect("the folder").count();
+        assert_eq!(left, 0, "{goes} went away");
+    }
 }

@@ -1,11 +1,16 @@
 //! What the demo says: each step when it is done, and all of it at the end as JSON.
 //!
 //! - Invariant: with `--json` stdout is the one summary; the steps go to stderr.
+//! - Invariant: a closed stdout ends nothing here: it is told by [`Lost`], so that the stage can be cleared first.
 
+use std::fmt::Display;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pacstore_node::BytesOut;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::context::Context;
 use crate::printer::bytes;
@@ -70,10 +75,39 @@ pub(super) struct Step {
     pub(super) said: Vec<String>,
 }
 
+/// Why what the demo says reaches nobody, once that is so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lost(Arc<(Mutex<Option<io::Error>>, Notify)>);
+
+impl Lost {
+    fn note(&self, error: io::Error) {
+        self.error().get_or_insert(error);
+        self.0.1.notify_one();
+    }
+
+    fn error(&self) -> std::sync::MutexGuard<'_, Option<io::Error>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take(&self) -> Option<io::Error> {
+        self.error().take()
+    }
+
+    pub(super) fn is(&self) -> bool {
+        self.error().is_some()
+    }
+
+    /// Waits until nobody takes what is said.
+    pub(super) async fn happens(&self) {
+        self.0.1.notified().await;
+    }
+}
+
 /// Says each step when it is done.
 #[derive(Debug)]
 pub(super) struct Say<'a> {
     ctx: &'a Context,
+    pub(super) lost: Lost,
     began: Instant,
     pub(super) summary: Summary,
 }
@@ -82,6 +116,7 @@ impl<'a> Say<'a> {
     pub(super) fn new(ctx: &'a Context) -> Self {
         Self {
             ctx,
+            lost: Lost::default(),
             began: Instant::now(),
             summary: Summary::default(),
         }
@@ -96,7 +131,15 @@ impl<'a> Say<'a> {
         if self.ctx.out.json() {
             self.ctx.out.note(line);
         } else {
-            self.ctx.out.line(line);
+            self.data(line);
+        }
+    }
+
+    fn data(&self, line: impl Display) {
+        if !self.lost.is()
+            && let Err(error) = self.ctx.out.try_line(line)
+        {
+            self.lost.note(error);
         }
     }
 
@@ -134,7 +177,7 @@ impl<'a> Say<'a> {
             ));
         }
         if self.ctx.out.json() {
-            self.ctx.out.data(&self.summary, |_| String::new())?;
+            self.data(serde_json::to_string_pretty(&self.summary)?);
         }
         Ok(())
     }

@@ -413,7 +413,7 @@ async fn a_burst_of_streams_loses_no_block() {
                 served += 1;
             }
             if streams.len() >= 8 || served == blocks.len() {
-                futures::future::join_all(streams.drain(..)).await;
+                join_all(streams.drain(..)).await;
             }
         }
         wants

@@ -95,7 +95,7 @@ fn who_goes_away_in_the_middle_leaves_nothing_behind() {
             drop(said);
         }
         let code = child.wait().expect("its end").code();
-        assert_eq!(code, Some(if goes == "the terminal" { 1 } else { 0 }), "{goes}");
+        assert_eq!(code, Some(i32::from(goes == "the terminal")), "{goes}");
         let left = std::fs::read_dir(temporary.path()).expect("the folder").count();
         assert_eq!(left, 0, "{goes} went away");
     }

@@ -24,7 +24,7 @@ mod upstream;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::context::{Context, Exit};
 use report::{Lost, Say};
@@ -46,6 +46,8 @@ pub(crate) struct Args {
 
 /// Exits 0 if every check held, else 1. With `--json` a summary is printed either way.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+    // First of all: what comes before they are heard ends the process where it stands.
+    let mut signals = Signals::hear()?;
     let dir = tempfile::Builder::new().prefix("pacstore-demo-").tempdir();
     let dir = dir.context("cannot make a directory for the demo")?;
     let repo = args.repo.as_deref().unwrap_or(repository::NAME);
@@ -56,7 +58,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         "pacstore demo: two nodes and an ordinary mirror on 127.0.0.1, in {}\n",
         dir.path().display()
     ));
-    let ended = Box::pin(until_signal(steps::play(&args, &mut stage, &mut say), &lost)).await;
+    let ended = Box::pin(signals.until_any(steps::play(&args, &mut stage, &mut say), &lost)).await;
     let kept = match &ended {
         Ok(()) => closing(&args, &mut stage, &say).await,
         Err(_) => Ok(()),
@@ -66,7 +68,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         Ok(serving) if args.keep && ended.is_ok() && kept.is_ok() => {
             tokio::select! {
                 kept = serving.wait(crate::serving::Signals::hear()?) => kept,
-                () = terminal_closed() => Ok(()),
+                () = signals.terminal_closed() => Ok(()),
                 () = lost.happens() => Ok(()),
             }
         }
@@ -81,28 +83,51 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     ended.and(kept).map(|()| Exit::Done)
 }
 
-/// Runs `work` until it ends, somebody has enough of it, or nobody is there any more to read what it says.
-async fn until_signal(work: impl Future<Output = anyhow::Result<()>>, lost: &Lost) -> anyhow::Result<()> {
-    let mut int = signal(SignalKind::interrupt())?;
-    let mut term = signal(SignalKind::terminate())?;
-    tokio::select! {
-        ended = work => ended,
-        _ = int.recv() => bail!("interrupted"),
-        _ = term.recv() => bail!("stopped"),
-        () = terminal_closed() => bail!("the terminal was closed"),
-        () = lost.happens() => bail!("nobody reads this any more"),
+/// What says that somebody has enough of it.
+#[derive(Debug)]
+struct Signals {
+    int: Signal,
+    term: Signal,
+    /// None where it is ignored: who says `nohup` means it.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn hear() -> std::io::Result<Self> {
+        let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+        let hangup = (!ignores_hangup(&status)).then(|| signal(SignalKind::hangup()));
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+            hangup: hangup.transpose()?,
+        })
+    }
+
+    /// Runs `work` until it ends, somebody has enough of it, or nobody is there any more to read what it says.
+    async fn until_any(
+        &mut self,
+        work: impl Future<Output = anyhow::Result<()>>,
+        lost: &Lost,
+    ) -> anyhow::Result<()> {
+        let Self { int, term, hangup } = self;
+        tokio::select! {
+            ended = work => ended,
+            _ = int.recv() => bail!("interrupted"),
+            _ = term.recv() => bail!("stopped"),
+            () = heard(hangup) => bail!("the terminal was closed"),
+            () = lost.happens() => bail!("nobody reads this any more"),
+        }
+    }
+
+    async fn terminal_closed(&mut self) {
+        heard(&mut self.hangup).await;
     }
 }
 
-/// Waits for SIGHUP. Never comes where that is ignored: who says `nohup` means it.
-async fn terminal_closed() {
-    let ignored = fs_err::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status));
-    if ignored {
-        return std::future::pending().await;
-    }
-    match signal(SignalKind::hangup()) {
-        Ok(mut closed) => _ = closed.recv().await,
-        Err(_) => std::future::pending().await,
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
     }
 }
 

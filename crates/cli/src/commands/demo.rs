@@ -22,6 +22,7 @@ mod steps;
 mod upstream;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -76,12 +77,35 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     };
     stage.clear().await;
     drop(stage);
-    dir.close().context("cannot remove the demo's directory")?;
+    let removed = remove(dir).await;
+    removed.context("cannot remove the demo's directory")?;
     if let Some(error) = lost.take() {
         ctx.out.leave(&error);
     }
     ended.and(kept).map(|()| Exit::Done)
 }
+
+/// Removes the demo's directory. Work that cannot be interrupted, such as packing the sample, writes there to its end.
+async fn remove(dir: tempfile::TempDir) -> std::io::Result<()> {
+    let path = dir.keep();
+    let mut tries = 0;
+    loop {
+        let removed = fs_err::remove_dir_all(&path);
+        tokio::time::sleep(AGAIN).await;
+        tries += 1;
+        match removed {
+            // It was there again meanwhile, or still is.
+            _ if tries < TRIES && path.exists() => {}
+            Err(error) if path.exists() => return Err(error),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Between two tries to remove the directory.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How often that is tried: for 30 s.
+const TRIES: u32 = 300;
 
 /// What says that somebody has enough of it.
 #[derive(Debug)]

@@ -17,10 +17,6 @@ use super::upstream::Upstream;
 /// The mirror's NAME in the demo: a name that nobody can own.
 pub(super) const NAME: &str = "demo.example";
 
-/// How long work that cannot be interrupted, such as packing the sample, may take to its end. Until then it writes
-/// into the demo's directory, which could not be removed.
-const WORK_ENDS: Duration = Duration::from_secs(30);
-
 /// Where the repository is from.
 #[derive(Debug)]
 pub(super) enum From {
@@ -117,6 +113,6 @@ impl Stage {
     pub(super) async fn clear(&mut self) {
         self.client.stop().await;
         self.importer.stop().await;
-        self.tasks.shutdown(WORK_ENDS).await;
+        self.tasks.shutdown(Duration::from_secs(1)).await;
     }
 }

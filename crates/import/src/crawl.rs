@@ -26,6 +26,8 @@ const MAX_LISTING: u64 = 64 << 20;
 /// Listings that are read while looking for repositories, or for what one glob of `also` takes.
 const MAX_LISTINGS: usize = 5000;
 const MAX_DEPTH: usize = 64;
+/// What each link of a page has.
+const HREF: &[u8] = b"href";
 
 /// The visible names of a folder, and whether each is a folder.
 type Names = Vec<(Vec<u8>, bool)>;
@@ -197,7 +199,23 @@ impl Web {
         Ok(Some(files))
     }
 
+    /// Whether the nearest folder above that can be listed names `folder`, or the one on the way to it.
+    pub(crate) async fn is_named(&self, folder: &[u8]) -> Result<bool, SourceError> {
+        let mut folder = folder;
+        while !folder.is_empty() {
+            let (above, name) = names::split(folder);
+            if let Some(names) = self.listing(above).await? {
+                return Ok(names.iter().any(|(other, is_folder)| *is_folder && other == name));
+            }
+            folder = above;
+        }
+        Ok(true)
+    }
+
     /// The visible names of a folder, and whether each is a folder; nothing if the server does not say.
+    ///
+    /// Below the root a page without a single link is no listing, which would lead to the folder above: it is that of a
+    /// server in trouble, or of a portal.
     pub(crate) async fn listing(&self, folder: &[u8]) -> Result<Option<Names>, SourceError> {
         let url = if folder.is_empty() {
             self.root.clone()
@@ -220,6 +238,13 @@ impl Web {
         };
         let html = answer.bytes().await?;
         self.progress.pulse().beat();
+        if !folder.is_empty()
+            && !html
+                .windows(HREF.len())
+                .any(|part| part.eq_ignore_ascii_case(HREF))
+        {
+            return Ok(None);
+        }
         let base = answer.url.clone();
         let entries = self
             .tasks

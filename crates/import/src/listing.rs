@@ -153,6 +153,10 @@ impl Walk<'_> {
                         return Ok(());
                     }
                     ListedKind::Dir => entry.path.clone(),
+                    ListedKind::Unread => {
+                        self.file(path, Named::None(NoFile::Denied));
+                        return Ok(());
+                    }
                     ListedKind::Link | ListedKind::Other => {
                         self.file(path, Named::None(NoFile::Special));
                         return Ok(());
@@ -204,6 +208,7 @@ impl Walk<'_> {
                     turn(&entry.target, &mut todo)?;
                 }
                 ListedKind::Dir => here = path,
+                ListedKind::Unread if !todo.is_empty() => return Err(Lost::None(NoFile::Denied)),
                 _ if todo.is_empty() => here = path,
                 _ => return Err(Lost::None(NoFile::Dangling)),
             }
@@ -340,6 +345,26 @@ mod tests {
             "core/h/",
         ];
         assert_eq!(show(&links, &["/pool"], 0, 100), want);
+    }
+
+    #[test]
+    fn what_the_sender_could_not_read_is_a_name_without_bytes_and_so_is_what_a_link_has_below_it() {
+        let mut listed = vec![
+            entry("core", ListedKind::Unread, ""),
+            entry("core/a", ListedKind::File, ""),
+        ];
+        listed.push(entry("x", ListedKind::Dir, ""));
+        listed.push(entry("x/y", ListedKind::Unread, ""));
+        listed.push(entry("z", ListedKind::Link, "core/a"));
+        let filter = Filter {
+            exclude: Globs::default(),
+            hidden: false,
+            limit: 100,
+        };
+        let names = names_of(listed, &filter, 0).unwrap();
+        let denied = |path: &str| (path.as_bytes().into(), Named::None(NoFile::Denied));
+        assert_eq!(names.files, [denied("core"), denied("x/y"), denied("z")]);
+        assert_eq!(names.folders, [Box::from(*b"x")]);
     }
 
     #[test]

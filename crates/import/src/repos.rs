@@ -48,8 +48,8 @@ impl Repo {
 
 /// Finds the repositories of a view: the wanted ones, else all that have a database.
 ///
-/// One that the last tree holds stays one as long as packages are in its folder, database or not. Gives those that
-/// are gone as well.
+/// One that the last tree holds stays one as long as packages are in its folder, database or not, or nobody can say what
+/// is there. Gives those that are gone as well.
 pub(crate) fn discover(
     view: &View,
     wanted: Option<&[Wanted]>,
@@ -76,7 +76,7 @@ pub(crate) fn discover(
             if found.contains(&repo) {
                 continue;
             }
-            if has_packages(view, &repo.folder) {
+            if has_packages(view, &repo.folder) || unread(view, &repo.folder).is_some() {
                 found.push(repo);
             } else {
                 gone.push(repo);
@@ -92,6 +92,18 @@ fn has_packages(view: &View, folder: &[u8]) -> bool {
     let below = view.files.get(view.below(folder)).unwrap_or_default();
     let mut direct = below.iter().filter(|(path, _)| names::split(path).0 == folder);
     direct.any(|(path, _)| std::str::from_utf8(names::split(path).1).is_ok_and(pacman::is_package_file))
+}
+
+/// The folder, or the nearest one above it, that the source names without saying what is in it.
+fn unread<'a>(view: &View, folder: &'a [u8]) -> Option<(&'a [u8], NoFile)> {
+    let mut here = folder;
+    while !here.is_empty() {
+        if let Some(Item::None(why)) = view.get(here) {
+            return Some((here, *why));
+        }
+        here = names::split(here).0;
+    }
+    None
 }
 
 /// The databases of a repository, read.
@@ -141,7 +153,10 @@ pub(crate) fn open(
     let main_name = format!("{}.db", repo.name);
     if !files.iter().any(|(name, _)| *name == main_name) {
         let path = names::show(&repo.path(&main_name));
-        let trouble = if has_packages(view, &repo.folder) {
+        let trouble = if let Some((folder, why)) = unread(view, &repo.folder) {
+            let path = names::show(folder);
+            Trouble::NoFile { path, why }
+        } else if has_packages(view, &repo.folder) {
             Trouble::NoDatabase { path }
         } else {
             Trouble::NoFile {

@@ -38,7 +38,7 @@ use crate::source::{Directory, Transport};
 use crate::spec::{Files, ImportSpec, Plan, Source, SpecError};
 use crate::stamp::ChangeStamp;
 use crate::stamped::Seen;
-use crate::state::{RepoFacts, State};
+use crate::state::{RepoFacts, RepoState, State};
 use crate::upstreams::{Meter, Upstreams};
 use crate::view::View;
 use crate::web::Web;
@@ -514,10 +514,10 @@ impl Importer {
         self.tasks.blocking(Pool::Hash, move || what(&work)).await
     }
 
-    /// Nothing is whole: the tree of the last round stays, if there is one.
+    /// Nothing is whole: the tree of the last round stays, if there is one, with all repositories that it holds.
     fn all_torn(
         &self,
-        repositories: Vec<RepoFacts>,
+        mut repositories: Vec<RepoFacts>,
         warnings: Vec<String>,
         state: Option<&Arc<State>>,
         source: &Source,
@@ -528,6 +528,18 @@ impl Importer {
             return Err(Failed::Round(RoundError::Torn { mirror, repositories }));
         };
         let same = unchanged(state, tree, None, source, passes);
+        let with = repositories.first().map(|torn| match &*torn.upstream_folder {
+            "" => torn.name.clone(),
+            folder => format!("{folder}/{}", torn.name),
+        });
+        let with = with.unwrap_or_default();
+        for kept in &state.repositories {
+            let stays = kept.facts(RepoState::Held { with: with.clone() });
+            let mut known = repositories.iter().filter(|facts| facts.in_tree);
+            if !known.any(|facts| (&facts.folder, &facts.name) == (&stays.folder, &stays.name)) {
+                repositories.push(stays);
+            }
+        }
         Ok(Round {
             repositories,
             warnings,

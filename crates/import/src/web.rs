@@ -126,37 +126,39 @@ impl Web {
             }
         }
         self.get_all(&mut view, more, None).await?;
-        let wanted = if self.wanted.is_some() || self.unlisted {
-            repos
+        let lost = if self.wanted.is_some() || self.unlisted {
+            repos.into_iter().map(|repo| (repo, NoFile::Absent)).collect()
         } else {
             self.without_database(&view).await?
         };
-        for repo in &wanted {
+        for (repo, why) in &lost {
             let main = main(repo);
             if view.get(&main).is_none() {
-                view.files.push((main.into(), Item::None(NoFile::Absent)));
+                view.files.push((main.into(), Item::None(*why)));
                 view.sort();
             }
         }
         Ok(view)
     }
 
-    /// Repositories of the last tree that have lost their database, but not their packages: torn ones, not gone ones.
-    async fn without_database(&self, view: &View) -> Result<Vec<Repo>, SourceError> {
+    /// Repositories of the last tree that have lost their database, but not their packages, or of whose folder nothing can
+    /// be said although the one above it names it: torn ones, not gone ones.
+    async fn without_database(&self, view: &View) -> Result<Vec<(Repo, NoFile)>, SourceError> {
         let mut torn = Vec::new();
         for repo in &self.known {
             let main = repo.path(&format!("{}.db", repo.name));
             if view.get(&main).is_some() || !self.is_ours(&main) {
                 continue;
             }
-            let names = self.listing(&repo.folder).await?.unwrap_or_default();
             let is_package = |name: &[u8]| std::str::from_utf8(name).is_ok_and(pacman::is_package_file);
-            if names
-                .iter()
-                .any(|(name, is_folder)| !is_folder && is_package(name))
-            {
-                torn.push(repo.clone());
-            }
+            let why = match self.listing(&repo.folder).await? {
+                Some(names) => names
+                    .iter()
+                    .any(|(name, is_folder)| !is_folder && is_package(name))
+                    .then_some(NoFile::Absent),
+                None => self.is_named(&repo.folder).await?.then_some(NoFile::Denied),
+            };
+            torn.extend(why.map(|why| (repo.clone(), why)));
         }
         Ok(torn)
     }

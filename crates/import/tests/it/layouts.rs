@@ -184,3 +184,34 @@ async fn a_repository_that_is_gone_goes_and_one_that_lost_its_database_stays() -
     assert_eq!(one.warnings, ["extra/extra is gone from the source"]);
     Ok(())
 }
+
+/// Else a head would name a tree and none of the repositories in it.
+#[tokio::test]
+async fn where_nothing_is_whole_all_repositories_of_the_tree_stay_also_those_that_are_gone() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let core = Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(3, 700))?;
+    let extra = Repo::create(dir.path().join("extra"), RepoSpec::new("extra").packages(3, 700))?;
+    let bench = Bench::new();
+    let spec = of_directory(dir.path());
+    let both = bench.round(&spec).await?;
+    let in_tree = |round: &pacstore_import::Round| {
+        let facts = round
+            .repositories
+            .iter()
+            .filter(|facts| facts.in_tree && !facts.checked);
+        facts.map(|facts| facts.name.clone()).collect::<Vec<_>>()
+    };
+    // The configuration asks for one that is not there.
+    let mut other = spec.clone();
+    other.repositories = Repositories::List(vec!["nowhere/nothing".into()]);
+    let round = bench.round(&other).await?;
+    assert_eq!((round.tree, round.is_torn()), (both.tree, true));
+    assert_eq!(in_tree(&round), ["core", "extra"]);
+    // One is torn when the other goes.
+    core.lose_package("pkg1")?;
+    fs_err::remove_dir_all(extra.folder())?;
+    let round = bench.round(&spec).await?;
+    assert_eq!((round.tree, round.is_torn()), (both.tree, true));
+    assert_eq!(in_tree(&round), ["core", "extra"]);
+    Ok(())
+}

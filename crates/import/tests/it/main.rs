@@ -20,5 +20,6 @@ mod stamps;
 mod stops;
 mod torn;
 mod trees;
+mod unread;
 mod upstreams;
 mod year;

@@ -44,8 +44,18 @@ pub(crate) struct Ended {
 impl Ended {
     /// The last words, invalid UTF-8 replaced.
     pub(crate) fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.last_words()).into_owned()
+    }
+
+    /// The last words, as they came.
+    pub(crate) fn last_words(&self) -> Vec<u8> {
         let (a, b) = self.stderr.as_slices();
-        String::from_utf8_lossy(&[a, b].concat()).into_owned()
+        [a, b].concat()
+    }
+
+    /// Whether the last words are all words.
+    pub(crate) fn said_all(&self) -> bool {
+        self.stderr.len() < MAX_STDERR
     }
 
     /// What came of it; codes other than 0, 23 and 24 are errors.

@@ -23,6 +23,8 @@ pub enum ExitKind {
     Program,
     /// 19, 20 or a signal: somebody ended it.
     Killed,
+    /// 23: something could not be read at the source.
+    Unread,
     /// 25: more deletions than allowed; the rest was done.
     MaxDelete,
     /// 30: no traffic for too long.
@@ -44,6 +46,7 @@ impl ExitKind {
             12 | 13 => Self::Stream,
             14 | 15 | 16 | 21 | 22 | 255 => Self::Program,
             19 | 20 | -1 => Self::Killed,
+            23 => Self::Unread,
             25 => Self::MaxDelete,
             30 => Self::Timeout,
             35 => Self::ConnectTimeout,
@@ -90,6 +93,7 @@ impl fmt::Display for ExitKind {
             Self::Stream => "the stream broke off",
             Self::Program => "the program failed",
             Self::Killed => "it was ended from outside",
+            Self::Unread => "the mirror cannot read it",
             Self::MaxDelete => "more deletions than allowed",
             Self::Timeout => "no traffic for too long",
             Self::ConnectTimeout => "the daemon did not answer",

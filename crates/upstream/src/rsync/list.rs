@@ -80,6 +80,8 @@ pub enum ListedKind {
     Link,
     /// A device, socket or pipe.
     Other,
+    /// The sender could not read it: a folder may have names below it, of another name not even its kind is known.
+    Unread,
 }
 
 /// One entry of a mirror.
@@ -168,7 +170,7 @@ fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[start..end], &line[end..]))
 }
 
-fn unescape(name: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     let mut rest = name;
     while let Some((&first, tail)) = rest.split_first() {

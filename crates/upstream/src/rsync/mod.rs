@@ -2,7 +2,8 @@
 //!
 //! The child is told to resolve links on the sender's side (`-L`), to replace files by
 //! rename (never `--inplace`), and to keep what it did not finish in a folder of its own,
-//! so the staging tree holds whole files only. Names are never parsed from messages.
+//! so the staging tree holds whole files only. Names are never parsed from messages, but
+//! for those that a listing could not read.
 //!
 //! - Invariant: a child never outlives its call: it is stopped on silence, deadline,
 //!   stop token and drop, with the whole process group it made.
@@ -16,6 +17,7 @@ mod list;
 mod rule;
 mod source;
 mod stats;
+mod unread;
 
 use std::ffi::OsString;
 use std::io;
@@ -308,8 +310,11 @@ impl Rsync {
 
     /// The entries of a folder of a mirror, or of all below it. See [`ListSpec`].
     ///
+    /// What the sender could not read is among them as [`ListedKind::Unread`].
+    ///
     /// # Errors
-    /// [`RsyncError`]; [`RsyncError::TooMany`] above the spec's limit.
+    /// [`RsyncError`]; [`RsyncError::TooMany`] above the spec's limit, [`RsyncError::Exit`] also if the source itself could
+    /// not be read, or so much below it that not all of it was told.
     pub async fn list(&self, spec: &ListSpec<'_>) -> Result<Vec<Listed>, RsyncError> {
         checked_source(spec.source)?;
         let mut arguments = self.common_arguments();
@@ -319,7 +324,7 @@ impl Rsync {
             ..self.bounds(spec.deadline)
         };
         let mut found = Vec::new();
-        run(&self.options.program, arguments, bounds, |line| {
+        let ended = run(&self.options.program, arguments, bounds, |line| {
             spec.pulse.beat();
             if let Some(entry) = list::parse_line(line)? {
                 if found.len() >= spec.max_entries {
@@ -329,8 +334,16 @@ impl Rsync {
             }
             Ok(())
         })
-        .await?
-        .outcome()?;
+        .await?;
+        if ended.outcome()? != Outcome::Whole {
+            let unread: Option<Vec<Vec<u8>>> = unread::unread(&ended.last_words(), spec.source)
+                .into_iter()
+                .collect();
+            match unread {
+                Some(unread) if ended.said_all() => unread::mark(&mut found, unread),
+                _ => ended.whole()?,
+            }
+        }
         Ok(found)
     }
 

@@ -1,0 +1,137 @@
+//! What an upstream has and cannot show is not gone: its repository stays as it was, and is named.
+
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use pacstore_testkit::{Fault, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
+
+use crate::common::{Bench, all, cid_of, of_directory, of_url, troubles};
+
+fn two_repositories(dir: &Path) -> TestResult {
+    fs_err::set_permissions(dir, Permissions::from_mode(0o755))?;
+    for name in ["core", "extra"] {
+        // Other packages in each: what the store has by its digest is not asked for.
+        let spec = RepoSpec::new(name).package(format!("{name}-a"), 900);
+        Repo::create(dir.join(name).join("os/x86_64"), spec)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_that_the_rsync_daemon_may_not_read_tears_the_repository_in_it() -> TestResult {
+    // The folder itself, and one above it: not to be opened, listed or entered.
+    for (folder, mode, named) in [
+        ("extra/os/x86_64", 0o000, "extra/os/x86_64 is not readable for us"),
+        ("extra/os", 0o311, "extra/os is not readable for us"),
+        ("extra", 0o444, "extra is not readable for us"),
+    ] {
+        let dir = tempfile::tempdir()?;
+        two_repositories(dir.path())?;
+        let lines = if rustix::process::geteuid().is_root() {
+            vec!["uid = nobody", "gid = *"]
+        } else {
+            Vec::new()
+        };
+        let Some(daemon) = RsyncDaemon::serve_with(dir.path(), &lines)? else {
+            return Ok(());
+        };
+        let listed = of_url(&daemon.url(""));
+        for spec in [listed.clone(), all(listed)] {
+            let bench = Bench::new();
+            let whole = bench.round(&spec).await?;
+            assert_eq!((whole.tree, whole.is_torn()), (cid_of(dir.path()), false));
+            let closed = dir.path().join(folder);
+            fs_err::set_permissions(&closed, Permissions::from_mode(mode))?;
+            let round = bench.round(&spec).await;
+            fs_err::set_permissions(&closed, Permissions::from_mode(0o755))?;
+            let round = round?;
+            assert_eq!((round.tree, round.is_torn()), (whole.tree, true), "{folder}");
+            assert_eq!(troubles(&round.repositories), [named]);
+            let mended = bench.round(&spec).await?;
+            assert_eq!((mended.tree, mended.is_torn()), (whole.tree, false), "{folder}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_rsync_daemon_may_not_read_elsewhere_is_left_out_and_named() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    two_repositories(dir.path())?;
+    let lines = if rustix::process::geteuid().is_root() {
+        vec!["uid = nobody", "gid = *"]
+    } else {
+        Vec::new()
+    };
+    let Some(daemon) = RsyncDaemon::serve_with(dir.path(), &lines)? else {
+        return Ok(());
+    };
+    let without = cid_of(dir.path());
+    let closed = dir.path().join("lost+found");
+    fs_err::create_dir(&closed)?;
+    fs_err::set_permissions(&closed, Permissions::from_mode(0o000))?;
+    let round = Bench::new().round(&all(of_url(&daemon.url("")))).await?;
+    assert_eq!((round.tree, round.is_torn()), (without, false));
+    assert_eq!(round.warnings, ["left out: lost+found is not readable for us"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_that_a_web_server_names_and_does_not_show_tears_the_repository_in_it() -> TestResult {
+    for fault in [
+        Fault::Status(401),
+        Fault::Status(403),
+        Fault::Status(404),
+        Fault::Status(410),
+        Fault::ErrorPage,
+    ] {
+        for layout in [pacstore_import::Layout::Plain, pacstore_import::Layout::Archlinux] {
+            let dir = tempfile::tempdir()?;
+            two_repositories(dir.path())?;
+            let server = Upstream::folder(dir.path())?;
+            let bench = Bench::new();
+            let mut spec = of_url(&server.url(""));
+            spec.layout = layout;
+            let whole = bench.round(&spec).await?;
+            assert!(!whole.is_torn());
+            server.fault("extra/*", fault.clone());
+            let round = bench.round(&spec).await?;
+            assert_eq!(
+                (round.tree, round.is_torn()),
+                (whole.tree, true),
+                "{fault:?} {layout:?}"
+            );
+            server.heal();
+            let mended = bench.round(&spec).await?;
+            assert_eq!((mended.tree, mended.is_torn()), (whole.tree, false));
+            // No more named, it is gone.
+            fs_err::remove_dir_all(dir.path().join("extra"))?;
+            let gone = bench.round(&spec).await?;
+            assert!(!gone.is_torn());
+            assert_eq!(gone.warnings, ["extra/os/x86_64/extra is gone from the source"]);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_of_a_repository_that_became_a_dangling_link_tears_it() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    two_repositories(dir.path())?;
+    let bench = Bench::new();
+    for spec in [of_directory(dir.path()), all(of_directory(dir.path()))] {
+        let whole = bench.round(&spec).await?;
+        fs_err::rename(dir.path().join("extra"), dir.path().join(".away"))?;
+        symlink("nowhere", dir.path().join("extra"))?;
+        let round = bench.round(&spec).await?;
+        assert_eq!((round.tree, round.is_torn()), (whole.tree, true));
+        assert_eq!(
+            troubles(&round.repositories),
+            ["extra is a link that leads nowhere"]
+        );
+        fs_err::remove_file(dir.path().join("extra"))?;
+        fs_err::rename(dir.path().join(".away"), dir.path().join("extra"))?;
+    }
+    Ok(())
+}

@@ -221,12 +221,12 @@ impl Importing {
 }
 
 impl Node {
-    /// The import of the mirror `name`.
+    /// The import of the mirror `name`, in any case of letters.
     pub fn import(&self, name: &str) -> Option<Arc<Importing>> {
         self.inner
             .imports
             .iter()
-            .find(|import| import.name().as_str() == name)
+            .find(|import| import.name().as_str().eq_ignore_ascii_case(name))
             .cloned()
     }
 

@@ -98,7 +98,7 @@ async fn forever(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
         .node
         .imports
         .iter()
-        .any(|import| import.name.as_str() == args.name)
+        .any(|import| import.name.as_str().eq_ignore_ascii_case(&args.name))
     {
         return Err(unknown(&args.name));
     }

@@ -31,10 +31,11 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let dir = fs_err::canonicalize(&args.dir)?;
     let loaded = ctx.config()?;
     let mut imports = loaded.node.imports.iter();
-    let known = imports.find(|import| import.name.as_str() == args.name);
+    let known = imports.find(|import| import.name.as_str().eq_ignore_ascii_case(&args.name));
     let daemon = ctx.daemon().await;
     if let Some(import) = known {
         of_this(import, &dir, ctx)?;
+        as_asked(import, &args, ctx)?;
     } else {
         if daemon.is_some() {
             let hint =
@@ -97,6 +98,30 @@ fn of_this(import: &ImportConfig, dir: &Path, ctx: &Context) -> anyhow::Result<(
         ctx.home.config_file().display()
     );
     Err(Hinted::new(message, hint).into())
+}
+
+/// What is published under the NAME already stays as the configuration has it, so flags may not ask for something else.
+fn as_asked(import: &ImportConfig, args: &Args, ctx: &Context) -> anyhow::Result<()> {
+    let file = ctx.home.config_file();
+    if args.private && import.public {
+        let hint = format!(
+            "write `public = false` in its [[import]] in {}; what others have of it already they keep",
+            file.display()
+        );
+        return Err(Hinted::new(format!("`{}` is public", import.name), hint).into());
+    }
+    if let Some(label) = args.key.as_ref().filter(|label| **label != import.key) {
+        let message = format!(
+            "`{}` is signed by the key `{}`, not by `{label}`",
+            import.name, import.key
+        );
+        let hint = format!(
+            "another key is another name for clients: publish under another NAME, change `key` in {}, or see `pacstore key rotate`",
+            file.display()
+        );
+        return Err(Hinted::new(message, hint).into());
+    }
+    Ok(())
 }
 
 fn add(args: &Args, dir: &Path, label: &str, ctx: &Context) -> anyhow::Result<()> {

@@ -302,6 +302,28 @@ fn another_folder_is_not_published_under_a_name_that_is_taken() -> TestResult {
     Ok(())
 }
 
+/// What is public does not become private by a flag: nothing is published then, and what to do is said.
+#[test]
+fn a_flag_that_says_otherwise_than_the_configuration_is_refused() {
+    let mirror = mirror();
+    let folder = text(mirror.repo.folder());
+    let home = Home::with(LOOPBACK);
+    home.run(["publish", folder, "--name", NAME]).done();
+    home.run(["publish", folder, "--name", NAME, "--private"])
+        .fails_with(&["is public", "public = false"]);
+    home.run(["publish", folder, "--name", NAME, "--key", "other"])
+        .fails_with(&["not by `other`", "pacstore key rotate"]);
+    home.run(["publish", folder, "--name", NAME, "--key", NAME])
+        .exits(3);
+    home.run(["publish", folder, "--name", &NAME.to_uppercase()])
+        .exits(3);
+    home.run(["import", &NAME.to_uppercase(), "--once"]).exits(3);
+    home.run(["publish", folder, "--name", "second.example", "--private"])
+        .done();
+    home.run(["publish", folder, "--name", "second.example", "--private"])
+        .exits(3);
+}
+
 #[test]
 fn a_publication_that_the_configuration_cannot_hold_leaves_it_as_it_was() -> TestResult {
     let mirror = mirror();

@@ -73,6 +73,13 @@ impl Trouble {
     }
 }
 
+impl Trouble {
+    /// Whether it is that a database cannot be read.
+    pub(crate) fn is_of_a_database(&self) -> bool {
+        matches!(self, Self::Database { .. })
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -145,24 +145,15 @@ impl Work {
                 .as_ref()
                 .is_some_and(|s| s.kept(&repo.folder, &repo.name).is_some());
             let known = in_tree || self.plan.compiled.listed.is_some();
-            let own: Vec<usize> = repos::own_files(&self.view, repo)
-                .into_iter()
-                .map(|(_, at)| at)
-                .collect();
-            let facts: HashMap<usize, _> = own
-                .into_iter()
-                .map(|at| (at, facts(&self.view, taken, at)))
-                .collect();
-            let (store, view, of) = (intakes.store.clone(), Arc::clone(&self.view), repo.clone());
-            let opened = intakes.tasks.blocking(Pool::Hash, move || {
-                let absent = || Trouble::NoFile {
-                    path: of.shown(),
-                    why: NoFile::Absent,
-                };
-                let lookup = |at: usize| facts.get(&at).cloned().unwrap_or_else(|| Err(absent()));
-                repos::open(&store, &view, &of, &lookup, known)
-            });
-            match opened.await?? {
+            let mut opened = self.open(intakes, taken, repo, known).await?;
+            if matches!(&opened, Opened::Torn(troubles) if troubles.iter().any(Trouble::is_of_a_database))
+                && let damaged = self.drop_damaged(intakes, taken, repo).await?
+                && !damaged.is_empty()
+            {
+                self.bring(intakes, &damaged, taken, Sure::Yes).await?;
+                opened = self.open(intakes, taken, repo, known).await?;
+            }
+            match opened {
                 Opened::Databases(databases) => {
                     if let Some(slot) = all.databases.get_mut(number) {
                         *slot = Some(databases);
@@ -180,6 +171,56 @@ impl Work {
             }
         }
         Ok(all)
+    }
+
+    /// Reads the databases of a repository.
+    async fn open(
+        &self,
+        intakes: &Intakes,
+        taken: &Taker,
+        repo: &Repo,
+        known: bool,
+    ) -> Result<Opened, IntakeError> {
+        let own = repos::own_files(&self.view, repo).into_iter();
+        let facts: HashMap<usize, _> = own.map(|(_, at)| (at, facts(&self.view, taken, at))).collect();
+        let (store, view, of) = (intakes.store.clone(), Arc::clone(&self.view), repo.clone());
+        let opened = intakes.tasks.blocking(Pool::Hash, move || {
+            let absent = || Trouble::NoFile {
+                path: of.shown(),
+                why: NoFile::Absent,
+            };
+            let lookup = |at: usize| facts.get(&at).cloned().unwrap_or_else(|| Err(absent()));
+            repos::open(&store, &view, &of, &lookup, known)
+        });
+        opened.await?
+    }
+
+    /// A database that cannot be read may be the disk's fault, not the upstream's: those that the store has not as they
+    /// came in leave it, and are forgotten, so that they come in again. Gives their places in the view.
+    async fn drop_damaged(
+        &self,
+        intakes: &Intakes,
+        taken: &mut Taker,
+        repo: &Repo,
+    ) -> Result<Vec<usize>, IntakeError> {
+        let own = repos::own_files(&self.view, repo).into_iter();
+        let own = own.filter_map(|(_, at)| Some((at, facts(&self.view, taken, at).ok()?.root())));
+        let (store, own): (_, Vec<_>) = (intakes.store.clone(), own.collect());
+        let damaged = intakes.tasks.blocking(Pool::Hash, move || {
+            let mut damaged = Vec::new();
+            for (at, root) in own {
+                // Of two names of one file the second finds it gone.
+                if store.reread(&root)?.is_some() || store.file(&root)?.is_none() {
+                    damaged.push(at);
+                }
+            }
+            Ok::<_, IntakeError>(damaged)
+        });
+        let damaged = damaged.await??;
+        for (path, _) in damaged.iter().filter_map(|at| self.view.files.get(*at)) {
+            taken.remove(path);
+        }
+        Ok(damaged)
     }
 
     /// The first repository whose database is older than the tree's.

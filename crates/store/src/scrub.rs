@@ -7,8 +7,10 @@
 use cid::Cid;
 
 use crate::error::{ReadError, WriteError};
+use crate::files::Lookup;
 use crate::fsck::{Damage, FsckReport};
 use crate::index::FILES;
+use crate::keys;
 use crate::record::{FileRecord, Place};
 use crate::store::Store;
 
@@ -66,5 +68,25 @@ impl Store {
                 damage,
             }));
         }
+    }
+
+    /// Reads the file with this root again, for who found in it what cannot be: a damaged one is dropped, and what was wrong
+    /// with it told. `None`: it is right, or not here.
+    ///
+    /// # Errors
+    /// As [`Store::scrub_next`].
+    pub fn reread(&self, root: &Cid) -> Result<Option<Damage>, WriteError> {
+        let inner = &self.0;
+        let Some(key) = keys::ref_key(root) else {
+            return Ok(None);
+        };
+        let Some((id, record)) = inner.index.read(|txn| txn.find_root(&key))? else {
+            return Ok(None);
+        };
+        let damage = inner.check_file(id, &record, &mut FsckReport::default())?;
+        if damage.is_some() {
+            inner.drop_file(id, &record.place, "its bytes are not the right ones any more")?;
+        }
+        Ok(damage)
     }
 }

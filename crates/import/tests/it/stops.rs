@@ -2,6 +2,7 @@
 //!
 //! What names and records had to do with them is tested in crate `node`.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -132,6 +133,55 @@ async fn june_2020_a_damaged_memory_of_its_own_is_made_anew_by_the_next_round() 
         assert_eq!(fetched.count(), 1, "damage {damage}");
     }
     Ok(())
+}
+
+/// A flipped bit in what the store has of a database is not the upstream's fault, and is mended from there at once.
+#[tokio::test]
+async fn june_2020_a_database_that_its_own_disk_damaged_comes_anew() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(3, 700))?;
+    let (server, daemon) = (Upstream::folder(dir.path())?, RsyncDaemon::serve(dir.path())?);
+    let mut specs = vec![of_directory(dir.path()), of_url(&server.url(""))];
+    specs.extend(daemon.iter().map(|daemon| of_url(&daemon.url(""))));
+    for spec in specs {
+        let bench = Bench::new();
+        let before = bench.round(&spec).await?;
+        let database = fs_err::read(repo.database_path())?;
+        let mut hit = 0;
+        for path in files_below(&bench.dir.path().join("store"))? {
+            let mut bytes = fs_err::read(&path)?;
+            if bytes == database {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0xff;
+                fs_err::write(&path, bytes)?;
+                hit += 1;
+            }
+        }
+        assert_eq!(hit, 1);
+        // Something else moves, so that the repository is looked at.
+        fs_err::write(dir.path().join("core.db.sig"), b"not looked at without a keyring")?;
+        let round = bench.round(&spec).await?;
+        fs_err::remove_file(dir.path().join("core.db.sig"))?;
+        assert!(!round.is_torn(), "{:?}: {:?}", spec.from, round.repositories);
+        assert_ne!(round.tree, before.tree);
+        let kept = bench.files(&round.tree);
+        assert!(kept.contains(&(b"core.db".to_vec(), database)), "{:?}", spec.from);
+        repo.update(&["pkg0"])?;
+    }
+    Ok(())
+}
+
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
 
 /// A week: the import was stuck, and nobody knew.

@@ -91,3 +91,23 @@ fn scrubbing_finds_a_flipped_bit_and_drops_that_file_alone() -> TestResult {
     assert_sound(&store, &home);
     Ok(())
 }
+
+#[test]
+fn a_file_that_is_read_again_because_it_cannot_be_right_is_dropped_only_if_it_is_not() -> TestResult {
+    let home = Home::new(100_000);
+    let store = home.open();
+    let roots: Vec<_> = (0..2)
+        .map(|seed| put(&store, &home, &bytes(seed, 3000)))
+        .collect();
+    let path = home.on_disk().remove(1);
+    let mut data = std::fs::read(&path)?;
+    data[1234] ^= 1;
+    std::fs::write(&path, &data)?;
+    assert_eq!(store.reread(&roots[0])?, None);
+    let damage = Damage::FileBytes { root: roots[1], path };
+    assert_eq!(store.reread(&roots[1])?, Some(damage));
+    assert_eq!(store.reread(&roots[1])?, None, "not here any more");
+    assert!(store.file(&roots[0])?.is_some() && store.file(&roots[1])?.is_none());
+    assert_sound(&store, &home);
+    Ok(())
+}

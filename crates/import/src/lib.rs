@@ -16,6 +16,7 @@ mod build;
 mod choose;
 mod crawl;
 mod doubt;
+mod download;
 mod early;
 mod error;
 mod facts;

@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use pacstore_dag::{self as dag, Profile};
 use pacstore_pacman as pacman;
-use pacstore_runtime::{Backoff, Pool, Tasks};
+use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Store;
-use pacstore_upstream::{Durable, Fetch, FetchError, Get, Http, HttpError, IfRangeIgnored, Url, url_of};
+use pacstore_upstream::{Get, Http, HttpError, IfRangeIgnored, Url, url_of};
 use ring::digest::{SHA256, digest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -39,18 +39,6 @@ use crate::spec::{Limits, Wanted};
 use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 
-/// The longest file that a database gives no size of.
-const MAX_FILE: u64 = 16 << 30;
-/// The longest database of which nothing is known; of a known one, this beside four times its size.
-const MAX_DATABASE: u64 = 1 << 30;
-const MORE_DATABASE: u64 = 64 << 20;
-/// The longest signature.
-const MAX_SIGNATURE: u64 = 1 << 20;
-/// Tries for one file.
-const TRIES: u32 = 3;
-/// The pause between two of them, and the longest that a server may ask for.
-const PAUSE: Duration = Duration::from_millis(200);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Files of one pass that may fail before the mirror is given up.
 const MAX_FAILED: usize = 16;
 
@@ -83,9 +71,12 @@ pub(crate) struct Web {
 }
 
 /// What one request gave.
-enum Got {
+#[derive(Debug)]
+pub(crate) enum Got {
     Item(Item),
     Absent,
+    /// A database that the server has and does not send: its repository is torn.
+    Failed(SourceError),
 }
 
 impl Web {
@@ -96,16 +87,14 @@ impl Web {
         let want = |path| Want { path, expected: None };
         let main = |repo: &Repo| repo.path(&format!("{}.db", repo.name));
         let mut view = View::default();
-        self.get_all(
-            &mut view,
-            repos
-                .iter()
-                .map(|repo| want(main(repo)))
-                .chain(also.iter().cloned().map(want))
-                .collect(),
-            None,
-        )
-        .await?;
+        let databases = repos.iter().map(|repo| want(main(repo)));
+        let wants = databases.chain(also.iter().cloned().map(want)).collect();
+        let failed = self.get_all(&mut view, wants, None).await?;
+        let comes = |repo| matches!(view.get(&main(repo)), Some(Item::File { .. }));
+        // One database tears its repository. Without any nothing can be said, and another mirror may do better.
+        if let Some(error) = failed.filter(|_| !repos.iter().any(comes)) {
+            return Err(error);
+        }
         // A listing named them: what is not there then is a name without bytes, such as a link that dangles.
         let absent = also.into_iter().filter(|path| view.get(path).is_none());
         let absent: Vec<Vec<u8>> = absent.filter(|path| self.is_ours(path)).collect();
@@ -181,8 +170,11 @@ impl Web {
             .filter_map(|want| want.expected.and_then(|(len, _)| len))
             .sum();
         self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
-        let taken =
-            early::while_it_runs(intakes, bytes, |came| self.get_all(view, wants, Some(came))).await?;
+        let taken = early::while_it_runs(intakes, bytes, |came| {
+            let got = self.get_all(view, wants, Some(came));
+            async { got.await.map(drop) }
+        })
+        .await?;
         for (path, facts) in taken {
             let item = view.position(&path).and_then(|at| view.files.get_mut(at));
             if let Some((_, Item::File { place, .. })) = item {
@@ -206,13 +198,14 @@ impl Web {
         Ok(forgotten.await??)
     }
 
-    /// Puts `wants` into the view, and tells `came` of each file that came over the wire.
+    /// Puts `wants` into the view, and tells `came` of each file that came over the wire. Gives why the first database of
+    /// those that failed did.
     async fn get_all(
         &self,
         view: &mut View,
         wants: Vec<Want>,
         came: Option<mpsc::Sender<Came>>,
-    ) -> Result<(), SourceError> {
+    ) -> Result<Option<SourceError>, SourceError> {
         let mut wants: Vec<Want> = wants
             .into_iter()
             .filter(|want| self.is_ours(&want.path))
@@ -231,8 +224,15 @@ impl Web {
                 Ok::<_, SourceError>((want.path, got))
             })
             .buffer_unordered(self.limits.requests.max(1));
-        let mut failed = 0;
+        let (mut failed, mut first) = (0, None);
         while let Some((path, got)) = got.try_next().await? {
+            let got = match got {
+                Got::Failed(error) => {
+                    first.get_or_insert(error);
+                    Got::Item(Item::None(NoFile::Cut))
+                }
+                got => got,
+            };
             if let Got::Item(item) = got {
                 if let Item::File {
                     stamp,
@@ -245,7 +245,7 @@ impl Web {
                         && came.send(Came { path, stamp, place }).await.is_err()
                     {
                         // The intake has failed and says why.
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
                 failed += usize::from(item == Item::None(NoFile::Cut));
@@ -267,7 +267,7 @@ impl Web {
         drop(got);
         self.meter.add(bytes, files, began.elapsed());
         view.sort();
-        Ok(())
+        Ok(first)
     }
 
     /// Whether a file has lain there for an hour.
@@ -298,7 +298,7 @@ impl Web {
         url_of(&self.root, path).ok()
     }
 
-    fn server(&self) -> u64 {
+    pub(crate) fn server(&self) -> u64 {
         let digest = digest(&SHA256, self.root.as_str().as_bytes());
         digest
             .as_ref()
@@ -398,159 +398,6 @@ impl Web {
         };
         self.tasks.blocking(Pool::Disk, work).await?
     }
-
-    async fn download(
-        &self,
-        want: &Want,
-        remembered: Option<(Stamp, FileFacts)>,
-    ) -> Result<Got, SourceError> {
-        let Some(url) = self.url(&want.path) else {
-            return Ok(Got::Absent);
-        };
-        let named = want.expected.is_some();
-        let none = |why| Ok(Got::Item(Item::None(why)));
-        let dest = self.folder.join(self.file_name(want));
-        if let Some((Some(len), Some(sha256))) = want.expected
-            && self.is_whole(dest.clone(), len).await?
-        {
-            // Of a round that was cut short, maybe by a power cut before it was synced; its digest is checked like any
-            // other's, and what has a wrong one is fetched anew in the next pass.
-            let etag = Some(hex(&sha256).into());
-            let stamp = Stamp::Web {
-                server: self.server(),
-                size: len,
-                modified: None,
-                etag,
-            };
-            return Ok(Got::Item(Item::File {
-                stamp,
-                place: Place::Fetched(dest),
-            }));
-        }
-        let mut fetch = Fetch::new(&url, &dest);
-        let expected_len = want.expected.and_then(|(len, _)| len);
-        let known_len = remembered.as_ref().map(|(stamp, _)| stamp.size());
-        let (longest, deadline) = if want.path.ends_with(b".sig") {
-            (MAX_SIGNATURE, self.limits.small)
-        } else if is_database(&want.path) {
-            let more = known_len.map(|len| len.saturating_mul(4) + MORE_DATABASE);
-            (
-                more.map_or(MAX_DATABASE, |len| len.min(MAX_DATABASE)),
-                self.limits.small,
-            )
-        } else {
-            (MAX_FILE, self.limits.source)
-        };
-        fetch.max_len = Some(expected_len.unwrap_or(longest));
-        fetch.deadline = Some(deadline);
-        // The store syncs what it takes, many files at a time.
-        fetch.durable = Durable::ByCaller;
-        fetch.pulse = self.progress.pulse();
-        if let Some((
-            Stamp::Web {
-                modified, etag, size, ..
-            },
-            _,
-        )) = &remembered
-            && !named
-        {
-            fetch.if_none_match = etag
-                .as_deref()
-                .filter(|etag| etag.contains('"'))
-                .map(str::to_owned);
-            // Not If-Modified-Since: to many servers a file that was put back to an older one is "not modified".
-            if fetch.if_none_match.is_none() {
-                fetch.unless_same = modified
-                    .and_then(|s| u64::try_from(s).ok())
-                    .map(|s| (UNIX_EPOCH + Duration::from_secs(s), *size));
-            }
-        }
-        let mut tried = 0;
-        let mut backoff = Backoff::new(PAUSE, MAX_PAUSE);
-        loop {
-            tried += 1;
-            let error = match self.http.fetch_to_file(&self.tasks, &fetch).await {
-                Ok(fetched) => {
-                    let modified = fetched.last_modified.map(seconds);
-                    let etag = match (fetched.etag, modified) {
-                        (Some(etag), _) => Some(etag.into()),
-                        (None, Some(_)) => None,
-                        (None, None) => Some(hex(&fetched.sha256).into()),
-                    };
-                    let stamp = Stamp::Web {
-                        server: self.server(),
-                        size: fetched.len,
-                        modified,
-                        etag,
-                    };
-                    return Ok(Got::Item(Item::File {
-                        stamp,
-                        place: Place::Fetched(dest),
-                    }));
-                }
-                Err(error) => error,
-            };
-            let FetchError::Http(http) = &error else {
-                return Err(error.into());
-            };
-            match http {
-                HttpError::NotModified { .. } => {
-                    if let Some((stamp, facts)) = remembered {
-                        return Ok(Got::Item(Item::File {
-                            stamp,
-                            place: Place::Known(Box::new(facts)),
-                        }));
-                    }
-                    return none(NoFile::Cut);
-                }
-                HttpError::Status { code: 404 | 410, .. } if named => return none(NoFile::Absent),
-                HttpError::Status { code: 401 | 403, .. } if named => return none(NoFile::Denied),
-                // Many servers say 403 for what is not there.
-                HttpError::Status {
-                    code: 401 | 403 | 404 | 410,
-                    ..
-                } => return Ok(Got::Absent),
-                HttpError::TooLong { .. } => return none(NoFile::Longer),
-                // The mirror itself is away, not only where it sent us for this file.
-                HttpError::Connect { url: at, .. } if TRIES <= tried && is_same_host(at, &url) => {
-                    return Err(error.into());
-                }
-                HttpError::Busy { .. } if TRIES <= tried => return Err(error.into()),
-                _ if http.is_transient() && tried < TRIES => {
-                    let asked = match http {
-                        HttpError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
-                        _ => Duration::ZERO,
-                    };
-                    tokio::time::sleep(backoff.next().max(asked).min(MAX_PAUSE)).await;
-                }
-                // One file does not come: its repository is torn. Without a database nothing can be said.
-                _ if !is_database(&want.path) => return none(NoFile::Cut),
-                _ => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Names of the waiting files: no name of the mirror's becomes one of ours.
-    fn file_name(&self, want: &Want) -> String {
-        let mut key = self.root.as_str().as_bytes().to_vec();
-        key.push(0);
-        key.extend_from_slice(&want.path);
-        if let Some((_, Some(sha256))) = want.expected {
-            key.extend_from_slice(&sha256);
-        }
-        hex(digest(&SHA256, &key).as_ref())
-    }
-
-    async fn is_whole(&self, path: PathBuf, len: u64) -> Result<bool, SourceError> {
-        let work =
-            move || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == len);
-        Ok(self.tasks.blocking(Pool::Disk, work).await?)
-    }
-}
-
-fn is_same_host(at: &str, url: &Url) -> bool {
-    let at = Url::parse(at);
-    at.is_ok_and(|at| (at.host(), at.port_or_known_default()) == (url.host(), url.port_or_known_default()))
 }
 
 /// Whether a path ends in the name of a database, or of a signature of one.
@@ -568,14 +415,14 @@ fn without_bytes(view: &mut View, paths: Vec<Vec<u8>>) {
     view.sort();
 }
 
-fn seconds(time: SystemTime) -> i64 {
+pub(crate) fn seconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -13,7 +13,7 @@ use pacstore_upstream::{ExitKind, Http, HttpOptions, MinRate, RsyncError, RsyncO
 use crate::common::{Bench, all, cid_of, of_directory, of_url, troubles};
 
 /// An HTTP client without much patience.
-fn impatient() -> Http {
+pub(crate) fn impatient() -> Http {
     Http::new(HttpOptions {
         connect_timeout: Duration::from_millis(500),
         stall_timeout: Duration::from_millis(500),
@@ -25,13 +25,13 @@ fn impatient() -> Http {
     })
 }
 
-fn importer(bench: &Bench, spec: ImportSpec, http: Http) -> Importer {
+pub(crate) fn importer(bench: &Bench, spec: ImportSpec, http: Http) -> Importer {
     let work = bench.dir.path().join("work").join(&spec.mirror);
     let (store, tasks) = (bench.store.clone(), bench.tasks.clone());
     Importer::new(spec, store, http, tasks, Clock::system(), work).unwrap()
 }
 
-async fn round(importer: &mut Importer) -> Result<Round, RoundError> {
+pub(crate) async fn round(importer: &mut Importer) -> Result<Round, RoundError> {
     importer.round(&Progress::default()).await
 }
 
@@ -97,7 +97,7 @@ async fn a_bad_answer_for_a_package_or_its_signature_tears_its_repository_alone(
             // Where nothing vouches for them, a signature that is not there is none, and other bytes are what it is.
             let unseen = matches!(
                 fault,
-                Fault::Status(404) | Fault::Flip(_) | Fault::ErrorPage | Fault::WrongLength(-5)
+                Fault::Status(404) | Fault::Flip(_) | Fault::WrongLength(-5)
             );
             if !ending.is_empty() && unseen {
                 continue;

@@ -1,12 +1,14 @@
-//! What an upstream has and cannot show is not gone: its repository stays as it was, and is named.
+//! What an upstream has and does not show is not gone: its repository stays as it was, and is named, and others move.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use pacstore_testkit::{Fault, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
+use pacstore_import::{Layout, Repositories};
+use pacstore_testkit::{At, Fault, Listing, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
 
 use crate::common::{Bench, all, cid_of, of_directory, of_url, troubles};
+use crate::faults::{impatient, importer, round};
 
 fn two_repositories(dir: &Path) -> TestResult {
     fs_err::set_permissions(dir, Permissions::from_mode(0o755))?;
@@ -86,7 +88,7 @@ async fn a_folder_that_a_web_server_names_and_does_not_show_tears_the_repository
         Fault::Status(410),
         Fault::ErrorPage,
     ] {
-        for layout in [pacstore_import::Layout::Plain, pacstore_import::Layout::Archlinux] {
+        for layout in [Layout::Plain, Layout::Archlinux] {
             let dir = tempfile::tempdir()?;
             two_repositories(dir.path())?;
             let server = Upstream::folder(dir.path())?;
@@ -133,5 +135,68 @@ async fn a_folder_of_a_repository_that_became_a_dangling_link_tears_it() -> Test
         fs_err::remove_file(dir.path().join("extra"))?;
         fs_err::rename(dir.path().join(".away"), dir.path().join("extra"))?;
     }
+    Ok(())
+}
+
+/// Repositories are torn apart, not the mirror.
+#[tokio::test]
+async fn a_bad_answer_for_one_database_or_its_signature_keeps_no_other_repository_from_moving() -> TestResult
+{
+    for fault in [
+        Fault::Status(500),
+        Fault::RedirectLoop,
+        Fault::Truncate(At::Percent(50)),
+        Fault::StallAfterHeader,
+    ] {
+        for file in ["core.db", "core.files", "core.db.sig"] {
+            let dir = tempfile::tempdir()?;
+            Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(2, 600))?;
+            let mut other = Repo::create(dir.path().join("extra"), RepoSpec::new("extra").packages(2, 600))?;
+            let server = Upstream::folder(dir.path())?;
+            let bench = Bench::new();
+            let mut importer = importer(&bench, of_url(&server.url("")), impatient());
+            let whole = round(&mut importer).await?;
+            other.update(&["pkg0"])?;
+            server.fault(&format!("core/{file}"), fault.clone());
+            let torn = round(&mut importer).await?;
+            let named = troubles(&torn.repositories);
+            let what = format!("{fault:?} for `{file}`: {named:?}");
+            assert!(torn.changed && torn.tree != whole.tree, "the other moved: {what}");
+            if matches!(fault, Fault::Status(_) | Fault::RedirectLoop) {
+                assert!(
+                    named.len() == 1 && named[0].starts_with(&format!("core/{file} ")),
+                    "{what}"
+                );
+            }
+            server.heal();
+            let healed = round(&mut importer).await?;
+            assert_eq!(
+                (healed.tree, healed.is_torn()),
+                (cid_of(dir.path()), false),
+                "{what}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A server that has a page for what it has not: without listings nothing says that there are signatures.
+#[tokio::test]
+async fn a_web_page_is_no_signature() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").packages(2, 600))?;
+    let mut files = vec!["core.db".to_owned(), "core.files".to_owned()];
+    files.extend([repo.file_name("pkg0")?, repo.file_name("pkg1")?]);
+    for file in files {
+        fs_err::remove_file(dir.path().join(format!("{file}.sig")))?;
+    }
+    let server = Upstream::folder(dir.path())?;
+    server.listing(Listing::Off);
+    server.fault("*.sig", Fault::ErrorPage);
+    let mut spec = of_url(&server.url(""));
+    spec.repositories = Repositories::List(vec!["core".into()]);
+    let bench = Bench::new();
+    let round = bench.round(&spec).await?;
+    assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
     Ok(())
 }

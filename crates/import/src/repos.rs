@@ -21,6 +21,9 @@ use crate::view::{Item, NoFile, View};
 /// The most bytes of a packed database that are read.
 const MAX_DATABASE: u64 = 1 << 30;
 
+/// The longest description of what is wrong with a database, in characters.
+const MAX_WORDS: usize = 300;
+
 /// A repository, before anything is known of its content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Repo {
@@ -228,7 +231,7 @@ pub(crate) fn open(
     }
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line, which may quote a little of the upstream's bytes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -237,7 +240,14 @@ fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&cause.to_string());
         next = cause.source();
     }
-    text
+    let plain = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().map(plain).take(MAX_WORDS).collect()
 }
 
 /// What stands where a database should, if a server or a portal is in trouble.

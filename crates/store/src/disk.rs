@@ -338,9 +338,9 @@ fn check_format(dir: &Path, hook: &Hook) -> Result<(), OpenError> {
     let path = dir.join("format");
     let failed = |error| OpenError::File(path.clone(), error);
     let has_index = dir.join("index.redb").exists();
-    let found = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !has_index => String::new(),
-        other => other.map_err(failed)?,
+    let found = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        other => String::from_utf8_lossy(&other.map_err(failed)?).into_owned(),
     };
     // Not there, or a crash right after the file was made: its bytes never came.
     if !has_index && found.trim_matches('\0').is_empty() {
@@ -352,10 +352,10 @@ fn check_format(dir: &Path, hook: &Hook) -> Result<(), OpenError> {
     if number.and_then(|number| number.parse().ok()) == Some(FORMAT) {
         return Ok(());
     }
-    let found = number.unwrap_or(found.trim()).chars().take(40).collect();
+    let found = number.unwrap_or(found.trim()).chars().filter(|c| !c.is_control());
     Err(OpenError::Format {
         dir: dir.to_owned(),
-        found,
+        found: found.take(40).collect(),
         known: FORMAT,
     })
 }

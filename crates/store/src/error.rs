@@ -77,7 +77,7 @@ pub enum OpenError {
         holder: String,
     },
     /// The store was written by a version whose format this one does not know.
-    #[error("`{}` has store format {found}, this version knows {known}", .dir.display())]
+    #[error("`{}` has store format `{found}`, this version knows `{known}`", .dir.display())]
     Format {
         /// The store's folder.
         dir: PathBuf,
@@ -99,7 +99,9 @@ impl OpenError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Locked { .. } => Some("stop that process, or let the command go through its daemon"),
-            Self::Format { .. } => Some("use the version that wrote the store, or give it another folder"),
+            Self::Format { .. } => Some(
+                "use the version that wrote the store, or give it another folder; if its file `format` is damaged, write the line `pacstore store 1` into it",
+            ),
             Self::File(_, error) if is_full(error) => Some("make room on the disk of the store"),
             Self::Index(error) if error.is_storage_full() => Some("make room on the disk of the store"),
             Self::Index(_) => Some(

@@ -10,6 +10,7 @@
 //! - Not here: what is done in a transaction (`crate::files`, `crate::nodes`, `crate::refs`).
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -227,8 +228,10 @@ impl Index {
             fs_err::rename(&new, path)?;
         }
         let index = over(path);
-        // All tables exist from the first transaction on, so that reading never meets a missing one.
-        index.write(|_| Ok(()))?;
+        // All tables exist from the first transaction on, so that reading never meets a missing one. Of some damages the
+        // database only panics, and it is gone then.
+        catch_unwind(AssertUnwindSafe(|| index.write(|_| Ok(()))))
+            .map_err(|_| IndexError::malformed("what it says of itself cannot be"))??;
         if index.counters().block.max(1) != index.settings.block
             && let Err(error) = index.write(files::recount)
         {

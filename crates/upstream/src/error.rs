@@ -189,6 +189,9 @@ impl HttpError {
                 why: Refused::NotConfigured,
                 ..
             } => Some("list the host among the mirror's `upstreams`"),
+            Self::Forbidden {
+                why: Refused::Scheme, ..
+            } => Some("the mirror redirects to what is no web address; use another mirror"),
             Self::Forbidden { .. } => Some("the mirror redirects into a private network; use another mirror"),
             Self::Connect { source, .. } if is_untrusted(source) => Some(
                 "its certificate is not trusted: if it is of your own authority, add that by `trust anchor FILE` and restart",

@@ -160,7 +160,10 @@ fn replicas_of(replicas: &ReplicaStatus) -> String {
 fn importing(text: &mut String, import: &ImportStatus) {
     let last = import.last.as_ref().map_or_else(
         || "no round yet".to_owned(),
-        |last| format!("last round {:?} at {}", last.outcome, last.at).to_lowercase(),
+        |last| {
+            let outcome = format!("{:?}", last.outcome).to_lowercase();
+            format!("last round {outcome} at {}", last.at)
+        },
     );
     let now = match (import.running_s, &import.waits, import.next_s) {
         (Some(running), _, _) => format!(

@@ -40,6 +40,7 @@ fn an_unknown_format_is_refused_with_its_number_and_left_alone() -> TestResult {
         ("pacstore store 2\n", "2"),
         ("something else", "something else"),
         ("", ""),
+        ("\0\0\0", ""),
     ] {
         std::fs::write(&path, text)?;
         let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
@@ -50,6 +51,18 @@ fn an_unknown_format_is_refused_with_its_number_and_left_alone() -> TestResult {
         assert!(error.hint().is_some());
         assert_eq!(std::fs::read_to_string(&path)?, text);
     }
+    std::fs::write(&path, b"\xff\xfe")?;
+    let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
+    assert!(
+        error.hint().unwrap_or_default().contains("`pacstore store 1`"),
+        "{error}"
+    );
+    std::fs::remove_file(&path)?;
+    let error = Store::open(&home.path(), home.options()).err().ok_or("refused")?;
+    assert!(
+        error.hint().unwrap_or_default().contains("`pacstore store 1`"),
+        "{error}"
+    );
     std::fs::write(&path, "pacstore store 1\n")?;
     assert_eq!(home.open().stats().files, 1);
     Ok(())
@@ -83,6 +96,33 @@ fn a_damaged_index_is_refused_with_a_way_out_and_left_alone() -> TestResult {
     // The way out.
     std::fs::rename(home.path(), home.path().with_extension("away"))?;
     assert_eq!(home.open().stats().files, 0);
+    Ok(())
+}
+
+/// Of some damages the database panics; whoever opens the store gets an error all the same.
+#[test]
+fn an_index_with_other_bytes_anywhere_is_opened_or_refused_with_a_way_out() -> TestResult {
+    let home = Home::new(1 << 20);
+    put(&home.open(), &home, &bytes(7, 20_000));
+    let path = home.path().join("index.redb");
+    let index = std::fs::read(&path)?;
+    let mut refused = 0;
+    for seed in 0..60 {
+        let mut damaged = index.clone();
+        for place in bytes(seed, 400).chunks(4) {
+            let place = u32::from_le_bytes(place.try_into()?) as usize % damaged.len();
+            damaged[place] ^= 0xff;
+        }
+        std::fs::write(&path, &damaged)?;
+        if let Err(error) = Store::open(&home.path(), home.options()) {
+            assert!(
+                error.hint().unwrap_or_default().contains("move the store"),
+                "{error}"
+            );
+            refused += 1;
+        }
+    }
+    assert!(0 < refused);
     Ok(())
 }
 

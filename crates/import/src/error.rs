@@ -235,6 +235,7 @@ impl IntakeError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Store(e) => e.hint(),
+            Self::Manifest(e) => e.hint(),
             Self::DiskFull(_) => Some("make room on the disk, or run `pacstore gc`"),
             _ => None,
         }

@@ -6,9 +6,13 @@
 //!
 //! - Invariant: rows of `tree` are exactly the entries of the tree that `state` names.
 //! - Invariant: a row of `facts` is only written once the file is in the store.
+//! - Invariant: one that is found damaged, when it is opened or later, is removed, so that the next round begins anew.
 //! - Not here: files, nodes, retained trees (crate `store`).
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tracing::warn;
@@ -43,11 +47,29 @@ pub struct ManifestError {
     pub source: Box<redb::Error>,
 }
 
+impl ManifestError {
+    /// One sentence on what the user can do, printed after `hint:`.
+    pub fn hint(&self) -> Option<&'static str> {
+        is_damage(&self.source)
+            .then_some("it is made anew in the next round, which reads all files once more")
+    }
+}
+
 /// The manifest of one mirror.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     path: PathBuf,
-    db: Database,
+    /// There until this is dropped.
+    db: Option<Database>,
+    damaged: AtomicBool,
+}
+
+impl Drop for Manifest {
+    fn drop(&mut self) {
+        // Of a damaged one the database may panic at its end, too.
+        let db = AssertUnwindSafe(self.db.take());
+        let _ = catch_unwind(move || drop(db));
+    }
 }
 
 /// What one commit changes.
@@ -70,19 +92,16 @@ impl Manifest {
             path: path.to_owned(),
             source: Box::new(source),
         };
-        match Self::attempt(path) {
+        match guarded(|| Self::attempt(path)) {
             Ok(Some(manifest)) => return Ok(manifest),
             Ok(None) => {
                 warn!(path = %path.display(), "the import manifest is of another format; starting anew");
             }
-            Err(redb::Error::Corrupted(why)) => {
-                warn!(path = %path.display(), why, "the import manifest is damaged; starting anew");
-            }
-            Err(redb::Error::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
-                warn!(path = %path.display(), "the import manifest is no database; starting anew");
-            }
             Err(redb::Error::UpgradeRequired(_)) => {
                 warn!(path = %path.display(), "the import manifest is of an old database; starting anew");
+            }
+            Err(e) if is_damage(&e) => {
+                warn!(path = %path.display(), error = &e as &dyn std::error::Error, "the import manifest is damaged; starting anew");
             }
             Err(e) => return Err(fail(e)),
         }
@@ -95,7 +114,11 @@ impl Manifest {
     }
 
     fn attempt(path: &Path) -> Result<Option<Self>, redb::Error> {
-        let db = redb::Builder::new().set_cache_size(16 << 20).create(path)?;
+        let mut db = redb::Builder::new().set_cache_size(16 << 20).create(path)?;
+        // All pages, once a start: a wrong number in a row would go into the tree as it is.
+        if !db.check_integrity()? {
+            return Err(redb::Error::Corrupted("a page has other bytes".to_owned()));
+        }
         let write = db.begin_write()?;
         {
             let mut meta = write.open_table(META)?;
@@ -112,24 +135,39 @@ impl Manifest {
         write.commit()?;
         Ok(Some(Self {
             path: path.to_owned(),
-            db,
+            db: Some(db),
+            damaged: AtomicBool::new(false),
         }))
     }
 
-    fn fail(&self) -> impl Fn(redb::Error) -> ManifestError + '_ {
-        |source| ManifestError {
-            path: self.path.clone(),
-            source: Box::new(source),
-        }
+    /// Whether it was found damaged: it does not go on, and another one is to be opened.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::SeqCst)
+    }
+
+    /// Does something with the database. A damaged one is removed.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, ManifestError> {
+        let db = self.db.as_ref().filter(|_| !self.is_damaged());
+        guarded(|| work(db.ok_or(redb::Error::DatabaseClosed)?)).map_err(|source| {
+            if is_damage(&source) && !self.damaged.swap(true, Ordering::SeqCst) {
+                warn!(path = %self.path.display(), error = &source as &dyn std::error::Error, "the import manifest is damaged; the next round makes another one");
+                if let Err(error) = fs_err::remove_file(&self.path) {
+                    warn!(error = &error as &dyn std::error::Error, "the damaged import manifest cannot be removed");
+                }
+            }
+            ManifestError {
+                path: self.path.clone(),
+                source: Box::new(source),
+            }
+        })
     }
 
     /// What the last round left; nothing if it was none, or one of another kind.
     pub(crate) fn state(&self) -> Result<Option<State>, ManifestError> {
-        let read = || -> Result<_, redb::Error> {
-            let meta = self.db.begin_read()?.open_table(META)?;
+        self.with(|db| {
+            let meta = db.begin_read()?.open_table(META)?;
             Ok(meta.get("state")?.and_then(|v| State::decode(v.value())))
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// For each of `wanted`, a list of paths in order and their stamps, the facts if they still hold.
@@ -142,8 +180,8 @@ impl Manifest {
             let (known, rest) = Stamp::decode(row)?;
             (known == *stamp).then(|| FileFacts::decode(rest)).flatten()
         };
-        let read = || -> Result<_, redb::Error> {
-            let table = self.db.begin_read()?.open_table(FACTS)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(FACTS)?;
             // Many are found faster by walking over all.
             if (wanted.len() as u64) < table.len()? / 8 {
                 for (path, stamp) in wanted {
@@ -161,27 +199,25 @@ impl Manifest {
                 each(same.and_then(|(_, row)| holds(row.value(), stamp)));
             }
             Ok(())
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// What is remembered of one path, whatever its stamp.
     pub(crate) fn remembered(&self, path: &[u8]) -> Result<Option<(Stamp, FileFacts)>, ManifestError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.db.begin_read()?.open_table(FACTS)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(FACTS)?;
             let row = table.get(path)?;
             Ok(row.and_then(|row| {
                 let (stamp, rest) = Stamp::decode(row.value())?;
                 Some((stamp, FileFacts::decode(rest)?))
             }))
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// All paths with facts that `gone` says are not there any more.
     pub(crate) fn stale(&self, mut gone: impl FnMut(&[u8]) -> bool) -> Result<Vec<Box<[u8]>>, ManifestError> {
-        let mut read = || -> Result<_, redb::Error> {
-            let table = self.db.begin_read()?.open_table(FACTS)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(FACTS)?;
             let mut stale = Vec::new();
             for row in table.iter()? {
                 let (path, _) = row?;
@@ -190,14 +226,13 @@ impl Manifest {
                 }
             }
             Ok(stale)
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// Walks the last tree in order.
     pub(crate) fn rows(&self, mut each: impl FnMut(&[u8], Row)) -> Result<(), ManifestError> {
-        let mut read = || -> Result<_, redb::Error> {
-            let table = self.db.begin_read()?.open_table(TREE)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(TREE)?;
             for row in table.iter()? {
                 let (path, row) = row?;
                 let row = Row::decode(row.value())
@@ -205,14 +240,13 @@ impl Manifest {
                 each(path.value(), row);
             }
             Ok(())
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// Writes all of it, or, if this fails, nothing.
     pub(crate) fn commit(&self, update: &Update) -> Result<(), ManifestError> {
-        let write = || -> Result<(), redb::Error> {
-            let write = self.db.begin_write()?;
+        self.with(|db| {
+            let write = db.begin_write()?;
             {
                 let mut facts = write.open_table(FACTS)?;
                 let mut buffer = Vec::new();
@@ -241,14 +275,13 @@ impl Manifest {
             }
             write.commit()?;
             Ok(())
-        };
-        write().map_err(self.fail())
+        })
     }
 
     /// Forgets the last tree, and with it every fact if they are of another profile.
     pub(crate) fn forget_tree(&self, profile: &str) -> Result<(), ManifestError> {
-        let write = || -> Result<(), redb::Error> {
-            let write = self.db.begin_write()?;
+        self.with(|db| {
+            let write = db.begin_write()?;
             {
                 let mut meta = write.open_table(META)?;
                 let same = meta
@@ -265,8 +298,7 @@ impl Manifest {
             write.open_table(TREE)?;
             write.commit()?;
             Ok(())
-        };
-        write().map_err(self.fail())
+        })
     }
 
     /// What is known of each of these files under their signatures.
@@ -274,47 +306,43 @@ impl Manifest {
         &self,
         pairs: impl Iterator<Item = &'a Pair>,
     ) -> Result<Vec<Option<Known>>, ManifestError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.db.begin_read()?.open_table(SIGNED)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(SIGNED)?;
             let mut known = Vec::new();
             for pair in pairs {
                 known.push(table.get(&pair[..])?.and_then(|row| Known::decode(row.value())));
             }
             Ok(known)
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// Which repositories are held, and for how long.
     pub(crate) fn holds(&self) -> Result<Holds, ManifestError> {
-        let read = || -> Result<_, redb::Error> {
-            let meta = self.db.begin_read()?.open_table(META)?;
+        self.with(|db| {
+            let meta = db.begin_read()?.open_table(META)?;
             let holds = meta.get("holds")?;
             Ok(holds
                 .and_then(|v| serde_json::from_slice(v.value()).ok())
                 .unwrap_or_default())
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// What was seen of the sources, as `crate::upstreams` wrote it.
     pub(crate) fn upstreams(&self) -> Result<Option<Vec<u8>>, ManifestError> {
-        let read = || -> Result<_, redb::Error> {
-            let meta = self.db.begin_read()?.open_table(META)?;
+        self.with(|db| {
+            let meta = db.begin_read()?.open_table(META)?;
             Ok(meta.get("upstreams")?.map(|v| v.value().to_vec()))
-        };
-        read().map_err(self.fail())
+        })
     }
 
     /// Keeps what was seen of the sources.
     pub(crate) fn note_upstreams(&self, bytes: &[u8]) -> Result<(), ManifestError> {
-        let write = || -> Result<(), redb::Error> {
-            let write = self.db.begin_write()?;
+        self.with(|db| {
+            let write = db.begin_write()?;
             write.open_table(META)?.insert("upstreams", bytes)?;
             write.commit()?;
             Ok(())
-        };
-        write().map_err(self.fail())
+        })
     }
 
     /// Remembers all of it, or nothing. Of a source of `files` files, four times as many are remembered before
@@ -329,8 +357,8 @@ impl Manifest {
         if notes.is_empty() && accepted.is_empty() && holds.is_none() {
             return Ok(());
         }
-        let write = || -> Result<(), redb::Error> {
-            let write = self.db.begin_write()?;
+        self.with(|db| {
+            let write = db.begin_write()?;
             {
                 let mut table = write.open_table(SIGNED)?;
                 if 4 * files + 4096 < table.len()? {
@@ -347,19 +375,44 @@ impl Manifest {
             }
             write.commit()?;
             Ok(())
-        };
-        write().map_err(self.fail())
+        })
     }
 
     /// Forgets what files hash to: some of them are not in the store any more.
     pub(crate) fn forget_facts(&self) -> Result<(), ManifestError> {
-        let write = || -> Result<(), redb::Error> {
-            let write = self.db.begin_write()?;
+        self.with(|db| {
+            let write = db.begin_write()?;
             write.delete_table(FACTS)?;
             write.open_table(FACTS)?;
             write.commit()?;
             Ok(())
-        };
-        write().map_err(self.fail())
+        })
+    }
+}
+
+/// Does what the database of damaged bytes may answer by a panic.
+fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|_| {
+        Err(redb::Error::Corrupted(
+            "what it says of itself cannot be".to_owned(),
+        ))
+    })
+}
+
+/// Whether the file has not what was written into it. What the disk refuses is none of it.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(e) => matches!(
+            e.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ),
+        redb::Error::Corrupted(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_) => true,
+        _ => false,
     }
 }

@@ -27,7 +27,7 @@ use crate::hold::Timer;
 use crate::intake::{Intakes, Taking, sweep};
 use crate::keyring::{ReadKeyring, read_keyring};
 use crate::look::Look;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Update};
 use crate::module::Module;
 use crate::progress::{Progress, Step};
 use crate::report::{Round, made, unchanged};
@@ -198,8 +198,8 @@ impl Importer {
             }
             sweep(&work.join("copies")).map_err(wrong)?;
             let manifest = match open {
-                Some(manifest) => manifest,
-                None => Arc::new(Manifest::open(&work.join("manifest.redb")).map_err(IntakeError::from)?),
+                Some(manifest) if !manifest.is_damaged() => manifest,
+                _ => Arc::new(Manifest::open(&work.join("manifest.redb")).map_err(IntakeError::from)?),
             };
             let state = manifest.state().map_err(IntakeError::from)?;
             let state = state.filter(|state| state.profile == profile_key(&profile));
@@ -442,6 +442,10 @@ impl Importer {
                 (view, pass) = (Arc::new(transport.look().await?), pass + 1);
                 continue;
             }
+            if torn {
+                // What is wrong may be what is remembered of it: the next round reads these again.
+                self.forget(checked.wrong_files()).await?;
+            }
             if torn && how.torn == Torn::Refused {
                 return Err(Failed::Torn);
             }
@@ -491,6 +495,16 @@ impl Importer {
                 }
             }
         }
+    }
+
+    async fn forget(&self, paths: Vec<Vec<u8>>) -> Result<(), Failed> {
+        let manifest = Arc::clone(self.manifest()?);
+        let update = Update {
+            forget: paths.into_iter().map(Vec::into_boxed_slice).collect(),
+            ..Update::default()
+        };
+        let forgotten = self.tasks.blocking(Pool::Disk, move || manifest.commit(&update));
+        forgotten.await?.map_err(ours)
     }
 
     /// The keys to check with, read anew: a person may have added one.

@@ -344,7 +344,9 @@ impl Work {
             if sure == Sure::Yes {
                 for slot in &mut known {
                     if let Some(facts) = slot
-                        && store.file(&facts.root())?.is_none()
+                        && store
+                            .file(&facts.root())?
+                            .is_none_or(|file| file.len != facts.len)
                     {
                         *slot = None;
                     }

@@ -135,6 +135,44 @@ async fn june_2020_a_damaged_memory_of_its_own_is_made_anew_by_the_next_round() 
     Ok(())
 }
 
+/// Whatever is wrong with its bytes is found when it is opened; else the round that finds it fails, and the next is well.
+#[tokio::test]
+async fn june_2020_a_memory_with_other_bytes_anywhere_costs_one_round_at_most() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path(), RepoSpec::new("core").packages(10, 700))?;
+    let spec = of_directory(dir.path());
+    let bench = Bench::new();
+    let tree = bench.round(&spec).await?.tree;
+    let manifest = bench.dir.path().join("work/test.mirror/manifest.redb");
+    let good = fs_err::read(&manifest)?;
+    let mut failed = 0;
+    for seed in 0..30 {
+        let mut damaged = good.clone();
+        for place in pacstore_testkit::random(seed, 400).chunks(4) {
+            let place = u32::from_le_bytes(place.try_into()?) as usize % damaged.len();
+            damaged[place] ^= 0xff;
+        }
+        fs_err::write(&manifest, damaged)?;
+        failed += u32::from(bench.round(&spec).await.is_err());
+        let again = bench.round(&spec).await;
+        assert_eq!(again.map_err(|e| format!("seed {seed}: {e:?}"))?.tree, tree);
+    }
+    assert_eq!(failed, 0, "all are noticed when it is opened");
+    // One that is open already.
+    let mut importer = bench.importer(spec);
+    round(&mut importer).await?;
+    let len = fs_err::metadata(&manifest)?.len();
+    fs_err::write(&manifest, vec![0xff; usize::try_from(len)?])?;
+    let signature = dir.path().join("core.db.sig");
+    let signed = fs_err::read(&signature)?;
+    fs_err::write(&signature, b"something moves")?;
+    let first = round(&mut importer).await;
+    fs_err::write(&signature, signed)?;
+    let second = round(&mut importer).await?;
+    assert!(second.tree == tree && !second.is_torn(), "{first:?}");
+    Ok(())
+}
+
 /// A flipped bit in what the store has of a database is not the upstream's fault, and is mended from there at once.
 #[tokio::test]
 async fn june_2020_a_database_that_its_own_disk_damaged_comes_anew() -> TestResult {

@@ -57,7 +57,10 @@ pub(super) async fn turn(
             Whose::Theirs(theirs) => theirs,
         };
         if !theirs.is_here() {
-            let wait = latest.saturating_duration_since(Instant::now()).min(ANSWER);
+            let (asked, wait) = (
+                Instant::now(),
+                latest.saturating_duration_since(Instant::now()).min(ANSWER),
+            );
             match neighbours.wait_for(&answer.root, theirs, wait).await {
                 Some(true) => {}
                 // Asked again, it may be our turn.
@@ -65,7 +68,11 @@ pub(super) async fn turn(
                     gave_up += 1;
                     continue;
                 }
-                None if Instant::now() < latest => continue,
+                None if Instant::now() < latest => {
+                    // No answer before its time: it went away, or does not speak as it should.
+                    gave_up += usize::from(asked.elapsed() < wait);
+                    continue;
+                }
                 None => {
                     debug!(name = package.name, "a neighbour does not bring it in time");
                     neighbours.note(theirs, Manner::Owes);

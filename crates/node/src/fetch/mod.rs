@@ -325,6 +325,11 @@ impl Fetcher {
         !self.inner.bad.is(root, url)
     }
 
+    /// `url` gave nothing of `root`, or other bytes.
+    pub(crate) fn do_not_lead_to(&self, root: &Cid, url: &Url) {
+        self.inner.bad.note(root, url);
+    }
+
     /// Who brought `root` lately.
     pub(crate) fn givers(&self, root: &Cid) -> Vec<crate::receipts::Giver> {
         self.inner.givers.of(root)

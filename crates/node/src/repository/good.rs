@@ -146,7 +146,7 @@ impl Node {
         self.remember(package, trouble.clone()).await;
         match trouble {
             None => Ok(opened),
-            Some(why) => Err(self.elsewhere(answer, package, &why, &[])),
+            Some(why) => Err(self.elsewhere(answer, package, &why)),
         }
     }
 

@@ -5,12 +5,13 @@
 //! beside it. What a mirror left off with, the next one goes on with; the hash of the whole decides.
 //!
 //! - Invariant: no byte leaves before the SHA-256 of all of them is the database's.
-//! - Invariant: a mirror whose own bytes were wrong is not what pacman is sent to.
+//! - Invariant: a mirror whose own bytes were wrong, or that just sent nothing, is not what pacman is sent to.
 //! - Invariant: one fetch a file, however many ask; it ends when nobody waits for it any more.
 //! - Not here: files of one leaf (`crate::fetch`), peers that know a DAG (`super::peers`).
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// Left of it for hashing the rest, the disk, and the first bytes to pacman.
 const AFTER: Duration = Duration::from_millis(700);
 
-/// How long a mirror may take for its header, and may send nothing within the body.
+/// How long a mirror may take for its header, and may send nothing within the body, while others are asked first.
 const STALL: Duration = Duration::from_millis(1500);
 
 /// A rate is believed after this time.
@@ -71,14 +72,14 @@ impl Node {
         };
         let ended = match tokio::time::timeout(package.patience, waited).await {
             Ok(ended) => ended.unwrap_or(Err(FetchError::Stopping)),
-            Err(_) => Err(self.elsewhere(answer, package, "it does not come in time", &[])),
+            Err(_) => Err(self.elsewhere(answer, package, "it does not come in time")),
         };
         let root = ended?;
         let store = self.inner.store.clone();
         let file = self.disk(move || Ok(store.open_shared(&root)?)).await;
         match file.map_err(|error| failed(&root, error))? {
             Some(file) => Ok(Opened::Stored(file)),
-            None => Err(self.elsewhere(answer, package, "it was evicted at once", &[])),
+            None => Err(self.elsewhere(answer, package, "it was evicted at once")),
         }
     }
 
@@ -117,19 +118,11 @@ impl Node {
         flight
     }
 
-    /// pacman gets it from a mirror that was not caught; then it has it in its cache soon.
-    pub(super) fn elsewhere(
-        &self,
-        answer: &FileAnswer,
-        package: &PackageOf,
-        why: &str,
-        caught: &[Url],
-    ) -> FetchError {
+    /// pacman gets it from a mirror that may give it; then it has it in its cache soon.
+    pub(super) fn elsewhere(&self, answer: &FileAnswer, package: &PackageOf, why: &str) -> FetchError {
         let (cid, why) = (answer.root, why.to_owned());
-        let order = package.repository.mirrors();
-        let mut rest = order.iter().filter(|folder| !caught.contains(folder));
-        let url = rest.find_map(|folder| url_of(folder, package.name.as_bytes()).ok());
-        match url {
+        let mut urls = package.repository.urls(&package.name).into_iter();
+        match urls.find(|url| self.inner.fetch.may_lead_to(&cid, url)) {
             Some(url) => {
                 self.is_in_pacmans_cache_soon(package);
                 FetchError::Elsewhere {
@@ -138,7 +131,14 @@ impl Node {
                     why: why.into(),
                 }
             }
-            None => FetchError::Wrong { cid, why },
+            None => FetchError::NoSource { cid, why },
+        }
+    }
+
+    /// pacman is not sent there for this package for a while.
+    fn do_not_lead_to(&self, answer: &FileAnswer, package: &PackageOf, mirror: &Url) {
+        if let Ok(url) = url_of(mirror, package.name.as_bytes()) {
+            self.inner.fetch.do_not_lead_to(&answer.root, &url);
         }
     }
 }
@@ -176,7 +176,7 @@ async fn fetch(
     let room = node.disk(move || Ok(store.reserve(len)?)).await;
     let room = match room {
         Ok(room) => room,
-        Err(error) => return Err(node.elsewhere(answer, package, &chain(&error), &[])),
+        Err(error) => return Err(node.elsewhere(answer, package, &chain(&error))),
     };
     let turn = stop.run_until_cancelled(Box::pin(agree::turn(node, answer, package, until)));
     let ticket = match turn.await {
@@ -209,9 +209,9 @@ async fn from_outside(
         if mirrors.iter().all(|mirror| caught.contains(mirror)) {
             continue;
         }
-        let mut from = Vec::new();
+        let mut seen = Seen::default();
         let got = async {
-            let mut received = Box::pin(receive(node, answer, package, &mirrors, until, &mut from));
+            let mut received = Box::pin(receive(node, answer, package, &mirrors, until, &mut seen));
             tokio::select! {
                 got = &mut received => return got.map(Got::Bytes),
                 hints = &mut peers, if !asked => {
@@ -225,7 +225,7 @@ async fn from_outside(
                     }
                 }
             }
-            receive(node, answer, package, &mirrors, until, &mut from)
+            receive(node, answer, package, &mirrors, until, &mut seen)
                 .await
                 .map(Got::Bytes)
         };
@@ -234,36 +234,43 @@ async fn from_outside(
             Ok(Got::Root(root)) => return Ok(root),
             Ok(Got::Bytes(arrived)) => {
                 let kept = keep(node, package, arrived, room).await;
-                return kept.map_err(|error| node.elsewhere(answer, package, &chain(&error), &caught));
+                return kept.map_err(|error| node.elsewhere(answer, package, &chain(&error)));
             }
             Err(failure) => failure,
         };
+        for mirror in &seen.silent {
+            node.do_not_lead_to(answer, package, mirror);
+        }
         match failure {
             Failed::Stopping => return Err(FetchError::Stopping),
             Failed::Wrong(text) => {
-                if let [mirror] = &from[..] {
+                if let [mirror] = &seen.gave[..] {
                     package.repository.failed(mirror);
                     warn!(
                         mirror = shown(mirror),
                         name = package.name,
                         "a mirror has other bytes than the database says"
                     );
+                    node.do_not_lead_to(answer, package, mirror);
                     caught.push(mirror.clone());
                 }
                 why = text;
             }
             Failed::Late(text) | Failed::Disk(text) => {
-                return Err(node.elsewhere(answer, package, &text, &caught));
+                return Err(node.elsewhere(answer, package, &text));
             }
             Failed::Nobody(text) => {
                 why = text;
-                if from.len() <= 1 {
+                if seen.gave.len() <= 1 {
                     break;
                 }
             }
         }
     }
-    Err(node.elsewhere(answer, package, &why, &caught))
+    Err(match node.elsewhere(answer, package, &why) {
+        FetchError::NoSource { cid, .. } if !caught.is_empty() => FetchError::Wrong { cid, why },
+        error => error,
+    })
 }
 
 async fn keep(
@@ -280,26 +287,57 @@ async fn keep(
     .await
 }
 
-/// Reads the file from `mirrors` in turn; each goes on where the one before left off. `from` are those that gave bytes.
+/// How the mirrors that were asked behaved.
+#[derive(Default)]
+struct Seen {
+    gave: Vec<Url>,
+    /// They sent no byte when they were asked last, for [`STALL`] at least.
+    silent: Vec<Url>,
+}
+
+impl Seen {
+    fn note(&mut self, mirror: &Url, bytes: u64, asked: Instant) {
+        self.silent.retain(|known| known != mirror);
+        if bytes == 0 && STALL <= asked.elapsed() {
+            self.silent.push(mirror.clone());
+        }
+        if bytes > 0 && !self.gave.contains(mirror) {
+            self.gave.push(mirror.clone());
+        }
+    }
+}
+
+/// Reads the file from `mirrors` in turn; each goes on where the one before left off.
 async fn receive(
     node: &Node,
     answer: &FileAnswer,
     package: &PackageOf,
     mirrors: &[Url],
     until: Instant,
-    from: &mut Vec<Url>,
+    seen: &mut Seen,
 ) -> Result<Arrived, Failed> {
     let tasks = &node.inner.tasks;
     let disk = |error: io::Error| Failed::Disk(error.to_string());
     let mut incoming = Incoming::new(&node.inner.store, tasks).await.map_err(disk)?;
     let mut why = "no mirror to ask".to_owned();
     let mut shares = Vec::new();
-    // Twice around: a mirror that stalled may go on.
-    for mirror in mirrors.iter().chain(mirrors) {
+    // Twice around: a mirror that stalled may go on, and then all the time that there is counts.
+    for (turn, mirror) in mirrors.iter().chain(mirrors).enumerate() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let stall = if turn < mirrors.len() {
+            STALL
+        } else {
+            STALL.max(left / u32::try_from(2 * mirrors.len() - turn).unwrap_or(u32::MAX))
+        };
         if hopeless(package, mirror, answer.len - incoming.len(), until) {
             return Err(Failed::Late(format!("{} is too slow for it", shown(mirror))));
         }
-        let mut response = match ask(node, package, mirror, incoming.len(), answer.len, until).await {
+        let asked = Instant::now();
+        let mut response = match ask(node, package, mirror, incoming.len()..answer.len, (until, stall)).await
+        {
             Ok(response) => response,
             Err(error) => {
                 why = chain(&error);
@@ -307,6 +345,7 @@ async fn receive(
                 if matches!(error, HttpError::Stalled { .. }) {
                     package.repository.failed(mirror);
                 }
+                seen.note(mirror, 0, asked);
                 continue;
             }
         };
@@ -314,14 +353,12 @@ async fn receive(
             let before = incoming.len();
             let began = Instant::now();
             let ended;
-            (incoming, ended) = stretch(node, &mut response, incoming, answer.len, until)
+            (incoming, ended) = stretch(node, &mut response, incoming, answer.len, (until, stall))
                 .await
                 .map_err(disk)?;
             let got = incoming.len() - before;
             shares.push((mirror, got));
-            if got > 0 && !from.contains(mirror) {
-                from.push(mirror.clone());
-            }
+            seen.note(mirror, got, asked);
             package.repository.measured(mirror, got, began.elapsed());
             match ended {
                 Ended::Whole => break,
@@ -365,21 +402,20 @@ async fn ask(
     node: &Node,
     package: &PackageOf,
     mirror: &Url,
-    at: u64,
-    len: u64,
-    until: Instant,
+    wanted: Range<u64>,
+    (until, stall): (Instant, Duration),
 ) -> Result<Response, HttpError> {
     let stalled = || HttpError::Stalled {
         url: shown(mirror),
-        after: STALL,
+        after: stall,
     };
     let url = url_of(mirror, package.name.as_bytes()).map_err(|_| stalled())?;
     let mut get = Get::new(&url);
-    get.range = (at > 0).then_some(at..len);
+    get.max_len = Some(wanted.end - wanted.start);
+    get.range = Some(wanted).filter(|wanted| wanted.start > 0);
     get.if_range_ignored = IfRangeIgnored::Fail;
-    get.max_len = Some(len - at);
     get.deadline = Some(until.saturating_duration_since(Instant::now()));
-    let answered = tokio::time::timeout(STALL, node.inner.http.get(&get)).await;
+    let answered = tokio::time::timeout(stall, node.inner.http.get(&get)).await;
     answered.map_err(|_| stalled())?
 }
 
@@ -395,11 +431,11 @@ async fn stretch(
     response: &mut Response,
     mut incoming: Incoming,
     len: u64,
-    until: Instant,
+    (until, stall): (Instant, Duration),
 ) -> io::Result<(Incoming, Ended)> {
     let (began, start) = (Instant::now(), incoming.len());
     loop {
-        let piece = match tokio::time::timeout(STALL, response.chunk()).await {
+        let piece = match tokio::time::timeout(stall, response.chunk()).await {
             Err(_) => return Ok((incoming, Ended::Broken("a mirror stalled".to_owned()))),
             Ok(Err(HttpError::Deadline { .. })) => return Ok((incoming, Ended::Late)),
             Ok(Err(error)) => return Ok((incoming, Ended::Broken(chain(&error)))),

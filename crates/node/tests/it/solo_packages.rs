@@ -37,6 +37,7 @@ async fn a_mirror_with_other_bytes_is_passed_over_and_never_what_pacman_is_sent_
             Err(FetchError::Wrong { .. }) => {}
             other => panic!("{package}: {other:?}"),
         }
+        assert_eq!(alone.node.mirror_instead(&file), None, "{package}");
     }
     Ok(())
 }
@@ -64,12 +65,35 @@ async fn every_mirror_stalls_and_the_package_comes_all_the_same() -> TestResult 
             .sum();
         assert!(sent < LARGE * 11 / 10, "{percent} %: {sent} bytes for one file");
     }
-    // At 0 % nobody gives anything: pacman may try for itself, before its ten seconds are over.
-    let mirror = Upstream::folder(dir.path())?;
-    mirror.fault("*.pkg.tar.zst", Fault::NoAnswer);
-    let node = solo(&[&mirror]).start().await;
-    node.pacman_bytes("core.db").await?;
-    assert_eq!(node.sent_to(&name).await, mirror.url(&name));
+    Ok(())
+}
+
+/// In vain, and for ten seconds at each: pacman goes on to its next Server instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn pacman_is_not_sent_to_a_mirror_that_just_sent_nothing() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").package("large", LARGE))?;
+    let name = repo.file_name("large")?;
+    let (silent, slow) = (Upstream::folder(dir.path())?, Upstream::folder(dir.path())?);
+    for silence in [Fault::NoAnswer, Fault::StallAfterHeader] {
+        silent.heal();
+        slow.heal();
+        silent.fault("*.pkg.tar.zst", silence.clone());
+        slow.fault("*.pkg.tar.zst", silence.clone());
+        let node = solo(&[&silent, &slow]).start().await;
+        node.pacman_bytes("core.db").await?;
+        let file = node.pacman_file(&name).await;
+        match node.node.open(&file).await {
+            Err(FetchError::NoSource { .. }) => {}
+            other => panic!("{silence:?}: {other:?}"),
+        }
+        assert_eq!(node.node.mirror_instead(&file), None, "{silence:?}");
+        slow.heal();
+        slow.fault("*.pkg.tar.zst", Fault::Slow(100_000));
+        let node = solo(&[&silent, &slow]).start().await;
+        node.pacman_bytes("core.db").await?;
+        assert_eq!(node.sent_to(&name).await, slow.url(&name), "{silence:?}");
+    }
     Ok(())
 }
 

@@ -11,6 +11,9 @@ use anyhow::{Context as _, bail};
 use globset::GlobBuilder;
 use pacstore_pacman::{Conf, Settings};
 
+use crate::config::load;
+use crate::home::Home;
+
 /// Longest configuration file that is read: 4 MiB, some hundred times a mirror list.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -48,6 +51,18 @@ impl Place {
         let root = root.unwrap_or_else(|| "/".into());
         let conf = conf.unwrap_or_else(|| root.join("etc/pacman.conf"));
         Self { root, conf }
+    }
+
+    /// As a command names it; of the running system else the file that `[pacman] config` names.
+    pub(crate) fn or_configured(root: &Path, named: Option<&Path>, home: &Home) -> std::io::Result<Self> {
+        let root = std::path::absolute(root)?;
+        let named = named.map(std::path::absolute).transpose()?;
+        let configured = || {
+            let loaded = load(home).ok().filter(|_| root == Path::new("/"))?;
+            loaded.node.machine.pacman_conf
+        };
+        let conf = named.or_else(configured);
+        Ok(Self::new(Some(root), conf))
     }
 
     /// A path that pacman's configuration names, below this root.

@@ -321,13 +321,7 @@ async fn fsck(
     }
     let repair = if asked.repair { Repair::Yes } else { Repair::No };
     match admin.node.fsck(repair).await {
-        Ok(report) => Json(serde_json::json!({
-            "files": report.files,
-            "nodes": report.nodes,
-            "damages": report.damages.iter().map(pacstore_node::describe_damage).collect::<Vec<_>>(),
-            "repaired": asked.repair,
-        }))
-        .into_response(),
+        Ok(report) => Json(pacstore_node::Checked::from(&report)).into_response(),
         Err(error) => refuse(
             StatusCode::INTERNAL_SERVER_ERROR,
             chain(&error),

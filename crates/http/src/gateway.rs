@@ -64,8 +64,9 @@ impl Gateway {
         if head {
             *response.body_mut() = crate::body::full("");
         }
-        if brings_body(request.headers()) {
-            // Nobody reads it, so that nothing in it is taken for another request.
+        if brings_body(request.headers()) || response.status() == StatusCode::BAD_REQUEST {
+            // Nobody reads a body, so that nothing in it is taken for another request; and who writes what
+            // two readers may understand differently gets no second try on this connection.
             let close = header::HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -61,7 +61,7 @@ mod work;
 pub use alert::{Alert, AlertConfig, Delivery, Kind as AlertKind, OpenAlert};
 pub use bytes_out::BytesOut;
 pub use config::Config;
-pub use damage::describe_damage;
+pub use damage::Checked;
 pub use error::StoreError;
 pub use fetch::{AskPeers, FetchError, Fetcher, Opened, Reader, Small, Sources, Through, one_leaf};
 pub use giving::Giving;

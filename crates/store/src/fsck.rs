@@ -123,6 +123,14 @@ pub struct FsckReport {
     pub repaired: bool,
 }
 
+impl FsckReport {
+    /// What is still wrong now.
+    pub fn left(&self) -> impl Iterator<Item = &Damage> {
+        let mends = |damage: &&Damage| self.repaired && !matches!(damage, Damage::Foreign { .. });
+        self.damages.iter().filter(move |damage| !mends(damage))
+    }
+}
+
 impl Store {
     /// Reads and checks everything; with `repair` mends it.
     ///

@@ -18,7 +18,7 @@ use crate::machine::Place;
 /// Test every link from pacman to the mirrors and say how to mend what is wrong
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// pacman's configuration [default: ROOT/etc/pacman.conf]
+    /// pacman's configuration [default: `[pacman] config`, with --root ROOT/etc/pacman.conf]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the system is mounted that is looked at
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// Exits 1 if anything is bad; warnings alone are no failure.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let place = Place::new(Some(std::path::absolute(&args.root)?), args.config.clone());
+    let place = Place::or_configured(&args.root, args.config.as_deref(), &ctx.home)?;
     let facts = probe::probe(ctx, &place, &args.pacman).await;
     let lines = judge::judge(&facts);
     let worst = lines.iter().map(|line| line.verdict).max().unwrap_or(Verdict::Ok);

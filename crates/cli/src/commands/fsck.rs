@@ -1,7 +1,7 @@
 //! `pacstore fsck`: check the store against its index, and mend it.
 
-use pacstore_node::Repair;
-use serde_json::{Value, json};
+use pacstore_node::{Checked, Repair};
+use serde_json::json;
 
 use super::progress;
 use crate::context::{Context, Exit};
@@ -14,9 +14,9 @@ pub(crate) struct Args {
     repair: bool,
 }
 
-/// Exits 1 if there is damage that was not repaired.
+/// Exits 1 if damage is left: what was not to be mended, and files that are not the store's, which are never touched.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let report: Value = if let Some(daemon) = ctx.daemon().await {
+    let report: Checked = if let Some(daemon) = ctx.daemon().await {
         let bar = ctx.out.bar("checking", 0);
         progress::ordered(&daemon, bar, "fsck", &json!({ "repair": args.repair })).await?
     } else {
@@ -25,31 +25,31 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         let repair = if args.repair { Repair::Yes } else { Repair::No };
         let report = progress::shown(bar, "fsck", own.node.fsck(repair), async || own.node.work()).await;
         own.close().await;
-        let report = report?;
-        json!({
-            "files": report.files,
-            "nodes": report.nodes,
-            "damages": report.damages.iter().map(pacstore_node::describe_damage).collect::<Vec<_>>(),
-            "repaired": args.repair,
-        })
+        Checked::from(&report?)
     };
-    let damages = report["damages"].as_array().cloned().unwrap_or_default();
-    ctx.out.data(&report, |report| {
-        let mut lines: Vec<String> = damages
-            .iter()
-            .filter_map(|d| d.as_str().map(str::to_owned))
-            .collect();
-        lines.push(format!(
-            "{} files, {} nodes, {} damages",
-            report["files"],
-            report["nodes"],
-            damages.len()
-        ));
-        lines.join("\n")
-    })?;
-    Ok(if damages.is_empty() || args.repair {
+    ctx.out.data(&report, text)?;
+    if args.repair && !report.left.is_empty() {
+        ctx.out
+            .note("hint: move what is not of the store out of its folder");
+    }
+    Ok(if report.left.is_empty() {
         Exit::Done
     } else {
         Exit::Failed
     })
+}
+
+fn text(report: &Checked) -> String {
+    let mut lines = report.damages.clone();
+    let (damages, left) = (report.damages.len(), report.left.len());
+    let mended = if report.repaired && damages > 0 {
+        format!(", {} mended, {left} left", damages - left)
+    } else {
+        String::new()
+    };
+    lines.push(format!(
+        "{} files, {} nodes, {damages} damages{mended}",
+        report.files, report.nodes
+    ));
+    lines.join("\n")
 }

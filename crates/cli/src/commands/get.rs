@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Fetch a file, resuming what is there (also as pacman's XferCommand)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE, a CID, or any http(s) URL
+    /// /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE, a CID, or any http, https or file URL
     #[arg(value_name = "PATH|CID|URL")]
     path: String,
     /// Where to put it, - for stdout; what is there is continued, and replaced where it is something else
@@ -52,6 +52,10 @@ struct Report<'a> {
 pub(crate) async fn run(mut args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     if args.output == Path::new("-") {
         args.output = PathBuf::from("/dev/stdout");
+    }
+    if args.output.is_dir() {
+        let hint = "name the file in it, such as -o FOLDER/NAME";
+        return Err(Hinted::new(format!("`{}` is a folder", args.output.display()), hint).into());
     }
     let bytes = fetch(&args, ctx).await?;
     if !is_stdout(&args.output) {
@@ -91,7 +95,12 @@ async fn fetch(args: &Args, ctx: &Context) -> anyhow::Result<u64> {
                 url.path()
             )
         }
-        _ => args.path.clone(),
+        Ok(url) if url.scheme() == "file" => return copy(&url, args, ctx),
+        Ok(url) => {
+            let hint = "write an http, https or file URL, /ipns/NAME/PATH, /ipfs/CID/PATH, /pacman/REPO/ARCH/FILE or a CID";
+            return Err(Hinted::new(format!("`{}` URLs are not fetched", url.scheme()), hint).into());
+        }
+        Err(_) => args.path.clone(),
     };
     let Some(daemon) = ctx.daemon().await else {
         return Err(Hinted::new("no daemon answers", "start it with `pacstore daemon`").into());
@@ -126,6 +135,32 @@ async fn fetch(args: &Args, ctx: &Context) -> anyhow::Result<u64> {
     output.finish()?;
     ctx.out.note(format!("{}: {}", args.output.display(), bytes(got)));
     Ok(got)
+}
+
+/// A file of this machine, such as one of a repository of its own: pacman gives those to its XferCommand, too.
+fn copy(url: &Url, args: &Args, ctx: &Context) -> anyhow::Result<u64> {
+    let Ok(path) = url.to_file_path() else {
+        return Err(Hinted::new(format!("`{url}` is of another machine"), "write file:///PATH").into());
+    };
+    if !fs_err::metadata(&path)?.is_file() {
+        bail!("`{}` is no ordinary file", path.display());
+    }
+    let mut from = fs_err::File::open(&path)?;
+    let mut output = Output::open(&args.output)?;
+    let bar = ctx.out.bar("copying", from.metadata()?.len());
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        output.write(&buffer[..read])?;
+        bar.set_position(output.at);
+    }
+    bar.finish_and_clear();
+    let at = output.at;
+    output.finish()?;
+    Ok(at)
 }
 
 /// A file that becomes what is written to it, and is not touched where it is that already.

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use pacstore_http::RotateRequest;
 use pacstore_node::{KeyError, Keys, RotateError, Rotated};
 
+use super::report;
 use crate::context::{Context, Exit, Hinted};
 
 /// Make, list, show or replace the keys that sign mirrors
@@ -38,7 +39,7 @@ enum What {
     },
 }
 
-/// Prints KEYs; exits 1 if a key cannot be made, read or replaced.
+/// Prints KEYs; exits 1 if a key cannot be made, read or replaced, and `list` then shows the others all the same.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let keys = Keys::new(ctx.home.state_dir());
     match args.what {
@@ -52,25 +53,35 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
             show(ctx, &label, &key.name().to_string())?;
         }
         What::Rotate { label } => rotate(ctx, label).await?,
-        What::List => {
-            let mut all = Vec::new();
-            for label in keys.labels().map_err(hinted)? {
-                let key = keys.load(&label).map_err(hinted)?.name().to_string();
-                all.push(serde_json::json!({ "label": label, "key": key }));
-            }
-            ctx.out.data(&all, |all| {
-                let line = |one: &serde_json::Value| {
-                    format!(
-                        "{}\t{}",
-                        one["label"].as_str().unwrap_or(""),
-                        one["key"].as_str().unwrap_or("")
-                    )
-                };
-                all.iter().map(line).collect::<Vec<_>>().join("\n")
-            })?;
-        }
+        What::List => return list(ctx, &keys),
     }
     Ok(Exit::Done)
+}
+
+/// The good ones on stdout, what is wrong with another one on stderr.
+fn list(ctx: &Context, keys: &Keys) -> anyhow::Result<Exit> {
+    let mut all = Vec::new();
+    let mut bad = Vec::new();
+    for label in keys.labels().map_err(hinted)? {
+        match keys.load(&label) {
+            Ok(key) => all.push(serde_json::json!({ "label": label, "key": key.name().to_string() })),
+            Err(error) => bad.push(hinted(error)),
+        }
+    }
+    ctx.out.data(&all, |all| {
+        let line = |one: &serde_json::Value| {
+            format!(
+                "{}\t{}",
+                one["label"].as_str().unwrap_or(""),
+                one["key"].as_str().unwrap_or("")
+            )
+        };
+        all.iter().map(line).collect::<Vec<_>>().join("\n")
+    })?;
+    for error in &bad {
+        report(ctx, error);
+    }
+    Ok(if bad.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
 async fn rotate(ctx: &Context, label: String) -> anyhow::Result<()> {

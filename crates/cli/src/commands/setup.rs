@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Be asked for packages only, databases come from the mirrors (pacman 6.1 and later)
     #[arg(long, conflicts_with = "undo")]
     cache_server: bool,
-    /// pacman's configuration [default: ROOT/etc/pacman.conf]
+    /// pacman's configuration [default: `[pacman] config`, with --root ROOT/etc/pacman.conf]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the system is mounted that is to be set up
@@ -52,8 +52,7 @@ pub(crate) struct Args {
 
 /// Exits 0 also where there is nothing to change.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let root = std::path::absolute(&args.root)?;
-    let place = Place::new(Some(root), args.config.clone());
+    let place = Place::or_configured(&args.root, args.config.as_deref(), &ctx.home)?;
     let home = ctx.home.of_system(&place.root);
     if !place.conf.exists() {
         let hint = "name it with --config FILE, or the system with --root DIR";

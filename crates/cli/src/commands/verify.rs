@@ -91,14 +91,14 @@ fn directory(dir: &Path) -> anyhow::Result<Report> {
 
 /// One repository: its database, its file list, the packages.
 fn repository(folder: &Path, database: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let db = Database::read(&fs_err::read(database)?, &Limits::DB)
-        .with_context(|| database.display().to_string())?;
+    let db =
+        Database::read(&read_file(database)?, &Limits::DB).with_context(|| database.display().to_string())?;
     let db_name = database
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     let files_name = format!("{}files", db_name.strip_suffix("db").unwrap_or(db_name));
-    let files = match fs_err::read(folder.join(&files_name)) {
+    let files = match read_file(&folder.join(&files_name)) {
         Ok(bytes) => Some(Database::read(&bytes, &Limits::FILES).with_context(|| files_name.clone())?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
@@ -132,8 +132,24 @@ fn repository(folder: &Path, database: &Path, report: &mut Report) -> anyhow::Re
     Ok(())
 }
 
+/// All bytes of a database.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Refuses what is no file: a pipe would be waited at for ever.
+fn open_file(path: &Path) -> std::io::Result<fs_err::File> {
+    if !fs_err::metadata(path)?.is_file() {
+        let what = format!("`{}` is no ordinary file", path.display());
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));
+    }
+    fs_err::File::open(path)
+}
+
 fn read_facts(path: &Path) -> std::io::Result<FileFacts> {
-    let mut file = fs_err::File::open(path)?;
+    let mut file = open_file(path)?;
     let mut hasher = dag::Hasher::new(dag::HashKind::Sha2_256);
     let (mut buffer, mut len) = (vec![0; 1 << 20], 0);
     loop {

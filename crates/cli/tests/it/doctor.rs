@@ -72,6 +72,33 @@ fn with_a_daemon_the_port_in_pacmans_configuration_must_be_its_own() -> TestResu
     Ok(())
 }
 
+#[test]
+fn the_file_that_the_configuration_names_is_read() -> TestResult {
+    let home = Home::empty();
+    let conf = pacman_conf(&home, "8080")?;
+    home.configure(&format!("{LOOPBACK}[pacman]\nconfig = \"{conf}\"\n"));
+    let report = home.run(["doctor", "--json"]).exits(1).json();
+    let links = report["links"].as_array().unwrap().iter();
+    let said: Vec<_> = links.filter_map(|one| one["says"].as_str()).collect();
+    assert!(said.iter().any(|says| says.contains("[core]")), "{report}");
+    assert!(
+        said.iter()
+            .any(|says| says.contains(&format!("{}/pkg", home.path().display()))),
+        "{report}"
+    );
+    let other = home.path().join("other.conf");
+    fs::write(
+        &other,
+        "[options]\nArchitecture = x86_64\n[mine]\nServer = file:///srv\n",
+    )?;
+    let said = home
+        .run(["doctor", "--config", other.to_str().unwrap()])
+        .exits(1)
+        .out;
+    assert!(said.contains("[mine]") && !said.contains("[core]"), "{said}");
+    Ok(())
+}
+
 /// Each is named by setup, shared by the daemon, and told by status and doctor.
 #[test]
 fn every_cache_directory_of_pacman_is_shared_with_its_signatures() -> TestResult {

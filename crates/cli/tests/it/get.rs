@@ -1,8 +1,9 @@
 //! `pacstore get`: any file by path, CID or URL, continued where it broke off.
 
 use std::path::Path;
+use std::process::Command;
 
-use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
+use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream, random};
 
 use crate::daemon::Daemon;
 use crate::home::{Home, LOOPBACK};
@@ -106,6 +107,52 @@ fn what_cannot_be_had_fails_and_leaves_no_file() -> TestResult {
     assert!(!Path::new(&target).exists());
     daemon.stop();
     home.run(["get", "/ipns/core.example/a"]).exits(2);
+    Ok(())
+}
+
+/// As XferCommand of a repository in a folder of this machine.
+#[test]
+fn a_file_of_this_machine_is_copied_and_what_is_no_file_refused() -> TestResult {
+    let place = tempfile::tempdir()?;
+    let home = Home::with(LOOPBACK);
+    let path = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let bytes = random(7, 3_000_000);
+    std::fs::write(path("a b.db"), &bytes)?;
+    let target = path("target.part");
+    for there in [
+        &b""[..],
+        b"another one",
+        &bytes[..1000],
+        &[&bytes[..], b"more"].concat(),
+    ] {
+        std::fs::write(&target, there)?;
+        let url = format!("file://{}", path("a%20b.db"));
+        home.run(["get", &url, "-o", &target]).done();
+        assert!(
+            std::fs::read(&target)? == bytes,
+            "{} bytes were there",
+            there.len()
+        );
+    }
+    std::fs::remove_file(&target)?;
+    let pipe = path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status()?.success());
+    for (url, word) in [
+        (format!("file://{pipe}"), "is no ordinary file"),
+        (format!("file://{}", path("nothing")), "No such file"),
+        ("file://host/path".to_owned(), "is of another machine"),
+        ("ftp://127.0.0.1/core.db".to_owned(), "`ftp` URLs are not fetched"),
+        (
+            "rsync://127.0.0.1/core.db".to_owned(),
+            "hint: write an http, https or file URL",
+        ),
+    ] {
+        home.run(["get", &url, "-o", &target]).fails_with(&[word]);
+        assert!(!Path::new(&target).exists(), "{url}");
+    }
+    let folder = place.path().to_str().unwrap();
+    home.run(["get", "file:///etc/hostname", "-o", folder])
+        .fails_with(&["is a folder", "hint: name the file in it"]);
     Ok(())
 }
 

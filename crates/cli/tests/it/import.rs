@@ -455,6 +455,60 @@ fn verify_reads_everything_again_and_names_what_is_wrong() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn fsck_fails_as_long_as_something_is_left_and_says_what() -> TestResult {
+    let mirror = mirror();
+    let home = Home::importer(NAME, &mirror.upstream.url(""));
+    once(&home).done();
+    let length = std::fs::metadata(mirror.repo.package_path("big")?)?.len();
+    damage(&home.path().join("state/store"), length);
+    let foreign = home.path().join("state/store/files/notes.txt");
+    std::fs::write(&foreign, "mine")?;
+    let before = home.run(["fsck", "--json"]).exits(1).json();
+    assert_eq!(before["left"], before["damages"]);
+    let mended = home.run(["fsck", "--repair"]).exits(1);
+    let left = format!("not of the store, left alone: {}", foreign.display());
+    assert!(
+        mended.out.contains(&left) && mended.out.contains("2 damages, 1 mended, 1 left"),
+        "{}",
+        mended.out
+    );
+    assert!(
+        mended.err.contains("hint: move what is not of the store"),
+        "{}",
+        mended.err
+    );
+    assert_eq!(std::fs::read(&foreign)?, b"mine");
+    let daemon = Daemon::start(&home);
+    let left = home.run(["fsck", "--repair", "--json"]).exits(1).json()["left"].clone();
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    std::fs::remove_file(&foreign)?;
+    home.run(["fsck"]).done();
+    daemon.stop();
+    Ok(())
+}
+
+#[test]
+fn verify_waits_at_no_pipe() -> TestResult {
+    let mirror = mirror();
+    let home = Home::with(LOOPBACK);
+    let folder = mirror.repo.folder();
+    let made = |name: &str| {
+        std::process::Command::new("mkfifo")
+            .arg(folder.join(name))
+            .status()
+    };
+    let package = mirror.repo.file_name("big")?;
+    std::fs::remove_file(folder.join(&package))?;
+    assert!(made(&package)?.success());
+    let wrong = home.run(["verify", text(folder)]).exits(1);
+    assert!(wrong.out.contains(&package), "{}", wrong.out);
+    assert!(made("other.db")?.success());
+    home.run(["verify", text(folder)])
+        .fails_with(&["other.db` is no ordinary file"]);
+    Ok(())
+}
+
 /// Changes one byte of the stored file that has this length.
 fn damage(folder: &Path, length: u64) {
     let mut open = vec![folder.to_owned()];

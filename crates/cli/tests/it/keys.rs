@@ -46,6 +46,28 @@ fn a_key_that_others_can_read_is_refused_with_the_command_that_mends_it() {
     home.run(["key", "show", "signs"]).done();
 }
 
+#[test]
+fn a_bad_key_hides_no_good_one() {
+    let home = Home::with(LOOPBACK);
+    let key = home.run(["key", "new", "b-good"]).done().line();
+    std::fs::write(home.path().join("state/keys/a-bad.key"), "junk").unwrap();
+    home.chmod("state/keys/a-bad.key", 0o600);
+    home.run(["key", "new", "c-open"]).done();
+    home.chmod("state/keys/c-open.key", 0o640);
+    let listed = home.run(["key", "list"]).exits(1);
+    assert_eq!(listed.line(), format!("b-good\t{key}"));
+    for word in [
+        "a-bad.key` holds no key",
+        "hint: restore it from your copy",
+        "c-open.key` has mode 640",
+        "hint: chmod 600 ",
+    ] {
+        assert!(listed.err.contains(word), "{word} is not in: {}", listed.err);
+    }
+    let listed = home.run(["key", "list", "--json"]).exits(1).json();
+    assert_eq!(listed, serde_json::json!([{ "label": "b-good", "key": key }]));
+}
+
 /// Without a daemon first, then through one that goes on with the new key.
 #[test]
 fn a_rotated_key_signs_on_and_the_old_one_is_put_aside() {

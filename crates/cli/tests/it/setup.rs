@@ -511,6 +511,32 @@ fn a_system_that_is_mounted_elsewhere_is_set_up_there() -> TestResult {
     Ok(())
 }
 
+/// Named once, by a path from where one stood.
+#[test]
+fn a_configuration_in_another_place_is_named_once() -> TestResult {
+    let machine = Machine::new(&SHAPES[7]);
+    let before = machine.state();
+    let setup = |flags: &[&str]| {
+        let mut command = machine.home.command(["setup", "--no-service"]);
+        command.args(flags).current_dir(machine.folder.path());
+        run(command).done()
+    };
+    setup(&["--config", "pacman.conf"]);
+    let once = machine.state();
+    let named = format!("config = \"{}\"", machine.conf().display());
+    let ours = fs::read_to_string(machine.home.config_file())?;
+    assert!(ours.contains(&named), "{ours}");
+    setup(&[]);
+    assert_eq!(machine.state(), once);
+    setup(&["--undo"]);
+    assert_eq!(machine.state(), before);
+    let root = machine.folder.path().to_str().unwrap();
+    machine.setup(&["--root", root]);
+    let ours = fs::read_to_string(machine.home.config_file())?;
+    assert!(ours.contains("config = \"/pacman.conf\""), "{ours}");
+    Ok(())
+}
+
 #[test]
 fn without_a_pacman_conf_it_says_how_to_name_one() {
     let home = Home::empty();

@@ -193,7 +193,7 @@ async fn requests_that_two_readers_could_read_differently_are_refused_and_end_th
             "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n".to_owned(),
         ),
         ("NUL in a value", format!("X-A: b\0c\r\n\r\n{hidden}")),
-        ("two Hosts", "Host: localhost\r\n\r\n".to_owned()),
+        ("two Hosts", format!("Host: localhost\r\n\r\n{hidden}")),
     ];
     for (what, rest) in cases {
         let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{rest}");
@@ -201,8 +201,14 @@ async fn requests_that_two_readers_could_read_differently_are_refused_and_end_th
         assert_eq!(status(&answer), Some(400), "{what}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
     }
-    let nobody = raw(kept.served.address, b"GET / HTTP/1.1\r\n\r\n").await;
+    let nobody = format!("GET / HTTP/1.1\r\n\r\n{hidden}");
+    let nobody = raw(kept.served.address, nobody.as_bytes()).await;
     assert_eq!(status(&nobody), Some(400), "HTTP/1.1 without Host: {nobody}");
+    assert_eq!(
+        nobody.matches("HTTP/1.1 ").count(),
+        1,
+        "HTTP/1.1 without Host: {nobody}"
+    );
     let post = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n{hidden}");
     let answer = raw(kept.served.address, post.as_bytes()).await;
     assert_eq!(status(&answer), Some(405));

@@ -5,6 +5,7 @@
 //! - Invariant: the configuration that is written is one that the daemon takes.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 
 use anyhow::Context as _;
 use pacstore_node::Status;
@@ -81,7 +82,7 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
         region::take_out(before.as_deref()).with_context(|| home.config_file().display().to_string())?;
     let earlier = Said::of(before.as_deref().unwrap_or_default());
     // Keys of a system that is only mounted here cannot be tried.
-    let keyring = (place.root == std::path::Path::new("/"))
+    let keyring = (place.root == Path::new("/"))
         .then(|| signatures::keyring(&pacman.settings))
         .flatten();
     for one in &mut repositories {
@@ -236,7 +237,10 @@ fn machine(place: &Place, pacman: &PacmanConf, theirs: &Said) -> Machine {
         cache.push("/var/cache/pacman/pkg/".to_owned());
     }
     Machine {
-        conf: (place.conf != usual).then(|| place.conf.clone()),
+        conf: (place.conf != usual).then(|| match place.conf.strip_prefix(&place.root) {
+            Ok(path) => Path::new("/").join(path),
+            Err(_) => place.conf.clone(),
+        }),
         cache: (!theirs.has_pacman).then_some(cache),
         prefetch: !theirs.has_prefetch,
         keyring: None,
@@ -254,7 +258,7 @@ async fn ports(place: &Place, home: &Home, earlier: &Said, theirs: &Said) -> any
     }
     // What is taken here says nothing about a system that is only mounted here; and a daemon that
     // runs already has the ports it needs.
-    if place.root != std::path::Path::new("/") || running_gateway(home).await.is_some() {
+    if place.root != Path::new("/") || running_gateway(home).await.is_some() {
         return Ok(ports);
     }
     if !earlier.has_gateway {

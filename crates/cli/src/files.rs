@@ -26,8 +26,10 @@ impl Replacement {
     pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<Self> {
         let dir = path.parent().context("a file stands in a folder")?;
         fs_err::create_dir_all(dir)?;
-        let mut new = tempfile::Builder::new().prefix(".pacstore-").tempfile_in(dir)?;
-        new.write_all(bytes)?;
+        let fail = || format!("cannot write beside `{}`", path.display());
+        let new = tempfile::Builder::new().prefix(".pacstore-").tempfile_in(dir);
+        let mut new = new.with_context(fail)?;
+        new.write_all(bytes).with_context(fail)?;
         let file = new.as_file();
         match fs_err::metadata(path) {
             Ok(meta) => {

@@ -105,6 +105,10 @@ impl PacmanConf {
 
 /// A file, if it is not absurdly long.
 pub(crate) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    // A pipe would be waited at for ever.
+    if !fs_err::metadata(path)?.is_file() {
+        bail!("`{}` is no ordinary file", path.display());
+    }
     let file = fs_err::File::open(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -15,6 +15,7 @@ pub(crate) mod repositories;
 mod service;
 mod signatures;
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -66,16 +67,40 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     if way == Way::CacheServer {
         check_version(&args)?;
     }
-    let plan = if args.undo {
-        plan::undo(&place, &home)?
-    } else {
-        plan::setup(&place, &home, way).await?
+    let made = async {
+        let plan = if args.undo {
+            plan::undo(&place, &home)?
+        } else {
+            plan::setup(&place, &home, way).await?
+        };
+        if !args.dry_run {
+            make(&args, ctx, &plan, &place.root).await?;
+        }
+        Ok(plan)
     };
-    if !args.dry_run {
-        make(&args, ctx, &plan, &place.root).await?;
-    }
+    let plan = made.await.map_err(with_remedy)?;
     say(&args, ctx, &plan)?;
     Ok(Exit::Done)
+}
+
+/// What to do where the system lets us not read or write.
+fn with_remedy(error: anyhow::Error) -> anyhow::Error {
+    let causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let hint = causes.map(io::Error::kind).find_map(|kind| match kind {
+        ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => {
+            Some("even root may not: `lsattr` shows whether it is immutable")
+        }
+        ErrorKind::PermissionDenied => Some("run it as root: sudo pacstore setup"),
+        ErrorKind::ReadOnlyFilesystem => Some("mount that file system writable, then run it again"),
+        ErrorKind::StorageFull => Some("make room there, then run it again"),
+        _ => None,
+    });
+    match hint {
+        Some(hint) => error.context(Hinted::new("setup stopped", hint)),
+        None => error,
+    }
 }
 
 /// Our configuration, then the service, then pacman's; the other way round when undoing.

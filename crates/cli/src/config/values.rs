@@ -115,7 +115,8 @@ pub(crate) fn span(text: &str) -> Result<Duration, ValueError> {
 pub(crate) fn hours(text: &str) -> Option<Hours> {
     let (from, to) = text.split_once('-')?;
     let hour = |text: &str| text.trim().parse().ok().filter(|hour: &u8| *hour <= 24);
-    let (from, to) = (hour(from)?, hour(to)?);
+    // Midnight, as 24 too; `24-0` has no hour in it.
+    let (from, to) = (hour(from)? % 24, hour(to)?);
     (from != to).then_some(Hours { from, to })
 }
 
@@ -153,7 +154,8 @@ mod tests {
     fn hours_are_two_and_not_the_same() {
         assert_eq!(hours("22-6"), Some(Hours { from: 22, to: 6 }));
         assert_eq!(hours("0 - 24"), Some(Hours { from: 0, to: 24 }));
-        for bad in ["", "3", "3-3", "a-b", "1-25", "-1-4"] {
+        assert_eq!(hours("24-6"), Some(Hours { from: 0, to: 6 }));
+        for bad in ["", "3", "3-3", "0-0", "24-0", "a-b", "1-25", "-1-4"] {
             assert_eq!(hours(bad), None, "{bad}");
         }
     }

@@ -544,6 +544,54 @@ fn without_a_pacman_conf_it_says_how_to_name_one() {
         .fails_with(&["`/nowhere/pacman.conf` is not there", "--root DIR"]);
 }
 
+#[test]
+fn who_may_not_write_is_told_what_to_do_and_nothing_is_changed() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let (etc, binary) = (folder.path().join("etc"), folder.path().join("pacstore"));
+    fs::copy(crate::home::PACSTORE, &binary)?;
+    fs::create_dir(&etc)?;
+    let conf = etc.join("pacman.conf");
+    let text = "[options]\nArchitecture = x86_64\n[core]\nServer = https://a.example/$repo\n";
+    fs::write(&conf, text)?;
+    fs::set_permissions(&etc, fs::Permissions::from_mode(0o555))?;
+    let setup = |flags: &[&str]| {
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new(require("setpriv").unwrap());
+            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+            command.arg(&binary);
+            command
+        } else {
+            Command::new(&binary)
+        };
+        command
+            .env_remove("PACSTORE_HOME")
+            .args(["setup", "--no-service", "--root"]);
+        command.arg(folder.path()).args(flags);
+        run(command)
+    };
+    setup(&["--dry-run"]).done();
+    setup(&[]).fails_with(&[
+        "setup stopped",
+        "ermission denied",
+        "hint: run it as root: sudo pacstore setup",
+    ]);
+    assert_eq!(fs::read_dir(&etc)?.count(), 1);
+    assert_eq!(fs::read_to_string(&conf)?, text);
+    fs::set_permissions(&etc, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+#[test]
+fn a_pipe_in_the_place_of_pacmans_configuration_is_refused() -> TestResult {
+    let home = Home::empty();
+    let pipe = home.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status()?.success());
+    home.run(["setup", "--no-service", "--config", pipe.to_str().unwrap()])
+        .fails_with(&["pipe` is no ordinary file"]);
+    Ok(())
+}
+
 /// The whole way: set up, sync and download through the daemon, without it through the mirror, undone.
 #[test]
 fn the_real_pacman_goes_by_us_after_setup_and_by_its_mirror_when_the_daemon_is_gone() -> TestResult {

@@ -58,6 +58,9 @@ const MAX_AGE: Duration = Duration::from_hours(24);
 /// A measured rate says nothing after this time.
 const RATE_HOLDS: Duration = Duration::from_mins(2);
 
+/// What gives less, in bytes a second, is slower than most lines.
+const COMMON_RATE: f64 = 1e6;
+
 /// Fewer bytes say nothing about a rate.
 const RATE_FROM: u64 = 64 << 10;
 
@@ -249,6 +252,13 @@ impl Repository {
         let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         let (rate, at) = rates.get(folder)?;
         (at.elapsed() < RATE_HOLDS).then_some(*rate)
+    }
+
+    /// Whether the mirror at `folder` may be much faster than `rate`: it was, or nobody knows and a line gives more than that.
+    fn may_be_faster(&self, folder: &Url, rate: f64) -> bool {
+        let known = self.ranking.rate(folder);
+        let faster = known.map_or(rate < COMMON_RATE, |known| rate * 2.0 <= known as f64);
+        faster && !self.ranking.is_paused(folder)
     }
 
     /// Its mirrors, the one to ask first in front.

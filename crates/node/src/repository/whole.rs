@@ -1,8 +1,9 @@
 //! A package of several leaves of which only the SHA-256 is known: fetched whole, checked, then given.
 //!
 //! That takes as long as the download, and pacman waits ten seconds without a byte. So the rate is watched: as soon as
-//! it shows that the file will not be whole in time, pacman is sent to the mirror, and nothing is downloaded here
-//! beside it. What a mirror left off with, the next one goes on with; the hash of the whole decides.
+//! it shows that the file will not be whole in time, another mirror goes on if it may be much faster, else pacman is sent
+//! to a mirror, and nothing is downloaded here beside it. What a mirror left off with, the next one goes on with; the
+//! hash of the whole decides.
 //!
 //! - Invariant: no byte leaves before the SHA-256 of all of them is the database's.
 //! - Invariant: a mirror whose own bytes were wrong, or that just sent nothing, is not what pacman is sent to.
@@ -321,19 +322,26 @@ async fn receive(
     let mut incoming = Incoming::new(&node.inner.store, tasks).await.map_err(disk)?;
     let mut why = "no mirror to ask".to_owned();
     let mut shares = Vec::new();
+    let mut slow: Option<Slow<'_>> = None;
     // Twice around: a mirror that stalled may go on, and then all the time that there is counts.
     for (turn, mirror) in mirrors.iter().chain(mirrors).enumerate() {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
+        if let Some(slow) = &slow
+            && (mirrors.len() <= turn || !package.repository.may_be_faster(mirror, slow.rate))
+        {
+            continue;
+        }
         let stall = if turn < mirrors.len() {
             STALL
         } else {
             STALL.max(left / u32::try_from(2 * mirrors.len() - turn).unwrap_or(u32::MAX))
         };
-        if hopeless(package, mirror, answer.len - incoming.len(), until) {
-            return Err(Failed::Late(format!("{} is too slow for it", shown(mirror))));
+        if let Some(rate) = hopeless(package, mirror, answer.len - incoming.len(), until) {
+            slow.get_or_insert(Slow { mirror, rate });
+            continue;
         }
         let asked = Instant::now();
         let mut response = match ask(node, package, mirror, incoming.len()..answer.len, (until, stall)).await
@@ -362,7 +370,16 @@ async fn receive(
             package.repository.measured(mirror, got, began.elapsed());
             match ended {
                 Ended::Whole => break,
-                Ended::Late => return Err(Failed::Late(format!("{} is too slow for it", shown(mirror)))),
+                Ended::Late => {
+                    let rate = got as f64 / began.elapsed().as_secs_f64().max(1e-6);
+                    match slow {
+                        None => slow = Some(Slow { mirror, rate }),
+                        Some(first) => {
+                            first.is_left_behind_by(rate, package);
+                            return Err(first.failure());
+                        }
+                    }
+                }
                 Ended::Broken(text) => {
                     why = text;
                     package.repository.failed(mirror);
@@ -371,6 +388,9 @@ async fn receive(
         }
     }
     if incoming.len() != answer.len {
+        if let Some(slow) = slow {
+            return Err(slow.failure());
+        }
         return Err(if until <= Instant::now() {
             Failed::Late(why)
         } else {
@@ -388,14 +408,34 @@ async fn receive(
     }
 }
 
-/// What was seen of the mirror lately says that `bytes` cannot be here in time.
-fn hopeless(package: &PackageOf, mirror: &Url, bytes: u64, until: Instant) -> bool {
+/// The mirror that was asked first and is too slow. One other is tried then, if it may be faster.
+struct Slow<'a> {
+    mirror: &'a Url,
+    /// Bytes a second.
+    rate: f64,
+}
+
+impl Slow<'_> {
+    fn failure(&self) -> Failed {
+        Failed::Late(format!("{} is too slow for it", shown(self.mirror)))
+    }
+
+    /// Another one gave `rate`: what is so slow that its rate is no measurement is known to be slower all the same.
+    fn is_left_behind_by(&self, rate: f64, package: &PackageOf) {
+        if self.rate * 2.0 <= rate && package.repository.ranking.rate(self.mirror).is_none() {
+            package.repository.failed(self.mirror);
+        }
+    }
+}
+
+/// Its rate, if what was seen of the mirror lately says that `bytes` cannot be here in time.
+fn hopeless(package: &PackageOf, mirror: &Url, bytes: u64, until: Instant) -> Option<f64> {
     let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
     // Lines are shared and change: only what is clearly too much counts.
     package
         .repository
         .rate(mirror)
-        .is_some_and(|rate| left * 2.0 < bytes as f64 / rate)
+        .filter(|rate| left * 2.0 < bytes as f64 / rate)
 }
 
 async fn ask(

@@ -123,6 +123,34 @@ async fn pacman_is_sent_to_a_mirror_that_is_too_slow_and_nothing_is_downloaded_b
     Ok(())
 }
 
+/// The first one of the configuration stays the first until it is known that another one is better.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_too_slow_is_left_for_one_that_is_not() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let spec = RepoSpec::new("core")
+        .package("large", LARGE)
+        .package("next", LARGE);
+    let repo = Repo::create(dir.path(), spec)?;
+    let (slow, fast) = (Upstream::folder(dir.path())?, Upstream::folder(dir.path())?);
+    for rate in [20_000, 200_000] {
+        slow.heal();
+        slow.fault("*.pkg.tar.zst", Fault::Slow(rate));
+        fast.clear_log();
+        let node = solo(&[&slow, &fast]).start().await;
+        node.pacman_bytes("core.db").await?;
+        for package in ["large", "next"] {
+            let name = repo.file_name(package)?;
+            assert!(
+                node.pacman_bytes(&name).await? == repo.bytes(package)?,
+                "{package} at {rate} bytes a second"
+            );
+        }
+        let sent: u64 = fast.requests("*.pkg.tar.zst").iter().map(|r| r.sent).sum();
+        assert!(LARGE < sent, "{sent} bytes at {rate} bytes a second");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_clients_ask_for_one_large_package_and_it_is_fetched_once() -> TestResult {
     let dir = tempfile::tempdir()?;

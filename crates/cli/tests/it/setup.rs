@@ -526,9 +526,14 @@ fn a_configuration_in_another_place_is_named_once() -> TestResult {
     let named = format!("config = \"{}\"", machine.conf().display());
     let ours = fs::read_to_string(machine.home.config_file())?;
     assert!(ours.contains(&named), "{ours}");
-    setup(&[]);
+    // Dry, so that no other file is touched where this is broken.
+    let again = setup(&["--dry-run"]).out;
+    assert!(again.contains("nothing to change"), "{again}");
+    let undone = setup(&["--dry-run", "--undo"]).out;
+    let would = format!("{} would be changed", machine.conf().display());
+    assert!(undone.contains(&would), "{undone}");
     assert_eq!(machine.state(), once);
-    setup(&["--undo"]);
+    setup(&["--undo", "--config", "pacman.conf"]);
     assert_eq!(machine.state(), before);
     let root = machine.folder.path().to_str().unwrap();
     machine.setup(&["--root", root]);

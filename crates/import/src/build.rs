@@ -82,6 +82,8 @@ pub(crate) enum Outcome {
     Built(Built),
     /// So many files are not in the store any more.
     Lost(usize),
+    /// It would be another tree, and that is older than the last one, by this sign.
+    Behind(String),
 }
 
 impl Build {
@@ -103,16 +105,19 @@ impl Build {
 
     /// Builds the next tree out of `rows` and of those rows of the last one that stay, and commits everything.
     ///
-    /// `state` comes with the tree of the round before, or none.
+    /// `old` comes with the tree of the round before, or none. `behind`: why another tree than that is not wanted.
     pub(crate) fn run(
         &self,
-        rows: Rows,
+        (rows, behind): (Rows, Option<String>),
         regions: &Regions,
         stays: impl Fn(Option<usize>) -> bool,
         old: Option<&State>,
         finish: impl FnOnce(&Cid, &Difference) -> (State, Vec<Box<[u8]>>),
     ) -> Result<Outcome, IntakeError> {
         let difference = difference(rows, regions, stays, |each| self.manifest.rows(each))?;
+        if let Some(sign) = behind.filter(|_| !difference.rows.is_empty()) {
+            return Ok(Outcome::Behind(sign));
+        }
         let lost = self.lost(&difference)?;
         if 0 < lost {
             return Ok(Outcome::Lost(lost));

@@ -2,8 +2,8 @@
 //!
 //! - Invariant: a tree is made of what one upstream has; of what another left behind only files count that a
 //!   database vouches for by digest (`crate::module`).
-//! - Invariant: another upstream than the tree's does not move it to an older state, unless nothing newer could be
-//!   had for a day, or a person accepts it.
+//! - Invariant: where there are several upstreams, none moves the tree to an older state (`crate::older`), unless
+//!   nothing newer could be had for a day, all of them have been older for half an hour, or a person accepts it.
 //! - Not here: reading one upstream (`crate::round`), what is remembered of them (`crate::upstreams`).
 //! - Read first: [`Importer::round`].
 
@@ -88,7 +88,7 @@ impl Importer {
                 older: self.older(source, state, now),
             };
             let error = match self.bounded(source, how, state, progress).await? {
-                Ok(looked) => return Ok(self.looked(looked, odd)),
+                Ok(looked) => return Ok(self.looked(looked, odd, &attempts)),
                 Err(Failed::Torn) => {
                     self.upstreams.torn(source, now);
                     torn.get_or_insert((source, odd));
@@ -122,7 +122,7 @@ impl Importer {
                 older: self.older(source, state, self.clock.unix_seconds()),
             };
             match self.bounded(source, how, state, progress).await? {
-                Ok(looked) => return Ok(self.looked(looked, odd)),
+                Ok(looked) => return Ok(self.looked(looked, odd, &attempts)),
                 Err(Failed::Round(error)) => return Err(error),
                 Err(Failed::Source(error)) => attempts.push((source.clone(), error)),
                 Err(Failed::Torn) => {}
@@ -157,13 +157,13 @@ impl Importer {
 
     /// Whether an older state than the tree's may be taken from here.
     fn older(&self, source: &Source, state: Option<&Arc<State>>, now: u64) -> Older {
-        let name = source.to_string();
-        let of_another = state.is_some_and(|state| {
+        let from = &self.plan.spec.from;
+        let configured = |state: &Arc<State>| {
             // A source that is not configured any more was left on purpose.
-            let mut configured = self.plan.spec.from.iter().map(ToString::to_string);
-            state.source != name && configured.any(|one| one == state.source)
-        });
-        if of_another && !self.accept && !self.upstreams.is_older_for_good(source, now) {
+            from.iter().any(|one| one.to_string() == state.source)
+        };
+        let others = 1 < from.len() && state.is_some_and(configured);
+        if others && !self.accept && !self.upstreams.is_older_for_good(source, from, now) {
             Older::Refused
         } else {
             Older::Taken
@@ -171,7 +171,9 @@ impl Importer {
     }
 
     /// What is remembered of a look that went well.
-    fn looked(&mut self, looked: Looked, odd: Option<String>) -> Round {
+    ///
+    /// `attempts`: the sources that were tried before it in this round.
+    fn looked(&mut self, looked: Looked, odd: Option<String>, attempts: &[(Source, SourceError)]) -> Round {
         let now = self.clock.unix_seconds();
         let Looked {
             mut round,
@@ -192,7 +194,11 @@ impl Importer {
         }
         let sure = stamp.and_then(|(stamp, held_still)| held_still.then_some(stamp));
         self.seen = Seen::new(&round, sure, now);
-        round.warnings.extend(odd);
+        let behind = attempts
+            .iter()
+            .filter(|(_, error)| matches!(error, SourceError::Older { .. }));
+        let left_out = behind.map(|(source, error)| format!("{source} is left out of this round: {error}"));
+        round.warnings.extend(odd.into_iter().chain(left_out));
         round
     }
 

@@ -124,13 +124,11 @@ pub enum SourceError {
     /// The same, or its links lead back and forth.
     #[error("`{0}` has folders in folders, more than {1} deep")]
     TooDeep(String, usize),
-    /// The tree came from another source, and this one has not got as far.
-    #[error("its {repository} is {by} s older than what another source gave")]
+    /// What is published is newer than what this source has, while there are others.
+    #[error("it is behind what is published: {sign}")]
     Older {
-        /// `FOLDER/NAME`.
-        repository: String,
-        /// Between the two databases, in seconds; 0 where only their packages tell.
-        by: u64,
+        /// By what that is seen.
+        sign: String,
     },
     /// Our own side.
     #[error(transparent)]
@@ -152,7 +150,8 @@ impl SourceError {
         match self {
             Self::Http(e) | Self::Fetch(FetchError::Http(e)) => e.hint(),
             Self::Older { .. } => Some(
-                "wait until it has caught up (at most a day), or take it with `pacstore import NAME --accept`",
+                "wait until it has caught up (at most a day, half an hour where all upstreams are behind), or take it with \
+                 `pacstore import NAME --accept`",
             ),
             Self::NoListing(_) => Some("name them: `repositories = [\"core/os/x86_64/core\"]`"),
             Self::TooManyFolders(..) | Self::TooDeep(..) => Some(

@@ -32,6 +32,7 @@ mod look;
 mod manifest;
 mod module;
 mod names;
+mod older;
 mod progress;
 mod report;
 mod repos;

@@ -89,9 +89,9 @@ pub(crate) enum Torn {
 /// What is done where a source's state is older than the tree's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Older {
-    /// It is this source's own tree: the source went back.
+    /// There is no other, or the time for others to have something newer is over: the source went back.
     Taken,
-    /// The tree is another source's: this one is behind.
+    /// Another may have what is published, or something newer: this one is behind.
     Refused,
 }
 
@@ -455,7 +455,8 @@ impl Importer {
             progress.begin(Step::Building, checked.rows.len() as u64, 0);
             let (labels, from) = (self.labels.clone(), shown.clone());
             let settled = self.aside(work, move |work| {
-                work.settle(&opened, (checked, doubts), stable, (&intakes, &labels, from))
+                let how = (stable, how.older);
+                work.settle(&opened, (checked, doubts), how, (&intakes, &labels, from))
             });
             let Settled {
                 repositories,
@@ -481,6 +482,7 @@ impl Importer {
                         rate: transport.rate(),
                     });
                 }
+                Some(Outcome::Behind(sign)) => return Err(Failed::Source(SourceError::Older { sign })),
                 Some(Outcome::Lost(lost)) if lost_before => {
                     return Err(Failed::Round(RoundError::Lost(lost)));
                 }

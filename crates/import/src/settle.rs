@@ -17,6 +17,7 @@ use crate::intake::Intakes;
 use crate::judge::{Verdict, judge};
 use crate::names;
 use crate::repos::{self, Repo};
+use crate::round::Older;
 use crate::stamp::ChangeStamp;
 use crate::state::{Alarm, DatabaseTimes, Kept, RegionMark, RepoFacts, RepoState, State};
 use crate::tree::{Difference, Row, Rows};
@@ -40,11 +41,12 @@ impl Work {
     /// Judges, builds and commits, on a thread where it may block.
     ///
     /// `stable`: whether a second look showed the same, so that what is whole can be known again by its stamps.
+    /// `older`: what is done with another tree than the last one if it is older.
     pub(crate) fn settle(
         &self,
         opened: &AllOpened,
         (checked, doubts): (Checked, Doubts),
-        stable: bool,
+        (stable, older): (bool, Older),
         (intakes, labels, source): (&Intakes, &Labels, String),
     ) -> Result<Settled, IntakeError> {
         let stopped = |(number, troubles): (usize, &Vec<Trouble>)| {
@@ -80,10 +82,13 @@ impl Work {
             !stays && self.view.position(path).is_none()
         })?;
         let spec = &self.plan.spec;
+        let stamp = self.stamp.as_ref().and_then(ChangeStamp::written_time);
+        let newest_other = self.newest_other();
         let finish = |tree: &Cid, difference: &Difference| {
             let mut state = State::new(tree, spec.fingerprint(), profile_key(&spec.profile));
             (state.repositories, state.marks, state.source) = (kept, marks, source);
             (state.files, state.bytes) = (difference.files, difference.bytes);
+            (state.stamp, state.newest_other) = (stamp, newest_other);
             (state, forget)
         };
         let build = Build {
@@ -94,7 +99,14 @@ impl Work {
         };
         let loose = self.look.regions.len();
         let stay = |region: Option<usize>| stays.get(region.unwrap_or(loose)).copied().unwrap_or_default();
-        let outcome = build.run(rows, &self.look.regions, stay, self.state.as_deref(), finish)?;
+        let behind = self.behind(opened, older, intakes.now);
+        let outcome = build.run(
+            (rows, behind),
+            &self.look.regions,
+            stay,
+            self.state.as_deref(),
+            finish,
+        )?;
         if let Outcome::Built(built) = &outcome
             && let Some((first, count)) = &built.replaced
         {

@@ -43,6 +43,11 @@ impl ChangeStamp {
         written_time(&self.bytes).or(self.modified)
     }
 
+    /// The time in it, which means the same on each mirror of an upstream; seconds since 1970.
+    pub(crate) fn written_time(&self) -> Option<u64> {
+        written_time(&self.bytes)
+    }
+
     /// Whether the upstream has not changed between the two, as it says. The file may have been written anew.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         self.bytes == other.bytes && (written_time(&self.bytes).is_some() || self.modified == other.modified)

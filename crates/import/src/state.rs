@@ -200,6 +200,12 @@ pub(crate) struct State {
     pub(crate) bytes: u64,
     /// Which source the marks are of.
     pub(crate) source: String,
+    /// The time in that source's change stamp, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) stamp: Option<u64>,
+    /// Of the newest file that no database names, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) newest_other: Option<u64>,
 }
 
 impl State {
@@ -213,6 +219,8 @@ impl State {
             files: 0,
             bytes: 0,
             source: String::new(),
+            stamp: None,
+            newest_other: None,
         }
     }
 

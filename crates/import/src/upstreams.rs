@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::older::AHEAD;
 use crate::spec::Source;
 
 /// The pause after a first failure, in seconds; it doubles.
@@ -23,14 +24,14 @@ const PAUSE: u64 = 60;
 const MAX_PAUSE: u64 = 3600;
 /// What was told or measured counts for so long, in seconds.
 const TOLD: u64 = 2 * 86_400;
-/// Clocks may differ by so much, in seconds.
-const AHEAD: u64 = 86_400;
 /// How often others than the one in use are asked how new they are, in seconds.
 const ASK: u64 = 900;
 /// One that was torn is not tried for the sake of another torn one for so long, in seconds.
 const TORN: u64 = 600;
-/// For how long an older state than the tree's is refused while no other upstream can be had, in seconds.
+/// For how long an older state than the tree's is refused while no upstream has another, in seconds.
 const OLDER: u64 = 86_400;
+/// The same where each of them was seen to be older.
+const ALL_OLDER: u64 = 1800;
 /// From this rate on an upstream is fast enough, in bytes a second.
 const FAST: u64 = 8 << 20;
 /// Less says nothing about the rate.
@@ -62,7 +63,7 @@ struct Record {
     measured: u64,
     /// When its state last was torn.
     torn: u64,
-    /// Since when it has been refused as older than the tree.
+    /// Since when it has been refused as older than the tree, with no round that went well since.
     older: Option<u64>,
 }
 
@@ -130,11 +131,13 @@ impl Upstreams {
         record.pause_left(now) == 0 && TORN <= now.abs_diff(record.torn)
     }
 
-    /// Whether it has been older than the tree for so long that nothing newer can be hoped for.
-    pub(crate) fn is_older_for_good(&self, source: &Source, now: u64) -> bool {
-        self.of(source)
-            .older
-            .is_some_and(|since| OLDER <= now.saturating_sub(since))
+    /// Whether it, or each of all, has been older than the tree for so long that nothing newer can be hoped for.
+    pub(crate) fn is_older_for_good(&self, source: &Source, from: &[Source], now: u64) -> bool {
+        let older_for = |source: &Source, seconds: u64| {
+            let since = self.of(source).older;
+            since.is_some_and(|since| seconds <= now.saturating_sub(since))
+        };
+        older_for(source, OLDER) || from.iter().all(|source| older_for(source, ALL_OLDER))
     }
 
     pub(crate) fn told(&mut self, source: &Source, times: Times, now: u64) {
@@ -160,11 +163,14 @@ impl Upstreams {
         self.record(source).older = Some(since);
     }
 
-    /// A round read it.
+    /// A round read it: what is published can be had, so others that are older are behind.
     pub(crate) fn worked(&mut self, source: &Source, rate: Option<u64>, now: u64) {
+        for record in self.0.values_mut() {
+            record.older = None;
+        }
         let record = self.record(source);
         record.bad = record.bad.saturating_sub(1);
-        (record.paused_until, record.older) = (0, None);
+        record.paused_until = 0;
         if let Some(rate) = rate {
             (record.rate, record.measured) = (Some(rate), now);
         }

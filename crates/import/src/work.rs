@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use pacstore_runtime::Pool;
 
-use crate::error::{IntakeError, SourceError};
+use crate::error::IntakeError;
 use crate::facts::FileFacts;
 use crate::hash::Digests;
 use crate::intake::{Intakes, Job, Taken};
@@ -221,29 +221,6 @@ impl Work {
             taken.remove(path);
         }
         Ok(damaged)
-    }
-
-    /// The first repository whose database is older than the tree's.
-    ///
-    /// By the time of its file, else (where that is not told, or the same) by its newest package.
-    pub(crate) fn older(&self, opened: &AllOpened) -> Option<SourceError> {
-        let pairs = self.look.repos.iter().zip(&opened.databases);
-        for (repo, databases) in pairs {
-            let kept = self.state.as_ref().and_then(|s| s.kept(&repo.folder, &repo.name));
-            let (Some(databases), Some(kept)) = (databases, kept) else {
-                continue;
-            };
-            let of = |databases: Option<u64>, built: Option<u64>| (databases.unwrap_or_default(), built);
-            let now = of(databases.times.newest_database(), databases.built());
-            let before = of(kept.times.newest_database(), kept.built);
-            if databases.root != kept.database && now < before {
-                return Some(SourceError::Older {
-                    repository: repo.shown(),
-                    by: before.0.saturating_sub(now.0),
-                });
-            }
-        }
-        None
     }
 
     /// The files that the databases name.

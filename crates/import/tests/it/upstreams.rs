@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use pacstore_import::{
-    ImportSpec, Importer, Progress, Repositories, RoundError, Source, SourceError, StampSource,
+    Alarm, ImportSpec, Importer, Progress, Repositories, RoundError, Source, SourceError, StampSource,
 };
 use pacstore_runtime::{Clock, FakeClock};
 use pacstore_testkit::{Fault, Listing, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
@@ -191,34 +191,31 @@ fn swap(a: &Path, b: &Path, between: &Path) -> TestResult {
 
 /// As two servers behind one balancer, of which one is an update behind: each round finds them exchanged.
 #[tokio::test]
-async fn two_upstreams_that_alternate_give_whole_states_and_never_one_of_both() -> TestResult {
+async fn two_upstreams_that_alternate_never_take_the_tree_back() -> TestResult {
     let mut two = Two::new(4, 2_000)?;
     let (clock, time) = clock();
     let mut importer = two.importer(two.spec(), &clock);
     two.repo.update(&["pkg1", "pkg2"])?;
-    let [new, old] = two.dirs.each_ref().map(|dir| cid_of(dir.path()));
+    let new = cid_of(two.dirs[0].path());
     let between = tempfile::tempdir()?;
-    let mut of_second = None;
+    let mut left_out = 0;
     for nth in 0..8 {
         let round = importer.round(&Progress::default()).await?;
-        let first = if nth % 2 == 0 { new } else { old };
-        let second = if nth % 2 == 0 { old } else { new };
-        let is_first = round.source == importer.spec().from[0];
-        assert_eq!(round.tree, if is_first { first } else { second }, "round {nth}");
-        assert!(!round.is_torn(), "round {nth}");
-        of_second = of_second.or((!is_first).then_some(nth));
+        assert_eq!((round.tree, round.is_torn()), (new, false), "round {nth}");
+        left_out += usize::from(
+            round
+                .warnings
+                .iter()
+                .any(|text| text.contains("left out of this round")),
+        );
         swap(two.dirs[0].path(), two.dirs[1].path(), between.path())?;
         time.advance(Duration::from_mins(1));
     }
-    assert_eq!(
-        of_second, None,
-        "the preference holds: what one has is one order of states"
-    );
+    assert!((1..8).contains(&left_out), "{left_out}");
 
-    // Once the first is gone, the other does not take the tree back, and brings it forward.
-    let current = importer.round(&Progress::default()).await?.tree;
-    assert_eq!(current, new);
-    two.servers[0].stop();
+    // Once the new one is gone, the other does not take the tree back, and brings it forward.
+    let fresh = usize::from(cid_of(two.dirs[0].path()) != new);
+    two.servers[fresh].stop();
     let error = importer.round(&Progress::default()).await.unwrap_err();
     let RoundError::NoSource { attempts, .. } = &error else {
         panic!("{error:?}")
@@ -229,7 +226,112 @@ async fn two_upstreams_that_alternate_give_whole_states_and_never_one_of_both() 
     time.advance(Duration::from_mins(2));
     let round = importer.round(&Progress::default()).await?;
     assert_eq!((round.tree, round.changed), (new, false));
-    assert_eq!(round.source, importer.spec().from[1]);
+    assert_ne!(round.source, importer.spec().from[fresh]);
+    Ok(())
+}
+
+/// The upstream itself went back: every mirror of it says so, and after half an hour that is believed.
+#[tokio::test]
+async fn what_all_upstreams_agree_on_is_taken_though_it_is_older() -> TestResult {
+    let mut two = Two::new(3, 2_000)?;
+    let (clock, time) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    let old = cid_of(two.dirs[1].path());
+    two.repo.update(&["pkg1"])?;
+    let new = importer.round(&Progress::default()).await?.tree;
+    two.sync(1, 0)?;
+    assert!(read(&mut importer).await.is_err());
+    time.advance(Duration::from_mins(20));
+    assert!(read(&mut importer).await.is_err());
+    time.advance(Duration::from_mins(11));
+    let round = importer.round(&Progress::default()).await?;
+    assert_ne!(old, new);
+    assert_eq!((round.tree, round.changed), (old, true));
+    assert!(
+        matches!(&round.alarms[..], [Alarm::Older { .. }]),
+        "{:?}",
+        round.alarms
+    );
+    Ok(())
+}
+
+/// A mirror that has stood still for weeks does not get its turn because the one in use failed once a day.
+#[tokio::test]
+async fn a_day_of_being_older_counts_only_while_nothing_newer_can_be_had() -> TestResult {
+    let mut two = Two::new(3, 2_000)?;
+    let (clock, time) = clock();
+    let mut importer = two.importer(two.spec(), &clock);
+    two.repo.update(&["pkg1"])?;
+    let new = importer.round(&Progress::default()).await?.tree;
+    for day in 0..3 {
+        two.servers[0].stop();
+        assert!(read(&mut importer).await.is_err(), "day {day}");
+        two.servers[0].start()?;
+        time.advance(Duration::from_hours(26));
+        let round = importer.round(&Progress::default()).await?;
+        assert_eq!(round.tree, new, "day {day}");
+    }
+    Ok(())
+}
+
+/// The databases are the same: an image that only one has yet shows by the stamp, or by its time.
+#[tokio::test]
+async fn an_upstream_that_is_behind_with_its_images_alone_does_not_take_them_away() -> TestResult {
+    for stamped in [true, false] {
+        let two = Two::new(2, 1_000)?;
+        let (clock, time) = clock();
+        let mut spec = two.spec();
+        spec.also = vec!["/iso/**".into()];
+        if stamped {
+            spec.stamp = Some(StampSource::Path("lastupdate".into()));
+        }
+        for (dir, stamp, name, age) in [
+            (&two.dirs[0], "1744700000\n", "new.iso", 1),
+            (&two.dirs[1], "1744500000\n", "old.iso", 2),
+        ] {
+            fs_err::write(dir.path().join("lastupdate"), stamp)?;
+            fs_err::create_dir(dir.path().join("iso"))?;
+            let image = dir.path().join("iso").join(name);
+            fs_err::write(&image, name)?;
+            // Where there are stamps, they say it: the time is that of copying.
+            let hours = if stamped { 2 - age } else { age };
+            let file = fs_err::File::options().write(true).open(&image)?;
+            let at = SystemTime::now() - Duration::from_hours(24 * hours + 1);
+            file.file().set_modified(at)?;
+        }
+        let mut importer = two.importer(spec, &clock);
+        let new = importer.round(&Progress::default()).await?;
+        assert_eq!(new.source, importer.spec().from[0], "stamped: {stamped}");
+        two.servers[0].stop();
+        time.advance(Duration::from_mins(1));
+        let round = importer.round(&Progress::default()).await;
+        let Err(RoundError::NoSource { attempts, .. }) = &round else {
+            panic!("stamped: {stamped}: {round:?}")
+        };
+        let is_older = |(_, error): &(Source, SourceError)| matches!(error, SourceError::Older { .. });
+        assert!(attempts.iter().any(is_older), "stamped: {stamped}: {attempts:?}");
+    }
+    Ok(())
+}
+
+/// Where a mirror does not say how old its files are, the packages in its databases do.
+#[tokio::test]
+async fn a_newer_state_is_taken_from_an_upstream_that_tells_no_times() -> TestResult {
+    let mut two = Two::new(3, 2_000)?;
+    let (clock, _) = clock();
+    two.servers[1].listing(Listing::Off);
+    two.servers[1].fault("*", Fault::NoValidators);
+    let mut spec = two.spec();
+    spec.repositories = Repositories::List(vec!["/core".into()]);
+    let mut importer = two.importer(spec, &clock);
+    let old = importer.round(&Progress::default()).await?.tree;
+    two.repo.update(&["pkg1"])?;
+    let new = cid_of(two.dirs[0].path());
+    two.sync(0, 1)?;
+    two.servers[0].stop();
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!((round.tree, round.changed), (new, true));
+    assert_ne!(old, new);
     Ok(())
 }
 
@@ -408,5 +510,24 @@ async fn a_source_that_was_left_on_purpose_holds_nothing_up() -> TestResult {
     let round = two.importer(spec, &clock).round(&Progress::default()).await?;
     assert_ne!(round.tree, new);
     assert!(round.changed && !round.is_torn());
+    Ok(())
+}
+
+/// A stamp that is older alone holds nothing up: the tree is the same, and is confirmed.
+#[tokio::test]
+async fn an_upstream_with_an_older_stamp_and_the_same_files_is_read() -> TestResult {
+    let two = Two::new(3, 2_000)?;
+    let (clock, _) = clock();
+    let mut spec = two.spec();
+    spec.stamp = Some(StampSource::Path("lastupdate".into()));
+    fs_err::write(two.dirs[0].path().join("lastupdate"), "1744700000\n")?;
+    fs_err::write(two.dirs[1].path().join("lastupdate"), "1744500000\n")?;
+    let mut importer = two.importer(spec, &clock);
+    let tree = importer.round(&Progress::default()).await?.tree;
+    two.servers[0].stop();
+    let round = importer.round(&Progress::default()).await?;
+    assert_eq!(round.source, importer.spec().from[1]);
+    assert_eq!((round.tree, round.changed), (tree, false));
+    assert!(round.repositories.iter().all(|repo| repo.checked));
     Ok(())
 }

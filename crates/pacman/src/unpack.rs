@@ -8,6 +8,9 @@ use std::io::{self, BufRead, Read};
 
 /// The most memory that an xz stream may ask for, in bytes; `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 128 << 20;
+/// The first byte of each member of a gzip file.
+const GZIP_BEGINS: u8 = 0x1f;
+
 /// The largest zstd window, as a power of two; what `zstd -d` takes, too.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
@@ -48,7 +51,7 @@ impl Packing {
     /// The unpacked bytes, at most `limit` of them.
     pub(crate) fn reader<'a>(self, input: impl BufRead + 'a, limit: u64) -> io::Result<Bounded<'a>> {
         let inner: Box<dyn Read + 'a> = match self {
-            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+            Self::Gzip => Box::new(Gzip(Some(flate2::bufread::GzDecoder::new(input)))),
             Self::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(input)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG)?;
@@ -67,6 +70,28 @@ impl Packing {
             limit,
             left: limit,
         })
+    }
+}
+
+/// The members of a gzip file, one behind the other. Whatever stands behind the last one is padding (zeros of a tape or
+/// of a disk's block), as for gzip and pacman.
+struct Gzip<R>(Option<flate2::bufread::GzDecoder<R>>);
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let got = member.read(out)?;
+            if 0 < got || out.is_empty() {
+                return Ok(got);
+            }
+            let rest = self.0.take().map(flate2::bufread::GzDecoder::into_inner);
+            if let Some(mut rest) = rest
+                && rest.fill_buf()?.first() == Some(&GZIP_BEGINS)
+            {
+                self.0 = Some(flate2::bufread::GzDecoder::new(rest));
+            }
+        }
+        Ok(0)
     }
 }
 

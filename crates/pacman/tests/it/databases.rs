@@ -268,6 +268,25 @@ fn a_bomb_is_an_error_before_it_costs_anything() {
     ));
 }
 
+/// As gzip and pacman take them; what breaks off within a member is still an error.
+#[test]
+fn a_gzip_file_may_have_several_members_and_padding_behind_them() {
+    let archive = tar(&[("a-1-1/desc", desc("a", "1-1").as_bytes())]);
+    let (one, two) = archive.split_at(700);
+    let members = [gzip(one), gzip(two)].concat();
+    let read = |packed: &[u8]| Database::read(packed, &Limits::DB).map(|database| database.entries.len());
+    for packed in [
+        members.clone(),
+        [&gzip(&archive)[..], &[0; 512]].concat(),
+        [&members[..], &[0; 1]].concat(),
+        [&gzip(&archive)[..], b"signed by nobody"].concat(),
+    ] {
+        assert!(matches!(read(&packed), Ok(1)), "{:?}", read(&packed));
+    }
+    let cut = &members[..members.len() - 9];
+    assert!(matches!(read(cut), Err(DbError::Unpack(_))), "{:?}", read(cut));
+}
+
 #[test]
 fn every_bound_has_its_error() {
     let text = desc("a", "1-1");

@@ -2,7 +2,8 @@
 //!
 //! - Invariant: depth, number and length of listings are bounded; a walk that meets a bound is an error, never a part of
 //!   the mirror that looks like all of it.
-//! - Invariant: a folder whose listing is that of one above it is a link that leads back, and is not walked again.
+//! - Invariant: a folder whose listing is that of one above it is a link that leads back, and is not walked again; one of a
+//!   single folder only if what is below the two is the same, too.
 //! - Not here: files (`crate::web`), how a listing is read (crate `upstream`).
 //! - Read first: `crate::web`.
 
@@ -26,6 +27,8 @@ const MAX_LISTING: u64 = 64 << 20;
 /// Listings that are read while looking for repositories, or for what one glob of `also` takes.
 const MAX_LISTINGS: usize = 5000;
 const MAX_DEPTH: usize = 64;
+/// Folders with a single folder in them that are compared before two are taken for one.
+const MAX_ALIKE: usize = 8;
 /// What each link of a page has.
 const HREF: &[u8] = b"href";
 
@@ -35,14 +38,9 @@ type Names = Vec<(Vec<u8>, bool)>;
 /// The listings of the folders that a walk stands in, from the nearest up.
 #[derive(Debug)]
 struct Above {
+    folder: Vec<u8>,
     names: Names,
-    above: Option<Arc<Above>>,
-}
-
-/// Whether `names` is the listing of a folder above, so that a link led back to it. One without folders leads nowhere.
-fn leads_back(names: &Names, above: Option<&Arc<Above>>) -> bool {
-    let mut folders = std::iter::successors(above, |folder| folder.above.as_ref());
-    names.iter().any(|(_, is_folder)| *is_folder) && folders.any(|folder| folder.names == *names)
+    next: Option<Arc<Above>>,
 }
 
 impl Web {
@@ -178,10 +176,14 @@ impl Web {
                 }
                 continue;
             };
-            if leads_back(&names, above.as_ref()) {
+            if self.leads_back(&folder, &names, above.as_ref()).await? {
                 continue;
             }
-            let here = Arc::new(Above { names, above });
+            let here = Arc::new(Above {
+                folder: folder.clone(),
+                names,
+                next: above,
+            });
             for (name, is_folder) in &here.names {
                 let path = names::join(&folder, name);
                 if !is_folder {
@@ -197,6 +199,39 @@ impl Web {
             }
         }
         Ok(Some(files))
+    }
+
+    /// Whether `names` is the listing of a folder above, so that a link led back to it. One without folders leads nowhere.
+    async fn leads_back(
+        &self,
+        folder: &[u8],
+        names: &Names,
+        above: Option<&Arc<Above>>,
+    ) -> Result<bool, SourceError> {
+        if names.iter().all(|(_, is_folder)| !is_folder) {
+            return Ok(false);
+        }
+        for above in std::iter::successors(above, |folder| folder.next.as_ref()) {
+            if above.names == *names && self.go_on_alike(&above.folder, folder, names).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether two folders of these names are one. A single folder says little (`x86_64/x86_64/`), so it is looked whether
+    /// what is below it is the same, too, until a listing says more.
+    async fn go_on_alike(&self, a: &[u8], b: &[u8], names: &Names) -> Result<bool, SourceError> {
+        let (mut a, mut b, mut names) = (a.to_vec(), b.to_vec(), names.clone());
+        for _ in 0..MAX_ALIKE {
+            let [(name, true)] = &*names else { return Ok(true) };
+            (a, b) = (names::join(&a, name), names::join(&b, name));
+            match (self.listing(&a).await?, self.listing(&b).await?) {
+                (Some(below), Some(other)) if below == other => names = below,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the nearest folder above that can be listed names `folder`, or the one on the way to it.

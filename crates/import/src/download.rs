@@ -142,7 +142,7 @@ impl Web {
                             place: Place::Known(Box::new(facts)),
                         }));
                     }
-                    return none(NoFile::Cut);
+                    return Ok(Got::Failed(error.into()));
                 }
                 HttpError::Status { code: 404 | 410, .. } if named => return none(NoFile::Absent),
                 HttpError::Status { code: 401 | 403, .. } if named => return none(NoFile::Denied),
@@ -165,8 +165,7 @@ impl Web {
                     tokio::time::sleep(backoff.next().max(asked).min(MAX_PAUSE)).await;
                 }
                 // One file does not come: its repository is torn.
-                _ if is_database(&want.path) => return Ok(Got::Failed(error.into())),
-                _ => return none(NoFile::Cut),
+                _ => return Ok(Got::Failed(error.into())),
             }
         }
     }

@@ -65,4 +65,4 @@ pub use scan::ScanError;
 pub use spec::{Files, ImportSpec, Limits, Repositories, Source, SpecError, StampSource};
 pub use state::{Alarm, DatabaseTimes, RepoFacts, RepoState};
 pub use trouble::Trouble;
-pub use view::NoFile;
+pub use view::{Cut, NoFile};

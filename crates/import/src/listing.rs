@@ -61,19 +61,19 @@ struct Walk<'a> {
     /// Sorted by folder and name, so that a folder's own entries stand together.
     entries: Vec<Listed>,
     filter: &'a Filter,
-    /// How many folders of the module lie above the listed one.
-    above_root: usize,
+    /// The folders of the module that lie above the listed one, from the module's root on.
+    above_root: &'a [Vec<u8>],
     names: Names,
     count: usize,
     /// The folders that we stand in, without links: a link to one of them leads for ever.
     above: Vec<Vec<u8>>,
 }
 
-/// Works out the names of what was listed. `above_root`: how many folders of the module lie above it.
+/// Works out the names of what was listed. `above_root`: the folders of the module that lie above it.
 pub(crate) fn names_of(
     mut listed: Vec<Listed>,
     filter: &Filter,
-    above_root: usize,
+    above_root: &[Vec<u8>],
 ) -> Result<Names, TooMany> {
     listed.retain(|entry| entry.path != b".");
     listed.sort_unstable_by(|a, b| names::split(&a.path).cmp(&names::split(&b.path)));
@@ -185,7 +185,8 @@ impl Walk<'_> {
     fn resolve(&self, folder: &[u8], target: &[u8]) -> Result<Target, Lost> {
         let mut here = folder.to_vec();
         let mut todo: Vec<Vec<u8>> = Vec::new();
-        turn(target, &mut todo)?;
+        self.turn(target, &mut here, &mut todo)?;
+        let mut absolute = target.starts_with(b"/");
         let mut links = 1;
         while let Some(part) = todo.pop() {
             if part == b".." {
@@ -198,14 +199,23 @@ impl Walk<'_> {
             }
             let path = names::join(&here, &part);
             let entry = self.find(&path).and_then(|at| self.entries.get(at));
-            let entry = entry.ok_or(Lost::Unlisted)?;
+            // A module that is no root of its own may have meant another folder of its machine.
+            let lost = || {
+                if absolute {
+                    Lost::None(NoFile::Leaves)
+                } else {
+                    Lost::Unlisted
+                }
+            };
+            let entry = entry.ok_or_else(lost)?;
             match entry.kind {
                 ListedKind::Link => {
                     links += 1;
                     if MAX_LINKS < links {
                         return Err(Lost::None(NoFile::Loop));
                     }
-                    turn(&entry.target, &mut todo)?;
+                    absolute |= entry.target.starts_with(b"/");
+                    self.turn(&entry.target, &mut here, &mut todo)?;
                 }
                 ListedKind::Dir => here = path,
                 ListedKind::Unread if !todo.is_empty() => return Err(Lost::None(NoFile::Denied)),
@@ -217,6 +227,28 @@ impl Walk<'_> {
             return Ok(Target::Root);
         }
         self.find(&here).map(Target::Entry).ok_or(Lost::Unlisted)
+    }
+
+    /// Puts the parts of a link's target before what is still to be walked. An absolute target begins at the module's
+    /// root, which is the daemon's own root as a rule (`use chroot`).
+    fn turn(&self, target: &[u8], here: &mut Vec<u8>, todo: &mut Vec<Vec<u8>>) -> Result<(), Lost> {
+        if 4096 < todo.len() + target.len() {
+            return Err(Lost::None(NoFile::Loop));
+        }
+        let parts = target.split(|b| *b == b'/');
+        let new: Vec<Vec<u8>> = parts
+            .filter(|part| !part.is_empty() && *part != b".")
+            .map(<[u8]>::to_vec)
+            .collect();
+        let mut new = &*new;
+        if target.first() == Some(&b'/') {
+            new = new
+                .strip_prefix(self.above_root)
+                .ok_or(Lost::None(NoFile::Leaves))?;
+            here.clear();
+        }
+        todo.extend(new.iter().rev().cloned());
+        Ok(())
     }
 
     /// Whether what is still to be walked from the root stays within the module.
@@ -233,30 +265,12 @@ impl Walk<'_> {
                 highest = highest.max(up);
             }
         }
-        if self.above_root < highest {
+        if self.above_root.len() < highest {
             Lost::None(NoFile::Leaves)
         } else {
             Lost::Outside
         }
     }
-}
-
-/// Puts the parts of a link's target before what is still to be walked. Where a module lies in its machine is not
-/// known, so an absolute target leaves it.
-fn turn(target: &[u8], todo: &mut Vec<Vec<u8>>) -> Result<(), Lost> {
-    if target.first() == Some(&b'/') {
-        return Err(Lost::None(NoFile::Leaves));
-    }
-    if 4096 < todo.len() + target.len() {
-        return Err(Lost::None(NoFile::Loop));
-    }
-    let parts = target.split(|b| *b == b'/');
-    let new: Vec<Vec<u8>> = parts
-        .filter(|part| !part.is_empty() && *part != b".")
-        .map(<[u8]>::to_vec)
-        .collect();
-    todo.extend(new.into_iter().rev());
-    Ok(())
 }
 
 fn seconds(time: SystemTime) -> i64 {
@@ -300,7 +314,8 @@ mod tests {
             hidden: false,
             limit,
         };
-        let names = match names_of(listed, &filter, above_root) {
+        let above = vec![b"pub".to_vec(); above_root];
+        let names = match names_of(listed, &filter, &above) {
             Ok(names) => names,
             Err(TooMany(limit)) => return vec![format!("more than {limit}")],
         };
@@ -361,7 +376,7 @@ mod tests {
             hidden: false,
             limit: 100,
         };
-        let names = names_of(listed, &filter, 0).unwrap();
+        let names = names_of(listed, &filter, &[]).unwrap();
         let denied = |path: &str| (path.as_bytes().into(), Named::None(NoFile::Denied));
         assert_eq!(names.files, [denied("core"), denied("x/y"), denied("z")]);
         assert_eq!(names.folders, [Box::from(*b"x")]);
@@ -375,6 +390,32 @@ mod tests {
             all,
             ["core/a outside", "core/b: a link that leaves the root", "core/"]
         );
+    }
+
+    /// As the daemon itself takes them, which has the module for its root.
+    #[test]
+    fn an_absolute_link_begins_at_the_modules_root() {
+        let links = [
+            ("core/a", "/pool/a"),
+            ("core/b", "/pool/../pool//a"),
+            ("core/c", "/"),
+            ("core/d", "/../x"),
+            ("core/e", "/pool/none"),
+            ("core/f", "/core/a"),
+        ];
+        let want = [
+            "core/a",
+            "core/b",
+            "core/c: a link that leads back to itself",
+            "core/d: a link that leaves the root",
+            "core/e: a link that leaves the root",
+            "core/f",
+            "core/",
+        ];
+        assert_eq!(show(&links, &["/pool"], 0, 100), want);
+        let below = [("core/a", "/pub/pool/a"), ("core/b", "/pool/a")];
+        let want = ["core/a", "core/b: a link that leaves the root", "core/"];
+        assert_eq!(show(&below, &["/pool"], 1, 100), want);
     }
 
     #[test]

@@ -374,7 +374,7 @@ impl Module {
         let (filter, above) = (self.filter.clone(), above_root(&self.source));
         let named = self
             .tasks
-            .blocking(Pool::Hash, move || names_of(listed, &filter, above));
+            .blocking(Pool::Hash, move || names_of(listed, &filter, &above));
         let names = named
             .await?
             .map_err(|TooMany(limit)| RsyncError::TooMany(limit))?;
@@ -519,11 +519,11 @@ impl Module {
     }
 }
 
-/// How many folders of the module lie above the folder that the URL names.
-fn above_root(url: &str) -> usize {
+/// The folders of the module that lie above what the URL names, and that one.
+fn above_root(url: &str) -> Vec<Vec<u8>> {
     let path = url.split_once("://").map_or(url, |(_, rest)| rest);
     let parts = path.split('/').skip(1).filter(|part| !part.is_empty());
-    parts.count().saturating_sub(1)
+    parts.skip(1).map(|part| part.as_bytes().to_vec()).collect()
 }
 
 fn size(named: &Named) -> u64 {
@@ -559,7 +559,8 @@ mod tests {
 
     #[test]
     fn the_module_is_the_first_part_of_the_path() {
-        assert_eq!(above_root("rsync://h/m/"), 0);
-        assert_eq!(above_root("rsync://u@[::1]:873/m/a/b/"), 2);
+        assert!(above_root("rsync://h/m/").is_empty());
+        let above = above_root("rsync://u@[::1]:873/m/a/b/");
+        assert_eq!(above, [b"a".to_vec(), b"b".to_vec()]);
     }
 }

@@ -11,8 +11,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use pacstore_upstream::{FetchError, HttpError};
 use ring::digest::{Context, SHA256};
 
+use crate::error::SourceError;
 use crate::facts::FileFacts;
 use crate::spec::to_array;
 
@@ -187,6 +189,69 @@ pub(crate) enum Place {
     Later,
 }
 
+impl NoFile {
+    /// For digests that are kept: a reason's number never changes.
+    fn number(self) -> u8 {
+        match self {
+            Self::Dangling => 0,
+            Self::Leaves => 1,
+            Self::Loop => 2,
+            Self::Special => 3,
+            Self::Denied => 4,
+            Self::Absent => 5,
+            Self::Cut(_) => 6,
+            Self::Longer => 7,
+        }
+    }
+}
+
+/// Why a source that has a file did not send all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Cut {
+    /// An answer that is not the file.
+    #[error("it answered {0}")]
+    Answered(u16),
+    /// No byte came for too long, or too few.
+    #[error("it stalled, or was too slow")]
+    Slow,
+    /// There was no connection, or it ended.
+    #[error("the connection broke off")]
+    Broke,
+    /// A redirect that is not followed.
+    #[error("it leads elsewhere, or nowhere")]
+    Led,
+    /// Another part than the one that was asked for.
+    #[error("it sends other ranges than those that are asked for")]
+    Ranges,
+    /// Anything else.
+    #[error("the transfer failed")]
+    Failed,
+}
+
+impl Cut {
+    pub(crate) fn by(error: &SourceError) -> Self {
+        let (SourceError::Http(error) | SourceError::Fetch(FetchError::Http(error))) = error else {
+            return Self::Failed;
+        };
+        match error {
+            HttpError::Status { code, .. } => Self::Answered(*code),
+            HttpError::NotModified { .. } => Self::Answered(304),
+            HttpError::Stalled { .. }
+            | HttpError::TooSlow { .. }
+            | HttpError::Deadline { .. }
+            | HttpError::Busy { .. } => Self::Slow,
+            HttpError::Connect { .. } | HttpError::NoAnswer { .. } | HttpError::ShortBody { .. } => {
+                Self::Broke
+            }
+            HttpError::Redirect { .. } | HttpError::Forbidden { .. } => Self::Led,
+            HttpError::NoSuchRange { .. } | HttpError::RangeIgnored { .. } | HttpError::WrongRange { .. } => {
+                Self::Ranges
+            }
+            HttpError::TooLong { .. } => Self::Failed,
+        }
+    }
+}
+
 /// Why a name has no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum NoFile {
@@ -209,8 +274,8 @@ pub enum NoFile {
     #[error("not there")]
     Absent,
     /// The source has it, but does not send all of it.
-    #[error("not sent whole by the source")]
-    Cut,
+    #[error("not sent whole by the source: {0}")]
+    Cut(Cut),
     /// The source sends more than the database says.
     #[error("longer than the database says")]
     Longer,
@@ -314,7 +379,7 @@ impl Mark {
                 stamp.encode(&mut self.buffer);
                 self.settled &= stamp.is_settled(self.now);
             }
-            Item::None(why) => self.buffer.extend_from_slice(&[2, *why as u8]),
+            Item::None(why) => self.buffer.extend_from_slice(&[2, why.number()]),
         }
         self.context.update(&self.buffer);
     }

@@ -37,7 +37,7 @@ use crate::round::Failed;
 use crate::source::Want;
 use crate::spec::{Limits, Wanted};
 use crate::upstreams::Meter;
-use crate::view::{Item, NoFile, Place, Stamp, View};
+use crate::view::{Cut, Item, NoFile, Place, Stamp, View};
 
 /// Files of one pass that may fail before the mirror is given up.
 const MAX_FAILED: usize = 16;
@@ -224,12 +224,19 @@ impl Web {
                 Ok::<_, SourceError>((want.path, got))
             })
             .buffer_unordered(self.limits.requests.max(1));
-        let (mut failed, mut first) = (0, None);
+        let (mut failed, mut first) = (0_usize, None);
         while let Some((path, got)) = got.try_next().await? {
             let got = match got {
                 Got::Failed(error) => {
-                    first.get_or_insert(error);
-                    Got::Item(Item::None(NoFile::Cut))
+                    failed += 1;
+                    if MAX_FAILED < failed {
+                        return Err(error);
+                    }
+                    let why = Cut::by(&error);
+                    if is_database(&path) {
+                        first.get_or_insert(error);
+                    }
+                    Got::Item(Item::None(NoFile::Cut(why)))
                 }
                 got => got,
             };
@@ -247,19 +254,6 @@ impl Web {
                         // The intake has failed and says why.
                         return Ok(None);
                     }
-                }
-                failed += usize::from(item == Item::None(NoFile::Cut));
-                if MAX_FAILED < failed {
-                    let url = self
-                        .url(&path)
-                        .map_or_else(|| self.root.to_string(), |url| url.to_string());
-                    return Err(HttpError::ShortBody {
-                        url,
-                        expected: None,
-                        got: 0,
-                        source: None,
-                    }
-                    .into());
                 }
                 view.files.push((path.into(), item));
             }

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use pacstore_import::{ImportSpec, Round};
+use pacstore_import::{ImportSpec, Round, RoundError};
 use pacstore_testkit::{Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
 
 use crate::common::{Bench, all, cid_of, of_directory, of_url, troubles};
@@ -33,7 +33,7 @@ impl Ways {
         })
     }
 
-    async fn rounds(&self) -> Result<Vec<Round>, pacstore_import::RoundError> {
+    async fn rounds(&self) -> Result<Vec<Round>, RoundError> {
         let mut rounds = Vec::new();
         for (bench, spec) in &self.benches {
             rounds.push(bench.round(spec).await?);
@@ -198,7 +198,7 @@ async fn links_that_escape_or_lead_back_are_the_same_by_directory_and_rsync() ->
     for mut spec in [of_directory(&root), of_url(&daemon.url(""))] {
         spec.exclude = vec!["/pool".into()];
         let error = Bench::new().round(&spec).await.unwrap_err();
-        let pacstore_import::RoundError::Torn { repositories, .. } = &error else {
+        let RoundError::Torn { repositories, .. } = &error else {
             panic!("{error:?}")
         };
         named.push(troubles(repositories));
@@ -304,5 +304,23 @@ async fn a_folder_that_may_be_listed_and_not_entered_is_left_out_and_named() -> 
     );
     fs_err::remove_dir_all(&closed)?;
     assert_eq!(round.tree, cid_of(dir.path()));
+    Ok(())
+}
+
+/// A folder that has the only name of the one above it is no link that leads back.
+#[tokio::test]
+async fn folders_of_one_name_in_one_another_are_walked_over_http() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let spec = RepoSpec::new("core").packages(2, 600);
+    Repo::create(dir.path().join("x86_64/x86_64/x86_64"), spec)?;
+    let server = Upstream::folder(dir.path())?;
+    let round = Bench::new().round(&of_url(&server.url(""))).await?;
+    assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+    // One that does lead back still ends.
+    let other = tempfile::tempdir()?;
+    symlink(".", other.path().join("again"))?;
+    let server = Upstream::folder(other.path())?;
+    let error = Bench::new().round(&of_url(&server.url(""))).await.unwrap_err();
+    assert!(matches!(error, RoundError::NoDatabase { .. }), "{error:?}");
     Ok(())
 }

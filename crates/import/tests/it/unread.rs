@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use pacstore_import::{Layout, Repositories};
+use pacstore_import::{Layout, RepoState, Repositories, RoundError};
 use pacstore_testkit::{At, Fault, Listing, Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
 
 use crate::common::{Bench, all, cid_of, of_directory, of_url, troubles};
@@ -198,5 +198,43 @@ async fn a_web_page_is_no_signature() -> TestResult {
     let bench = Bench::new();
     let round = bench.round(&spec).await?;
     assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+    Ok(())
+}
+
+/// A package that a web server has and does not give: the reason stands in the round's words, for one file and for many.
+#[tokio::test]
+async fn why_a_file_does_not_come_is_told() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").packages(20, 1_000))?;
+    let server = Upstream::folder(dir.path())?;
+    let spec = of_url(&server.url(""));
+    let package = repo.file_name("pkg1")?;
+    for (fault, words) in [
+        (Fault::Status(500), "it answered 500"),
+        (Fault::Hangup, "the connection broke off"),
+        (Fault::RedirectLoop, "it leads elsewhere, or nowhere"),
+    ] {
+        server.heal();
+        server.fault(&package, fault);
+        let error = Bench::new().round(&spec).await.unwrap_err();
+        let RoundError::Torn { repositories, .. } = &error else {
+            panic!("{words}: {error:?}")
+        };
+        let RepoState::Torn(troubles) = &repositories[0].state else {
+            panic!("{words}: {repositories:?}")
+        };
+        let told: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+        let want = format!("{package} is not sent whole by the source: {words}");
+        assert!(told.contains(&want), "{told:?}");
+    }
+    server.fault("*.pkg.tar.*", Fault::Status(500));
+    let error = Bench::new().round(&spec).await.unwrap_err();
+    let RoundError::NoSource { attempts, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        attempts[0].1.to_string().ends_with("answered 500"),
+        "{attempts:?}"
+    );
     Ok(())
 }

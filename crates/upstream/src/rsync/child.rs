@@ -77,11 +77,15 @@ impl Ended {
     }
 
     fn exit(&self, code: i32) -> RsyncError {
-        RsyncError::Exit {
-            code,
-            kind: ExitKind::of(code),
-            stderr: self.stderr(),
-        }
+        let stderr = self.stderr();
+        // The code of that is the network's (10), or that of a protocol which breaks off.
+        let refuses = stderr.contains("is configured to refuse ");
+        let kind = if refuses {
+            ExitKind::Usage
+        } else {
+            ExitKind::of(code)
+        };
+        RsyncError::Exit { code, kind, stderr }
     }
 }
 

@@ -73,6 +73,9 @@ impl ExitKind {
             Self::Refused => {
                 Some("the mirror is full or the module is wrong; list the modules with `rsync HOST::`")
             }
+            Self::Usage => Some(
+                "rsync here, or the mirror's daemon (`refuse options`), does not do what an import needs",
+            ),
             Self::Disk => Some("look at free space and permissions of the state directory"),
             Self::Network | Self::Timeout | Self::ConnectTimeout | Self::Stream => {
                 Some("the mirror may be down; list another one beside it")

@@ -213,6 +213,9 @@ impl RsyncError {
             Self::NotInstalled(_) => Some("install the package rsync, or take the mirror by https://"),
             Self::Source(_) => Some("write it as rsync://host/module/path/"),
             Self::Exit { .. } if self.is_disk_full() => Some("make room on the disk"),
+            Self::Exit { stderr, .. } if stderr.contains("auth failed on module") => Some(
+                "the module wants a password: write rsync://USER@host/module/, and RSYNC_PASSWORD into the daemon's environment",
+            ),
             Self::Exit { kind, .. } => kind.hint(),
             _ => None,
         }
@@ -335,7 +338,12 @@ impl Rsync {
             Ok(())
         })
         .await?;
-        if ended.outcome()? != Outcome::Whole {
+        let outcome = ended.outcome()?;
+        if outcome == Outcome::Partial && !unread::is_explained(&ended.last_words()) {
+            // Something was not listed, and nobody says what.
+            ended.whole()?;
+        }
+        if outcome != Outcome::Whole {
             let unread: Option<Vec<Vec<u8>>> = unread::unread(&ended.last_words(), spec.source)
                 .into_iter()
                 .collect();

@@ -32,6 +32,13 @@ pub(super) fn unread(stderr: &[u8], source: &str) -> Vec<Option<Vec<u8>>> {
     below.collect()
 }
 
+/// Whether `stderr` names what is missing: what could not be read, vanished meanwhile, or is a link that dangles.
+pub(super) fn is_explained(stderr: &[u8]) -> bool {
+    let known = [&b"symlink has no referent: "[..], b"file has vanished: "];
+    let mut lines = stderr.split(|b| *b == b'\n');
+    lines.any(|line| path_of(line).is_some() || known.iter().any(|begin| line.starts_with(begin)))
+}
+
 /// Marks what could not be read among what was listed, and adds what was not.
 pub(super) fn mark(listed: &mut Vec<Listed>, unread: Vec<Vec<u8>>) {
     let mut unread: BTreeSet<Vec<u8>> = unread.into_iter().collect();

@@ -5,3 +5,4 @@ mod http;
 mod listing;
 mod mirror;
 mod rsync;
+mod rsync_words;

@@ -12,11 +12,11 @@ use pacstore_upstream::{
     TransferSpec,
 };
 
-fn rsync() -> Rsync {
+pub(crate) fn rsync() -> Rsync {
     Rsync::new(RsyncOptions::default(), Tasks::new())
 }
 
-fn with(program: &Path, silence: Duration) -> Rsync {
+pub(crate) fn with(program: &Path, silence: Duration) -> Rsync {
     let grace = Duration::from_millis(500);
     Rsync::new(
         RsyncOptions {
@@ -33,15 +33,15 @@ fn with(program: &Path, silence: Duration) -> Rsync {
 const BUILT: u64 = 1_744_500_000;
 
 /// Source, destination and scratch folders.
-struct Place(tempfile::TempDir);
+pub(crate) struct Place(pub(crate) tempfile::TempDir);
 
 impl Place {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         let place = Self(tempfile::tempdir()?);
         fs::create_dir(place.source())?;
         Ok(place)
     }
-    fn source(&self) -> std::path::PathBuf {
+    pub(crate) fn source(&self) -> std::path::PathBuf {
         self.0.path().join("source")
     }
     fn dest(&self) -> std::path::PathBuf {

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pacstore_http::Network;
 use pacstore_import::{Files, ImportSpec, Layout as ImportLayout, Repositories, Source, StampSource};
@@ -285,23 +286,29 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     spec.hold = span(&import.hold).map_err(|e| lines.bad(&key("hold"), e))?;
     spec.check()
         .map_err(|error| lines.bad(&key(error.key()), pacstore_node::chain(&error)))?;
+    let every = match import.every.as_str() {
+        "manual" => Every::Manual,
+        text => Every::Period(
+            span(text)
+                .ok()
+                .filter(|period| !period.is_zero())
+                .ok_or_else(|| lines.bad(&key("every"), "write a span of time such as 60s, or \"manual\""))?,
+        ),
+    };
     let max_age = span(&import.max_age).map_err(|e| lines.bad(&key("max_age"), e))?;
+    if !max_age.is_zero() && max_age < least_max_age(every) {
+        return Err(lines.bad(
+            &key("max_age"),
+            "is over before a repository that stands still is confirmed again, so clients would refuse it all the time: \
+             write at least twice `every` and an hour, or \"0\" for never",
+        ));
+    }
     Ok(ImportConfig {
         name,
         layout,
         spec,
         key: import.key,
-        every: match import.every.as_str() {
-            "manual" => Every::Manual,
-            text => Every::Period(
-                span(text)
-                    .ok()
-                    .filter(|period| !period.is_zero())
-                    .ok_or_else(|| {
-                        lines.bad(&key("every"), "write a span of time such as 60s, or \"manual\"")
-                    })?,
-            ),
-        },
+        every,
         keep: Keep {
             age: span(&import.keep.age).map_err(|e| lines.bad(&key("keep"), e))?,
             count: import.keep.count,
@@ -312,19 +319,39 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
     })
 }
 
+/// What is no change stamp.
+const NO_STAMP: &str =
+    "write a path below the upstream's root such as \"lastupdate\", or an http:// or https:// URL";
+
+/// What may lie between two confirmations of what stands still: half an hour, a round, and the time that rounds take.
+fn least_max_age(every: Every) -> Duration {
+    match every {
+        Every::Manual => Duration::ZERO,
+        Every::Period(period) => Duration::from_mins(45) + period + period / 10,
+    }
+}
+
 /// One stamp for all upstreams, or one for each.
 fn stamp(texts: OneOrMany, upstreams: usize) -> Result<Option<StampSource>, &'static str> {
-    let one = |text: &String| match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => StampSource::Url(url),
-        _ => StampSource::Path(text.trim_start_matches('/').to_owned()),
+    let one = |text: &String| {
+        if text.contains("://") {
+            let url = Url::parse(text)
+                .ok()
+                .filter(|url| matches!(url.scheme(), "http" | "https"));
+            return url.map(StampSource::Url).ok_or(NO_STAMP);
+        }
+        let path = text.trim_start_matches('/');
+        let fine = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        fine.then(|| StampSource::Path(path.to_owned())).ok_or(NO_STAMP)
     };
     let texts = texts.into_vec();
     match &texts[..] {
         [] => Ok(None),
         [text] if text.is_empty() => Ok(None),
-        [text] => Ok(Some(one(text))),
+        [text] => one(text).map(Some),
         several if several.len() == upstreams => {
-            Ok(Some(StampSource::Each(several.iter().map(one).collect())))
+            let each: Result<Vec<StampSource>, _> = several.iter().map(one).collect();
+            Ok(Some(StampSource::Each(each?)))
         }
         _ => Err("write one for all, or one for each of `from` in its order"),
     }

@@ -323,6 +323,36 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_and_a_max_age_that_cannot_work_are_refused() {
+        let text = |line: &str| {
+            format!("[[import]]\nmirror = \"a.b\"\nkey = \"a\"\nfrom = \"http://a.example/\"\n{line}\n")
+        };
+        for stamp in ["http://", "ftp://a.example/x", "https:///", "../x", "a//b", "/"] {
+            let said = message(&text(&format!("stamp = \"{stamp}\"")));
+            let want = "pacstore.toml:5: import.0.stamp: write a path below";
+            assert!(said.contains(want), "{stamp}: {said}");
+        }
+        for lines in [
+            "max_age = \"1s\"",
+            "max_age = \"45m\"",
+            "max_age = \"24h\"\nevery = \"24h\"",
+        ] {
+            let said = message(&text(lines));
+            let want = "pacstore.toml:5: import.0.max_age: is over before";
+            assert!(said.contains(want), "{lines}: {said}");
+        }
+        for lines in [
+            "max_age = \"0\"",
+            "max_age = \"1h\"",
+            "max_age = \"1s\"\nevery = \"manual\"",
+            "max_age = \"49h\"\nevery = \"24h\"",
+            "stamp = \"/a/b\"",
+        ] {
+            loaded(&text(lines)).expect(lines);
+        }
+    }
+
+    #[test]
     fn several_stamps_are_those_of_the_upstreams_in_their_order() {
         let text = |stamps: &str| {
             format!(

@@ -29,6 +29,8 @@ use crate::error::StoreError;
 use crate::fetch::AskPeers;
 use crate::history::History;
 
+pub(crate) use databases::USED;
+
 /// How keys of the store begin under which it is written what is known of a mirror; NAME follows.
 pub(crate) const MIRROR: &str = "mirror/";
 

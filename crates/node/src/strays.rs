@@ -1,7 +1,8 @@
 //! What the store holds for imports that are gone: let go of when the daemon starts.
 //!
 //! `own/KEY` holds what a key published last, `coming/NAME/CID` a head that waits for replicas, `head/NAME/CID` a
-//! snapshot, `import/NAME/*` what the last round brought. They outlive the `[[import]]` that made them, and with them
+//! snapshot, `import/NAME/*` what the last round brought, `used/NAME/PATH` a database that clients of a followed mirror
+//! asked for. They outlive the `[[import]]` that made them, and with them
 //! packages that nobody asks for.
 //!
 //! - Invariant: what a key of this node published last is held, and so is the last published head of a name that is
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 use crate::config::{Keep, MirrorConfig};
 use crate::error::StoreError;
 use crate::keys::Keys;
-use crate::mirror::{MIRROR, Mirror};
+use crate::mirror::{MIRROR, Mirror, USED};
 use crate::node::Node;
 use crate::{publish, replicas};
 
@@ -43,6 +44,7 @@ pub(crate) fn release(node: &Node) {
         }
     }
     tell(release_coming(node));
+    tell(release_used(node));
 }
 
 /// Of an import that may come back the newest snapshot is kept, and all that are not older than this.
@@ -109,6 +111,26 @@ fn release_coming(node: &Node) -> Result<(), StoreError> {
         if of_one_gone(&label) {
             store.release(&label)?;
             info!(label, %cid, "a head that waited for replicas is let go of: its import is gone");
+        }
+    }
+    Ok(())
+}
+
+/// Databases that clients used of mirrors that nobody follows here any more.
+fn release_used(node: &Node) -> Result<(), StoreError> {
+    let store = &node.inner.store;
+    let holds = |name: &str| {
+        let mut mirrors = node.inner.mirrors.iter();
+        mirrors.any(|mirror| mirror.config.name.as_str() == name && mirror.holds_databases())
+    };
+    for (label, _) in store.retained()? {
+        let name = label.strip_prefix(USED).and_then(|rest| rest.split('/').next());
+        if name.is_some_and(|name| !holds(name)) {
+            store.release(&label)?;
+            info!(
+                label,
+                "a database is let go of: its mirror is not followed any more"
+            );
         }
     }
     Ok(())

@@ -11,6 +11,8 @@ use cid::Cid;
 use super::{Accepted, Mirror, unix_seconds};
 use crate::error::StoreError;
 
+/// Before the NAME and the path of each database that is held: a label of the store.
+pub(crate) const USED: &str = "used/";
 /// Paths remembered.
 const MAX_USED: usize = 4096;
 
@@ -48,11 +50,16 @@ impl Mirror {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether what clients use is held by itself: where trees are kept whole it is part of them.
+    pub(crate) fn holds_databases(&self) -> bool {
+        self.keep.is_none()
+    }
+
     /// Keeps the database at `path`, with its newest root, from being evicted.
     pub(crate) fn hold_database(&self, path: &str, root: &Cid) -> Result<(), StoreError> {
-        if self.keep.is_none() {
+        if self.holds_databases() {
             self.store
-                .retain(&format!("used/{}/{path}", self.config.name), root)?;
+                .retain(&format!("{USED}{}/{path}", self.config.name), root)?;
         }
         Ok(())
     }

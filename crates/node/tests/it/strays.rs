@@ -282,3 +282,23 @@ async fn a_stop_at_any_step_is_made_up_for_at_the_next_start() -> TestResult {
     assert!(stops > 10, "{stops} stops");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_that_clients_used_are_held_only_while_their_mirror_is_followed() -> TestResult {
+    let client = |name: &str| {
+        let mut plan = Plan::client(Vec::new(), Vec::new());
+        plan.config.mirrors[0].name = name.parse().unwrap();
+        plan
+    };
+    let node = client("gone.example").start().await;
+    let empty_file: cid::Cid = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku".parse()?;
+    let label = |name: &str| format!("used/{name}/core/os/x86_64/core.db");
+    for name in ["gone.example", "here.example"] {
+        node.node.store().retain(&label(name), &empty_file)?;
+    }
+    let mut plan = node.stop().await;
+    plan.config.mirrors = client("here.example").config.mirrors;
+    let node = plan.start().await;
+    assert_eq!(held(&node, "used/"), ["here.example/core/os/x86_64/core.db"]);
+    Ok(())
+}

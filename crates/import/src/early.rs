@@ -21,8 +21,9 @@ use crate::view::{Place, Stamp};
 
 /// Files that go into the store at once, as [`crate::Limits::pile`] says of bytes.
 const PILE_FILES: usize = 4096;
-/// A transfer is taken in so many parts at least, but for those of fewer bytes than a sync is worth.
-const PARTS: u64 = 8;
+/// A pile is this part of what has been taken, so that what is left when the transfer ends is a small part of it, too; but
+/// no fewer bytes than a sync is worth.
+const PART: u64 = 8;
 const LEAST: u64 = 16 << 20;
 /// Files that wait while a pile goes in; a transfer that is further ahead waits, too.
 const WAITING: usize = 4 * PILE_FILES;
@@ -40,11 +41,8 @@ pub(crate) struct Came {
 pub(crate) type Early = Vec<(Box<[u8]>, FileFacts)>;
 
 /// Runs a transfer that tells of each file that has come, and takes these files meanwhile.
-///
-/// `total` is how many bytes are to come. Of few of them the parts that go in at once are smaller, too.
 pub(crate) async fn while_it_runs<F>(
     intakes: &Intakes,
-    total: u64,
     transfer: impl FnOnce(mpsc::Sender<Came>) -> F,
 ) -> Result<Early, Failed>
 where
@@ -54,7 +52,6 @@ where
     // The transfer has its own progress.
     let intakes = Intakes {
         progress: Progress::default(),
-        pile: intakes.pile.min((total / PARTS).max(LEAST)),
         ..intakes.clone()
     };
     let transfer = transfer(send);
@@ -70,7 +67,7 @@ where
 async fn take(intakes: &Intakes, mut came: mpsc::Receiver<Came>) -> Result<Early, IntakeError> {
     let mut taken = Vec::new();
     let mut pile: Vec<Job> = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut before) = (0, 0);
     loop {
         let next = came.recv().await;
         let last = next.is_none();
@@ -85,10 +82,11 @@ async fn take(intakes: &Intakes, mut came: mpsc::Receiver<Came>) -> Result<Early
                 digests: Digests::Whole,
             });
         }
-        let enough = intakes.pile <= bytes || PILE_FILES <= pile.len();
+        let full = (before / PART).max(LEAST).min(intakes.pile);
+        let enough = full <= bytes || PILE_FILES <= pile.len();
         if !pile.is_empty() && (last || enough) {
             let mut paths: Vec<Box<[u8]>> = pile.iter().map(|job| job.path.clone()).collect();
-            bytes = 0;
+            (before, bytes) = (before + bytes, 0);
             for (at, outcome) in intakes.take(std::mem::take(&mut pile)).await? {
                 if let (Taken::Facts(facts), Some(path)) = (outcome, paths.get_mut(at)) {
                     taken.push((std::mem::take(path), facts));

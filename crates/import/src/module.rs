@@ -168,14 +168,14 @@ impl Module {
             self.here = Some(here);
             return Ok(());
         }
-        let bytes = asked.iter().map(|(_, _, named)| size(named)).sum();
-        self.progress.begin(Step::Fetching, asked.len() as u64, bytes);
         let differ = asked
             .iter()
             .filter(|(_, path, named)| !is_here(named, here.get(path)));
         let named: HashMap<Box<[u8]>, Named> =
             differ.map(|(_, path, named)| (path.clone(), *named)).collect();
         if !named.is_empty() {
+            let bytes = named.values().map(size).sum();
+            self.progress.begin(Step::Fetching, named.len() as u64, bytes);
             let differ: Vec<Vec<u8>> = named.keys().map(|path| path.to_vec()).collect();
             let databases = self.databases(view);
             let (mut still, only) = (None, differ.clone());
@@ -186,7 +186,7 @@ impl Module {
                 Ok(())
             };
             // The manifest remembers what was taken, so nothing is to be done with it here.
-            early::while_it_runs(intakes, bytes, transfer).await?;
+            early::while_it_runs(intakes, transfer).await?;
             self.still = still;
             here.renew(self.found(differ).await?);
         }
@@ -469,7 +469,7 @@ impl Module {
         removed.await?
     }
 
-    /// Copies `only` and tells which of them lie there whole, from time to time.
+    /// Copies `only` and tells which of them lie there whole, from time to time and at the end.
     async fn transfer_and_tell(
         &self,
         only: Vec<Vec<u8>>,
@@ -480,30 +480,42 @@ impl Module {
         let mut pause = LOOK_EVERY;
         loop {
             if let Ok(transferred) = timeout(pause, &mut transfer).await {
-                return transferred.map(drop);
+                transferred?;
+                break;
             }
             let began = Instant::now();
-            let looked = async {
-                let missing = named.keys().map(|path| path.to_vec()).collect();
-                for (path, item) in self.found(missing).await? {
-                    let whole = named.get(&path).is_some_and(|of| is_here(of, item.as_ref()));
-                    if whole && let Some(Item::File { stamp, place }) = item {
-                        named.remove(&path);
-                        // The intake has failed and says why.
-                        let Ok(()) = came.send(Came { path, stamp, place }).await else {
-                            break;
-                        };
-                    }
-                }
-                Ok::<_, SourceError>(())
-            };
             // The child goes on meanwhile, and so must who listens to it.
-            match select(&mut transfer, pin!(looked)).await {
-                Either::Left((transferred, _)) => return transferred.map(drop),
+            match select(&mut transfer, pin!(self.tell(&mut named, &came))).await {
+                Either::Left((transferred, looked)) => {
+                    transferred?;
+                    looked.await?;
+                    break;
+                }
                 Either::Right((looked, _)) => looked?,
             }
             pause = LOOK_EVERY.max(began.elapsed() * LOOK_RARELY);
         }
+        self.tell(&mut named, &came).await
+    }
+
+    /// Tells which of `named` lie there whole, and strikes them out.
+    async fn tell(
+        &self,
+        named: &mut HashMap<Box<[u8]>, Named>,
+        came: &mpsc::Sender<Came>,
+    ) -> Result<(), SourceError> {
+        let missing = named.keys().map(|path| path.to_vec()).collect();
+        for (path, item) in self.found(missing).await? {
+            let whole = named.get(&path).is_some_and(|of| is_here(of, item.as_ref()));
+            if whole && let Some(Item::File { stamp, place }) = item {
+                named.remove(&path);
+                // The intake has failed and says why.
+                let Ok(()) = came.send(Came { path, stamp, place }).await else {
+                    break;
+                };
+            }
+        }
+        Ok(())
     }
 
     async fn transfer(&self, only: Vec<Vec<u8>>) -> Result<RsyncReport, SourceError> {

@@ -170,7 +170,7 @@ impl Web {
             .filter_map(|want| want.expected.and_then(|(len, _)| len))
             .sum();
         self.progress.begin(Step::Fetching, wants.len() as u64, bytes);
-        let taken = early::while_it_runs(intakes, bytes, |came| {
+        let taken = early::while_it_runs(intakes, |came| {
             let got = self.get_all(view, wants, Some(came));
             async { got.await.map(drop) }
         })

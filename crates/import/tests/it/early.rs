@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use pacstore_import::{ImportSpec, Progress};
+use pacstore_import::{ImportSpec, Progress, Step};
 use pacstore_testkit::{Repo, RepoSpec, RsyncDaemon, TestResult, ThrottledRelay, Upstream};
 use ring::digest::{SHA256, digest};
 
@@ -85,6 +85,42 @@ async fn small_files_of_an_rsync_module_are_taken_while_a_big_one_comes() -> Tes
     let url = daemon.url_at(relay.address(), "");
     let line = (|| relay.down(), || relay.set_rate(None));
     round_in_two_parts(&Bench::new(), spec(&url), dir.path(), line).await
+}
+
+/// What came since the last look at a transfer is not left for the time after it.
+#[tokio::test]
+async fn nothing_of_an_rsync_transfer_is_left_to_be_read_after_it() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path(), RepoSpec::new("core").packages(SMALL, 4_000))?;
+    let Some(daemon) = RsyncDaemon::serve(dir.path())? else {
+        return Ok(());
+    };
+    let bench = Bench::new();
+    let mut importer = bench.importer(of_url(&daemon.url("")));
+    let progress = Progress::default();
+    let mut status = progress.subscribe();
+    let mut seen = Vec::new();
+    {
+        let mut round = std::pin::pin!(importer.round(&progress));
+        let round = loop {
+            tokio::select! {
+                biased;
+                Ok(()) = status.changed() => {
+                    let now = status.borrow_and_update().clone();
+                    seen.push((now.step, now.files_total));
+                }
+                round = &mut round => break round?,
+            }
+        };
+        assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+    }
+    let fetched = seen.iter().position(|(step, _)| *step == Step::Fetching);
+    let fetched = fetched.expect("packages were fetched");
+    let (before, after) = seen.split_at(fetched);
+    assert!(before.iter().any(|(step, files)| *step == Step::Reading && 0 < *files));
+    let read = after.iter().filter(|(step, _)| *step == Step::Reading);
+    assert_eq!(read.map(|(_, files)| files).max().copied().unwrap_or_default(), 0);
+    Ok(())
 }
 
 /// The name under which a package of a web mirror waits for the store.

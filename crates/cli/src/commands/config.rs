@@ -1,13 +1,18 @@
 //! `pacstore config`: check, show and explain the configuration.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Subcommand;
+use pacstore_node::config::Every;
 use pacstore_node::{KeyError, Keys};
 use serde_json::json;
 
 use crate::config::{ConfigError, KEYS, Key, Set, as_text, in_force, reference};
 use crate::context::{Context, Exit};
+
+/// What may lie between two heads over the same tree beside `every`: half an hour, and the time that a round takes.
+const CONFIRMED_WITHIN: Duration = Duration::from_mins(45);
 
 /// Check, show or explain the configuration
 #[derive(Debug, clap::Args)]
@@ -89,7 +94,19 @@ fn odd(node: &pacstore_node::Config, ctx: &Context) -> Vec<String> {
             import.name
         )
     });
-    keyless.chain(silent).collect()
+    let refused = node.imports.iter().filter_map(|import| {
+        let (Every::Period(every), Some(max_age)) = (import.every, import.max_age) else {
+            return None;
+        };
+        (max_age < CONFIRMED_WITHIN + every + every / 10).then(|| {
+            format!(
+                "clients will refuse the databases of {} again and again: max_age is over before the next round says that they are still \
+                 those of the source; write at least twice `every` and an hour, or \"0\" for never",
+                import.name
+            )
+        })
+    });
+    keyless.chain(silent).chain(refused).collect()
 }
 
 fn show(origin: bool, ctx: &Context) -> anyhow::Result<()> {

@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use pacstore_http::Network;
 use pacstore_import::{Files, ImportSpec, Layout as ImportLayout, Repositories, Source, StampSource};
@@ -296,13 +295,6 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
         ),
     };
     let max_age = span(&import.max_age).map_err(|e| lines.bad(&key("max_age"), e))?;
-    if !max_age.is_zero() && max_age < least_max_age(every) {
-        return Err(lines.bad(
-            &key("max_age"),
-            "is over before a repository that stands still is confirmed again, so clients would refuse it all the time: \
-             write at least twice `every` and an hour, or \"0\" for never",
-        ));
-    }
     Ok(ImportConfig {
         name,
         layout,
@@ -322,14 +314,6 @@ fn build_import(import: file::Import, at: &str, lines: &Lines) -> Result<ImportC
 /// What is no change stamp.
 const NO_STAMP: &str =
     "write a path below the upstream's root such as \"lastupdate\", or an http:// or https:// URL";
-
-/// What may lie between two confirmations of what stands still: half an hour, a round, and the time that rounds take.
-fn least_max_age(every: Every) -> Duration {
-    match every {
-        Every::Manual => Duration::ZERO,
-        Every::Period(period) => Duration::from_mins(45) + period + period / 10,
-    }
-}
 
 /// One stamp for all upstreams, or one for each.
 fn stamp(texts: OneOrMany, upstreams: usize) -> Result<Option<StampSource>, &'static str> {

@@ -252,3 +252,28 @@ fn an_import_whose_node_gives_nothing_is_warned_of() {
         warned.err
     );
 }
+
+#[test]
+fn a_max_age_that_is_over_before_the_next_head_is_warned_of() {
+    let home = Home::importer("core.example", "/nowhere");
+    let text = std::fs::read_to_string(home.path().join("pacstore.toml")).unwrap();
+    let warned = |every: &str, max_age: &str| {
+        let lines = format!("every = \"{every}\"\nmax_age = \"{max_age}\"\n");
+        let kept = text.lines().filter(|line| !line.starts_with("every"));
+        let text = kept.collect::<Vec<_>>().join("\n");
+        home.configure(&text.replace("[[import]]\n", &format!("[[import]]\n{lines}")));
+        let said = home.run(["config", "check"]).done().err;
+        said.contains("warning: clients will refuse the databases of core.example again and again")
+    };
+    for (every, max_age, odd) in [
+        ("60s", "1s", true),
+        ("60s", "45m", true),
+        ("24h", "24h", true),
+        ("60s", "1h", false),
+        ("24h", "49h", false),
+        ("24h", "0", false),
+        ("manual", "1s", false),
+    ] {
+        assert_eq!(warned(every, max_age), odd, "every {every}, max_age {max_age}");
+    }
+}

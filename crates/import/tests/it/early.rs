@@ -117,7 +117,11 @@ async fn nothing_of_an_rsync_transfer_is_left_to_be_read_after_it() -> TestResul
     let fetched = seen.iter().position(|(step, _)| *step == Step::Fetching);
     let fetched = fetched.expect("packages were fetched");
     let (before, after) = seen.split_at(fetched);
-    assert!(before.iter().any(|(step, files)| *step == Step::Reading && 0 < *files));
+    assert!(
+        before
+            .iter()
+            .any(|(step, files)| *step == Step::Reading && 0 < *files)
+    );
     let read = after.iter().filter(|(step, _)| *step == Step::Reading);
     assert_eq!(read.map(|(_, files)| files).max().copied().unwrap_or_default(), 0);
     Ok(())

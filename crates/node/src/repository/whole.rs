@@ -43,6 +43,9 @@ const AFTER: Duration = Duration::from_millis(700);
 /// How long a mirror may take for its header, and may send nothing within the body, while others are asked first.
 const STALL: Duration = Duration::from_millis(1500);
 
+/// The same where there are so many mirrors that not all could be asked.
+const LEAST_STALL: Duration = Duration::from_millis(500);
+
 /// A rate is believed after this time.
 const WATCHED: Duration = Duration::from_secs(1);
 
@@ -292,14 +295,14 @@ async fn keep(
 #[derive(Default)]
 struct Seen {
     gave: Vec<Url>,
-    /// They sent no byte when they were asked last, for [`STALL`] at least.
+    /// They sent no byte when they were asked last, for all the time that they had.
     silent: Vec<Url>,
 }
 
 impl Seen {
-    fn note(&mut self, mirror: &Url, bytes: u64, asked: Instant) {
+    fn note(&mut self, mirror: &Url, bytes: u64, (asked, stall): (Instant, Duration)) {
         self.silent.retain(|known| known != mirror);
-        if bytes == 0 && STALL <= asked.elapsed() {
+        if bytes == 0 && stall <= asked.elapsed() {
             self.silent.push(mirror.clone());
         }
         if bytes > 0 && !self.gave.contains(mirror) {
@@ -334,11 +337,7 @@ async fn receive(
         {
             continue;
         }
-        let stall = if turn < mirrors.len() {
-            STALL
-        } else {
-            STALL.max(left / u32::try_from(2 * mirrors.len() - turn).unwrap_or(u32::MAX))
-        };
+        let stall = stall(turn, mirrors.len(), left);
         if let Some(rate) = hopeless(package, mirror, answer.len - incoming.len(), until) {
             slow.get_or_insert(Slow { mirror, rate });
             continue;
@@ -353,7 +352,7 @@ async fn receive(
                 if matches!(error, HttpError::Stalled { .. }) {
                     package.repository.failed(mirror);
                 }
-                seen.note(mirror, 0, asked);
+                seen.note(mirror, 0, (asked, stall));
                 continue;
             }
         };
@@ -366,7 +365,7 @@ async fn receive(
                 .map_err(disk)?;
             let got = incoming.len() - before;
             shares.push((mirror, got));
-            seen.note(mirror, got, asked);
+            seen.note(mirror, got, (asked, stall));
             package.repository.measured(mirror, got, began.elapsed());
             match ended {
                 Ended::Whole => break,
@@ -405,6 +404,17 @@ async fn receive(
         Ok(arrived)
     } else {
         Err(Failed::Wrong("other bytes than the database says".to_owned()))
+    }
+}
+
+/// How long the mirror of this turn may send nothing, of the time that is `left`. All are asked once, with a share for
+/// who gives at last.
+fn stall(turn: usize, mirrors: usize, left: Duration) -> Duration {
+    let share = |turns: usize| left / u32::try_from(turns).unwrap_or(u32::MAX).max(1);
+    if turn < mirrors {
+        share(mirrors - turn + 1).clamp(LEAST_STALL, STALL)
+    } else {
+        STALL.max(share((2 * mirrors).saturating_sub(turn)))
     }
 }
 
@@ -475,7 +485,13 @@ async fn stretch(
 ) -> io::Result<(Incoming, Ended)> {
     let (began, start) = (Instant::now(), incoming.len());
     loop {
-        let piece = match tokio::time::timeout(stall, response.chunk()).await {
+        // Who has begun is given the time to go on.
+        let patience = if incoming.len() == start {
+            stall
+        } else {
+            stall.max(STALL)
+        };
+        let piece = match tokio::time::timeout(patience, response.chunk()).await {
             Err(_) => return Ok((incoming, Ended::Broken("a mirror stalled".to_owned()))),
             Ok(Err(HttpError::Deadline { .. })) => return Ok((incoming, Ended::Late)),
             Ok(Err(error)) => return Ok((incoming, Ended::Broken(chain(&error)))),

@@ -68,6 +68,28 @@ async fn every_mirror_stalls_and_the_package_comes_all_the_same() -> TestResult 
     Ok(())
 }
 
+/// All are asked within pacman's ten seconds, however many there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_one_of_eight_mirrors_that_gives_is_found_in_time() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").package("large", LARGE))?;
+    let name = repo.file_name("large")?;
+    for silence in [Fault::NoAnswer, Fault::StallAfterHeader] {
+        let all = (0..8).map(|_| Upstream::folder(dir.path()));
+        let mirrors = all.collect::<Result<Vec<Upstream>, _>>()?;
+        for mirror in &mirrors[..7] {
+            mirror.fault("*.pkg.tar.zst", silence.clone());
+        }
+        let node = solo(&mirrors.iter().collect::<Vec<_>>()).start().await;
+        node.pacman_bytes("core.db").await?;
+        assert!(
+            node.pacman_bytes(&name).await? == repo.bytes("large")?,
+            "{silence:?}"
+        );
+    }
+    Ok(())
+}
+
 /// In vain, and for ten seconds at each: pacman goes on to its next Server instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn pacman_is_not_sent_to_a_mirror_that_just_sent_nothing() -> TestResult {

@@ -252,11 +252,22 @@ fn make_head(
                 .find(|repository| repository.name == name)
         })
     };
+    // The same tree is as new as the newest upstream that had it: a mirror whose change stamp is older does not age it.
+    let stands = newest.filter(|newest| newest.tree == round.tree);
     let in_tree = round.repositories.iter().filter(|facts| facts.in_tree);
     let repositories: Vec<Repository> = in_tree
-        .map(|facts| head_repository(facts, old(&facts.name, &facts.folder), now))
+        .map(|facts| {
+            let old = old(&facts.name, &facts.folder);
+            let mut now = head_repository(facts, old, now);
+            let before = old.filter(|_| stands.is_some()).map(|old| old.upstream_time);
+            now.upstream_time = now.upstream_time.max(before.unwrap_or(0));
+            now
+        })
         .collect();
-    let upstream_time = round.upstream_time.unwrap_or(0);
+    let before = stands
+        .and_then(|newest| newest.tree_times)
+        .map(|times| times.upstream_time);
+    let upstream_time = round.upstream_time.max(before).unwrap_or(0);
     let tree_times = repositories.is_empty().then_some(TreeTimes {
         upstream_time,
         checked: now,

@@ -1,15 +1,15 @@
-//! Publishing that is stopped at every step: the last head stays good, the next round converges.
+//! Publishing: stopped at every step, the last head stays good and the next round converges; what a head says of times.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pacstore_import::Files;
+use pacstore_import::{Files, StampSource};
 use pacstore_node::{Node, Online, Outcome};
 use pacstore_runtime::Tasks;
 use pacstore_store::{Steps, Tuning};
-use pacstore_testkit::TestResult;
+use pacstore_testkit::{Repo, RepoSpec, TestResult};
 
 use crate::nodes::{NAME, Plan};
 
@@ -171,4 +171,33 @@ async fn a_disk_that_becomes_read_only_at_any_step_leaves_the_last_head() -> Tes
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_at_any_step_is_clean_and_leaves_the_last_head() -> TestResult {
     stopped_everywhere(Then::Stops).await
+}
+
+/// Of two mirrors of one state the one whose change stamp is older does not make that state older.
+#[tokio::test]
+async fn an_older_stamp_over_the_same_tree_does_not_age_it() -> TestResult {
+    // Where there is no repository, a newer stamp alone waits for the next confirmation.
+    for (files, newest) in [(Files::Listed, 1_700_000_200), (Files::All, 1_700_000_100)] {
+        let dir = tempfile::tempdir()?;
+        if files == Files::Listed {
+            Repo::create(dir.path(), RepoSpec::new("core").packages(2, 3_000))?;
+        } else {
+            fs_err::write(dir.path().join("image.iso"), "bytes")?;
+        }
+        let mut plan = Plan::importer(dir.path(), files);
+        let spec = &mut plan.config.imports[0].spec;
+        spec.stamp = Some(StampSource::Path("lastupdate".to_owned()));
+        spec.exclude = vec!["lastupdate".to_owned()];
+        let short = Short::start(&plan).await;
+        let mut told = Vec::new();
+        for stamp in [1_700_000_100, 1_700_000_000, 1_700_000_200] {
+            fs_err::write(dir.path().join("lastupdate"), format!("{stamp}\n"))?;
+            short.round().await;
+            let head = short.node.mirror(NAME).unwrap().current().unwrap();
+            told.push(head.head.upstream_time());
+        }
+        assert_eq!(told, [1_700_000_100, 1_700_000_100, newest], "{files:?}");
+        short.stop().await;
+    }
+    Ok(())
 }

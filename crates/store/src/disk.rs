@@ -207,6 +207,27 @@ impl Disk {
         }
     }
 
+    /// Removes folders out of which all files went, below the two that new files go to: a thousand files later nobody is
+    /// about to put one there.
+    pub(crate) fn remove_emptied(&self, next_id: u64) {
+        let files = self.dir.join("files");
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = |folder: &PathBuf| hex(folder).filter(|number| number + 1 < next_id >> 10);
+        let all: Vec<(u64, PathBuf)> = removed
+            .iter()
+            .filter_map(|folder| Some((old(folder)?, folder.clone())))
+            .collect();
+        for (number, folder) in all {
+            // A folder with something in it stays: the call fails.
+            if fs::remove_dir(&folder).is_ok() {
+                removed.remove(&folder);
+                removed.insert(files.clone());
+                let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+                folders.remove(&number);
+            }
+        }
+    }
+
     /// Sets room aside, if there is some.
     pub(crate) fn make_ballast(&self) {
         let path = self.dir.join("ballast");

@@ -167,6 +167,7 @@ impl Store {
             }
             told(&report);
         }
+        inner.disk.remove_emptied(inner.next_id.load(Ordering::Relaxed));
         inner.disk.make_ballast();
         report.evictable = inner.evictable();
         debug!(

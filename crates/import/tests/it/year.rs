@@ -237,10 +237,11 @@ async fn a_year_of_five_minute_rounds() -> TestResult {
         }
         if (n + 1) % (updates / 10).max(1) == 0 {
             say(&format!(
-                "# {} of {updates} updates, {:.0} ms, {} KiB of index and state",
+                "# {} of {updates} updates, {:.0} ms, {} KiB of index and state, {:.1} MB of memory",
                 n + 1,
                 took.time.as_secs_f64() * 1e3,
-                (year.bench.store.stats().index_bytes + year.state_bytes()?) >> 10
+                (year.bench.store.stats().index_bytes + year.state_bytes()?) >> 10,
+                resident() / 1e6
             ));
         }
     }

@@ -257,3 +257,43 @@ fn two_batches_with_the_same_new_file_keep_it_once() -> TestResult {
     assert_sound(&store, &home);
     Ok(())
 }
+
+/// A daemon that runs for years gives out millions of names.
+#[test]
+fn folders_that_gc_emptied_go_while_the_store_is_open() -> TestResult {
+    let home = Home::new(1 << 30);
+    let store = home.open();
+    let mut batch = store.batch();
+    let stays = bytes(0, 100);
+    for n in 0..3_100_u64 {
+        let data = bytes(n, 100);
+        add(&mut batch, &home, &data, &dag(&TINY, &data), Intake::Move)?;
+    }
+    batch.commit()?;
+    let kept = dag(&TINY, &stays).root;
+    store.pin(&kept)?;
+    let folders = || -> Result<Vec<String>, std::io::Error> {
+        let entries = fs_err::read_dir(home.path().join("files"))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<Result<Vec<String>, std::io::Error>>()?;
+        names.sort();
+        Ok(names)
+    };
+    assert_eq!(folders()?, ["00000", "00001", "00002", "00003"]);
+    store.gc(Some(0))?;
+    assert_eq!(
+        folders()?,
+        ["00000", "00002", "00003"],
+        "one has a file, two may get some"
+    );
+    assert_eq!(read(&store, &kept), Some(stays));
+    let next = put(&store, &home, &bytes(9_999, 100));
+    store.unpin(&kept)?;
+    store.pin(&next)?;
+    store.gc(Some(0))?;
+    assert_eq!(folders()?, ["00002", "00003"]);
+    assert_sound(&store, &home);
+    drop(store);
+    assert_sound(&home.open(), &home);
+    Ok(())
+}

@@ -189,22 +189,6 @@ pub(crate) enum Place {
     Later,
 }
 
-impl NoFile {
-    /// For digests that are kept: a reason's number never changes.
-    fn number(self) -> u8 {
-        match self {
-            Self::Dangling => 0,
-            Self::Leaves => 1,
-            Self::Loop => 2,
-            Self::Special => 3,
-            Self::Denied => 4,
-            Self::Absent => 5,
-            Self::Cut(_) => 6,
-            Self::Longer => 7,
-        }
-    }
-}
-
 /// Why a source that has a file did not send all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Cut {
@@ -279,6 +263,22 @@ pub enum NoFile {
     /// The source sends more than the database says.
     #[error("longer than the database says")]
     Longer,
+}
+
+impl NoFile {
+    /// For digests that are kept: a reason's number never changes.
+    fn number(self) -> u8 {
+        match self {
+            Self::Dangling => 0,
+            Self::Leaves => 1,
+            Self::Loop => 2,
+            Self::Special => 3,
+            Self::Denied => 4,
+            Self::Absent => 5,
+            Self::Cut(_) => 6,
+            Self::Longer => 7,
+        }
+    }
 }
 
 /// One name of a source.

@@ -332,7 +332,7 @@ impl Importer {
                 (spec.max_entries, spec.deadline) = (2, HOW_NEW);
                 spec.stop = self.tasks.stop().child_token();
                 let rsync = Rsync::new(self.rsync.clone(), self.tasks.clone());
-                rsync.list(&spec).await.ok()?.first()?.mtime
+                rsync.list(&spec).await.ok()?.entries.first()?.mtime
             }
         };
         time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())

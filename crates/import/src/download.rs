@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
 use pacstore_runtime::{Backoff, Pool};
 use pacstore_upstream::{Durable, Fetch, FetchError, HttpError, Url};
 use ring::digest::{SHA256, digest};
@@ -17,7 +18,7 @@ use crate::error::SourceError;
 use crate::facts::FileFacts;
 use crate::source::Want;
 use crate::view::{Item, NoFile, Place, Stamp};
-use crate::web::{Got, Web, hex, is_database, seconds};
+use crate::web::{Got, Web, is_database, seconds};
 
 /// The longest file that a database gives no size of.
 const MAX_FILE: u64 = 16 << 30;
@@ -52,7 +53,7 @@ impl Web {
         {
             // Of a round that was cut short, maybe by a power cut before it was synced; its digest is checked like any
             // other's, and what has a wrong one is fetched anew in the next pass.
-            let etag = Some(hex(&sha256).into());
+            let etag = Some(HEXLOWER.encode(&sha256).into());
             let stamp = Stamp::Web {
                 server: self.server(),
                 size: len,
@@ -116,7 +117,7 @@ impl Web {
                     let etag = match (fetched.etag, modified) {
                         (Some(etag), _) => Some(etag.into()),
                         (None, Some(_)) => None,
-                        (None, None) => Some(hex(&fetched.sha256).into()),
+                        (None, None) => Some(HEXLOWER.encode(&fetched.sha256).into()),
                     };
                     let stamp = Stamp::Web {
                         server: self.server(),
@@ -178,7 +179,7 @@ impl Web {
         if let Some((_, Some(sha256))) = want.expected {
             key.extend_from_slice(&sha256);
         }
-        hex(digest(&SHA256, &key).as_ref())
+        HEXLOWER.encode(digest(&SHA256, &key).as_ref())
     }
 
     /// Whether the file begins as a web page does, and no signature.

@@ -45,6 +45,7 @@ mod stamp;
 mod stamped;
 mod stat;
 mod state;
+mod survey;
 mod tree;
 mod trouble;
 mod upstreams;

@@ -21,6 +21,7 @@ use crate::doubt::{Known, Pair};
 use crate::facts::FileFacts;
 use crate::hold::Holds;
 use crate::state::State;
+use crate::survey::Print;
 use crate::tree::Row;
 use crate::view::Stamp;
 
@@ -269,9 +270,11 @@ impl Manifest {
                         tree.remove(&**path)?;
                     }
                 }
+                let mut meta = write.open_table(META)?;
                 if let Some(state) = &update.state {
-                    write.open_table(META)?.insert("state", &*state.encode())?;
+                    meta.insert("state", &*state.encode())?;
                 }
+                meta.remove("print")?;
             }
             write.commit()?;
             Ok(())
@@ -288,6 +291,7 @@ impl Manifest {
                     .get("profile")?
                     .is_some_and(|v| v.value() == profile.as_bytes());
                 meta.remove("state")?;
+                meta.remove("print")?;
                 meta.insert("profile", profile.as_bytes())?;
                 if !same {
                     write.delete_table(FACTS)?;
@@ -384,6 +388,25 @@ impl Manifest {
             let write = db.begin_write()?;
             write.delete_table(FACTS)?;
             write.open_table(FACTS)?;
+            write.open_table(META)?.remove("print")?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// What the look is known by that last found the source to be as the state says.
+    pub(crate) fn print(&self) -> Result<Option<Print>, ManifestError> {
+        self.with(|db| {
+            let meta = db.begin_read()?.open_table(META)?;
+            Ok(meta.get("print")?.and_then(|v| v.value().try_into().ok()))
+        })
+    }
+
+    /// Keeps it, until anything else is written of files or the tree.
+    pub(crate) fn note_print(&self, print: Print) -> Result<(), ManifestError> {
+        self.with(|db| {
+            let write = db.begin_write()?;
+            write.open_table(META)?.insert("print", &print[..])?;
             write.commit()?;
             Ok(())
         })

@@ -9,18 +9,18 @@
 //! - Invariant: where the tree was another source's, only packages stay of it, whose digests a database names; where it
 //!   names none (`files = "all"`), they are copied again.
 //! - Invariant: the child replaces files by rename, so the store may hold links to them.
-//! - Not here: the child (crate `upstream`), whether the files are right (`crate::repos`).
+//! - Not here: the child (crate `upstream`), what is listed (`crate::survey`), whether files are right (`crate::repos`).
 //! - Read first: `crate::source`, `crate::listing`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use futures::future::{Either, select, try_join};
+use futures::future::{Either, select};
 use pacstore_pacman::DbFileName;
 use pacstore_runtime::{Pool, Tasks};
-use pacstore_upstream::{ListSpec, Outcome, Rsync, RsyncError, RsyncReport, Rule, TransferSpec};
+use pacstore_upstream::{Outcome, Rsync, RsyncReport, TransferSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -28,13 +28,14 @@ use crate::early::{self, Came};
 use crate::error::SourceError;
 use crate::globs::Globs;
 use crate::intake::Intakes;
-use crate::listing::{Named, Names, TooMany, names_of};
-use crate::names;
+use crate::listing::{Named, Names};
+use crate::names::{self, Along};
 use crate::progress::{Progress, Step};
 use crate::round::Failed;
 use crate::scan::{Filter, Root};
-use crate::source::{Want, scan};
+use crate::source::Want;
 use crate::spec::{Files, Wanted};
+use crate::survey::{Print, Survey};
 use crate::upstreams::Meter;
 use crate::view::{Item, NoFile, Place, Stamp, View};
 use crate::web::is_database;
@@ -70,34 +71,71 @@ pub(crate) struct Module {
     pub(crate) looks: u32,
     /// What another source left in the tree, as far as no database has vouched for it yet.
     pub(crate) carried: BTreeSet<Vec<u8>>,
+    /// A digest of what else a look depends on.
+    pub(crate) depends_on: Print,
+    /// What the last look is known by, if nothing was brought or removed in it.
+    pub(crate) print: Option<Print>,
+    pub(crate) now: SystemTime,
     pub(crate) meter: Meter,
 }
 
 impl Module {
     /// What the module has now; of `files = "listed"` packages are named only.
     pub(crate) async fn look(&mut self) -> Result<View, SourceError> {
-        self.progress.begin(Step::Looking, 0, 0);
-        (self.here, self.still) = (None, None);
-        let first = self.root().await?;
-        let mut here = None;
-        // Packages first and databases last, where the transfer is long, or the last look was overtaken.
-        if self.files == Files::All && (first || 1 < self.looks) {
-            let (names, before) = try_join(self.list(), self.staged()).await?;
-            here = Some(self.bring(&names, before, |path| !is_database(path)).await?);
+        if self.begin().await? {
+            return self.look_twice().await;
         }
-        let (names, before) = try_join(self.list(), async {
-            match here {
-                Some(here) => Ok(here),
-                None => self.staged().await,
-            }
-        })
-        .await?;
-        let staged = self.bring(&names, before, |path| self.comes_first(path)).await?;
+        let survey = self.survey().await?;
+        self.see(survey).await
+    }
+
+    /// The same; nothing where the module and our tree still are what is `known`.
+    pub(crate) async fn look_unless(&mut self, known: Option<Print>) -> Result<Option<View>, SourceError> {
+        if self.begin().await? {
+            return self.look_twice().await.map(Some);
+        }
+        let survey = self.survey().await?;
+        if survey.print.is_some() && survey.print == known && self.carried.is_empty() {
+            return Ok(None);
+        }
+        self.see(survey).await.map(Some)
+    }
+
+    /// Says whether packages come in a transfer of their own, for it is long or the last look was overtaken.
+    async fn begin(&mut self) -> Result<bool, SourceError> {
+        self.progress.begin(Step::Looking, 0, 0);
+        (self.here, self.still, self.print) = (None, None, None);
+        let first = self.root().await?;
+        Ok(self.files == Files::All && (first || 1 < self.looks))
+    }
+
+    /// Packages first and databases last.
+    async fn look_twice(&mut self) -> Result<View, SourceError> {
+        let mut survey = self.survey().await?;
+        let names = self.named(&mut survey).await?;
+        self.bring(&names, &mut survey.here, |path| !is_database(path))
+            .await?;
+        survey.list_again(self).await?;
+        self.see(survey).await
+    }
+
+    async fn see(&mut self, mut survey: Survey) -> Result<View, SourceError> {
+        let names = self.named(&mut survey).await?;
+        let Survey {
+            here: mut staged,
+            print,
+            ..
+        } = survey;
+        let brought = self
+            .bring(&names, &mut staged, |path| self.comes_first(path))
+            .await?;
+        self.print = print.filter(|_| !brought);
         self.looks += 1;
+        let mut along = Along::new(&staged.files);
         let items = names
             .files
             .into_iter()
-            .map(|(path, named)| match (named, staged.get(&path)) {
+            .map(|(path, named)| match (named, along.get(&path)) {
                 (Named::None(why), _) => (path, Item::None(why)),
                 (Named::File { size, seconds }, _) if !self.comes_first(&path) => {
                     let stamp = Stamp::Listed { size, seconds };
@@ -346,60 +384,27 @@ impl Module {
         is_wanted || self.also.covers_file(path)
     }
 
-    /// The names of the module. Where a link leads into what is excluded or hidden, all of the module is listed.
-    async fn list(&self) -> Result<Names, SourceError> {
-        let mut rules = Vec::new();
-        if !self.filter.hidden {
-            rules.extend([".*", "~*"].map(Rule::exclude));
-        }
-        // What rsync would read in another way is left to the walk.
-        let same = self
-            .exclude
-            .iter()
-            .filter(|pattern| !pattern.contains(['{', '}']));
-        rules.extend(same.map(|pattern| Rule::exclude(pattern.as_bytes())));
-        let names = self.list_by(rules.clone()).await?;
-        if names.unlisted && !rules.is_empty() {
-            return self.list_by(Vec::new()).await;
-        }
-        Ok(names)
-    }
-
-    async fn list_by(&self, rules: Vec<Rule>) -> Result<Names, SourceError> {
-        let mut spec = ListSpec::new(&self.source);
-        (spec.recursive, spec.keep_links, spec.rules) = (true, true, rules);
-        (spec.max_entries, spec.deadline) = (self.filter.limit, self.deadline);
-        (spec.stop, spec.pulse) = (self.tasks.stop().child_token(), self.progress.pulse());
-        let listed = self.rsync.list(&spec).await?;
-        let (filter, above) = (self.filter.clone(), above_root(&self.source));
-        let named = self
-            .tasks
-            .blocking(Pool::Hash, move || names_of(listed, &filter, &above));
-        let names = named
-            .await?
-            .map_err(|TooMany(limit)| RsyncError::TooMany(limit))?;
-        Ok(names)
-    }
-
-    /// Removes what is not named any more of what lies `here`, copies what `takes` takes and differs, and gives what lies
-    /// there then.
+    /// Removes what is not named any more of what lies `here`, and copies what `takes` takes and differs; says whether
+    /// there was anything to do.
     async fn bring(
         &self,
         names: &Names,
-        mut here: View,
+        here: &mut View,
         takes: impl Fn(&[u8]) -> bool,
-    ) -> Result<View, SourceError> {
-        self.prune(names, &mut here).await?;
+    ) -> Result<bool, SourceError> {
+        let pruned = self.prune(names, here).await?;
+        let mut along = Along::new(&here.files);
         let differ = names.files.iter().filter(|(path, named)| {
             let is_file = !matches!(named, Named::None(_));
-            is_file && takes(path) && !is_here(named, here.get(path))
+            is_file && !is_here(named, along.get(path)) && takes(path)
         });
         let differ: Vec<Vec<u8>> = differ.map(|(path, _)| path.to_vec()).collect();
-        if !differ.is_empty() {
-            self.transfer(differ.clone()).await?;
-            here.renew(self.found(differ).await?);
+        if differ.is_empty() {
+            return Ok(pruned);
         }
-        Ok(here)
+        self.transfer(differ.clone()).await?;
+        here.renew(self.found(differ).await?);
+        Ok(true)
     }
 
     /// What now lies at these paths of the tree.
@@ -416,28 +421,13 @@ impl Module {
             .await?
     }
 
-    /// All files that lie in our own tree.
-    async fn staged(&self) -> Result<View, SourceError> {
+    /// A file that became a folder, or the other way round, would stand in the child's way. Says whether anything went.
+    async fn prune(&self, names: &Names, here: &mut View) -> Result<bool, SourceError> {
         let Some(root) = self.root.clone() else {
-            return Ok(View::default());
+            return Ok(false);
         };
-        let all = Filter {
-            exclude: Globs::default(),
-            hidden: true,
-            limit: usize::MAX,
-        };
-        scan(&self.tasks, root, all).await
-    }
-
-    /// A file that became a folder, or the other way round, would stand in the child's way.
-    async fn prune(&self, names: &Names, here: &mut View) -> Result<(), SourceError> {
-        let Some(root) = self.root.clone() else {
-            return Ok(());
-        };
-        let files: HashMap<&[u8], &Named> =
-            names.files.iter().map(|(path, named)| (&**path, named)).collect();
-        let is_named = |path: &[u8]| {
-            files
+        let named = |along: &mut Along<'_, Named>, path: &[u8]| {
+            along
                 .get(path)
                 .is_some_and(|named| !matches!(named, Named::None(_)))
         };
@@ -447,15 +437,17 @@ impl Module {
                 .binary_search_by(|named| (**named).cmp(path))
                 .is_ok()
         };
-        let gone = here.files.iter().filter(|(path, _)| !is_named(path));
+        let mut along = Along::new(&names.files);
+        let gone = here.files.iter().filter(|(path, _)| !named(&mut along, path));
         let gone: Vec<PathBuf> = gone.map(|(path, _)| root.absolute(path)).collect();
         let empty = here.folders.iter().rev();
         let empty = empty.filter(|path| !is_folder(path));
         let empty: Vec<PathBuf> = empty.map(|path| root.absolute(path)).collect();
         if gone.is_empty() && empty.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        here.files.retain(|(path, _)| is_named(path));
+        let mut along = Along::new(&names.files);
+        here.files.retain(|(path, _)| named(&mut along, path));
         here.folders.retain(|path| is_folder(path));
         let removed = self.tasks.blocking(Pool::Disk, move || {
             for path in gone {
@@ -464,9 +456,10 @@ impl Module {
             for path in empty {
                 fs_err::remove_dir(&path).map_err(|e| SourceError::WorkDir(path, e))?;
             }
-            Ok(())
+            Ok::<_, SourceError>(())
         });
-        removed.await?
+        removed.await??;
+        Ok(true)
     }
 
     /// Copies `only` and tells which of them lie there whole, from time to time and at the end.
@@ -531,13 +524,6 @@ impl Module {
     }
 }
 
-/// The folders of the module that lie above what the URL names, and that one.
-fn above_root(url: &str) -> Vec<Vec<u8>> {
-    let path = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let parts = path.split('/').skip(1).filter(|part| !part.is_empty());
-    parts.skip(1).map(|part| part.as_bytes().to_vec()).collect()
-}
-
 fn size(named: &Named) -> u64 {
     match named {
         Named::File { size, .. } => *size,
@@ -562,17 +548,5 @@ fn come(named: &Named, staged: Option<&Item>) -> Item {
         (_, Some(item)) => item.clone(),
         (Named::Outside, None) => Item::None(NoFile::Leaves),
         (Named::File { .. }, None) => Item::None(NoFile::Absent),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_module_is_the_first_part_of_the_path() {
-        assert!(above_root("rsync://h/m/").is_empty());
-        let above = above_root("rsync://u@[::1]:873/m/a/b/");
-        assert_eq!(above, [b"a".to_vec(), b"b".to_vec()]);
     }
 }

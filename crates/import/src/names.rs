@@ -4,6 +4,7 @@
 //! - Not here: names of packages and databases (crate `pacman`), globs (`crate::globs`).
 //! - Read first: design.md, "Tree".
 
+use std::cmp::Ordering;
 use std::fmt::Write;
 
 use pacstore_pacman::{DbFileName, DbKind};
@@ -27,7 +28,7 @@ pub(crate) fn repository_of(name: &[u8]) -> Option<&str> {
 
 /// The folder and the last part of a path.
 pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
+    match memchr::memrchr(b'/', path) {
         Some(cut) => (
             path.get(..cut).unwrap_or_default(),
             path.get(cut + 1..).unwrap_or_default(),
@@ -45,6 +46,29 @@ pub(crate) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     }
     path.extend_from_slice(name);
     path
+}
+
+/// Walks along a list that is sorted by path, for paths that are asked for in order.
+pub(crate) struct Along<'a, T> {
+    rest: &'a [(Box<[u8]>, T)],
+}
+
+impl<'a, T> Along<'a, T> {
+    pub(crate) fn new(all: &'a [(Box<[u8]>, T)]) -> Self {
+        Self { rest: all }
+    }
+
+    /// What stands at `path`, which is not before the one asked for last.
+    pub(crate) fn get(&mut self, path: &[u8]) -> Option<&'a T> {
+        while let Some(((name, item), rest)) = self.rest.split_first() {
+            match (**name).cmp(path) {
+                Ordering::Less => self.rest = rest,
+                Ordering::Equal => return Some(item),
+                Ordering::Greater => return None,
+            }
+        }
+        None
+    }
 }
 
 /// A path as text for people: bytes that are no UTF-8 and control characters are escaped.
@@ -72,6 +96,16 @@ mod tests {
     #[test]
     fn odd_names_are_shown_without_control_characters() {
         assert_eq!(show(b"a b\n\xff"), "a b\\n\\xff");
+    }
+
+    #[test]
+    fn a_list_is_walked_along() {
+        let all: Vec<(Box<[u8]>, u8)> = [(&b"a"[..], 1), (b"c", 2), (b"d", 3)]
+            .map(|(path, n)| (path.into(), n))
+            .into();
+        let mut along = Along::new(&all);
+        let got = [&b"A"[..], b"a", b"a", b"b", b"d", b"e"].map(|path| along.get(path).copied());
+        assert_eq!(got, [None, Some(1), Some(1), None, Some(3), None]);
     }
 
     #[test]

@@ -18,42 +18,40 @@ use std::sync::Arc;
 use futures::future::try_join;
 use pacstore_runtime::{Clock, Pool, Stopped, Tasks};
 use pacstore_store::Store;
-use pacstore_upstream::{Http, Rsync, RsyncOptions};
+use pacstore_upstream::{Http, RsyncOptions};
 use tracing::info;
 
 use crate::build::{Build, Labels, Outcome};
 use crate::error::{IntakeError, RoundError, SourceError};
 use crate::hold::Timer;
-use crate::intake::{Intakes, Taking, sweep};
+use crate::intake::{Intakes, sweep};
 use crate::keyring::{ReadKeyring, read_keyring};
 use crate::look::Look;
 use crate::manifest::{Manifest, Update};
-use crate::module::Module;
 use crate::progress::{Progress, Step};
 use crate::report::{Round, made, unchanged};
 use crate::repos::Repo;
-use crate::scan::Filter;
 use crate::settle::{Settled, profile_key};
-use crate::source::{Directory, Transport};
+use crate::source::Transport;
 use crate::spec::{Files, ImportSpec, Plan, Source, SpecError};
 use crate::stamp::ChangeStamp;
 use crate::stamped::Seen;
 use crate::state::{RepoFacts, RepoState, State};
-use crate::upstreams::{Meter, Upstreams};
+use crate::survey::Print;
+use crate::upstreams::Upstreams;
 use crate::view::View;
-use crate::web::Web;
 use crate::work::{Sure, Taker, Work};
 
 /// Imports one mirror, round by round.
 #[derive(Debug)]
 pub struct Importer {
     pub(crate) plan: Arc<Plan>,
-    store: Store,
+    pub(crate) store: Store,
     pub(crate) http: Http,
     pub(crate) rsync: RsyncOptions,
     pub(crate) tasks: Tasks,
     pub(crate) clock: Clock,
-    work_dir: PathBuf,
+    pub(crate) work_dir: PathBuf,
     pub(crate) rsync_dir: PathBuf,
     labels: Labels,
     pub(crate) manifest: Option<Arc<Manifest>>,
@@ -234,74 +232,10 @@ impl Importer {
         Ok(state.map(Arc::new))
     }
 
-    fn manifest(&self) -> Result<&Arc<Manifest>, Failed> {
+    pub(crate) fn manifest(&self) -> Result<&Arc<Manifest>, Failed> {
         self.manifest
             .as_ref()
             .ok_or_else(|| Failed::Round(IntakeError::Stopped.into()))
-    }
-
-    async fn open(
-        &self,
-        source: &Source,
-        state: Option<&Arc<State>>,
-        progress: &Progress,
-    ) -> Result<Transport, Failed> {
-        let filter = Filter {
-            exclude: self.plan.compiled.exclude.clone(),
-            hidden: self.plan.spec.hidden,
-            limit: self.plan.spec.limits.names,
-        };
-        Ok(match source {
-            Source::Directory(path) => {
-                let taking = if self.plan.spec.replaced_by_rename {
-                    Taking::Link
-                } else {
-                    Taking::Copy
-                };
-                Transport::Directory(Directory::open(path, filter, taking, &self.tasks, progress).await?)
-            }
-            Source::Rsync(url) => Transport::Rsync(Box::new(Module {
-                rsync: Rsync::new(self.rsync.clone(), self.tasks.clone()),
-                source: url.to_string(),
-                staged: self.work_dir.join("rsync").join("tree"),
-                scratch: self.work_dir.join("rsync").join("scratch"),
-                files: self.plan.spec.files,
-                wanted: self.plan.compiled.listed.clone(),
-                also: self.plan.compiled.also.clone(),
-                exclude: self.plan.spec.exclude.clone(),
-                filter,
-                deadline: self.plan.spec.limits.source,
-                tasks: self.tasks.clone(),
-                progress: progress.clone(),
-                root: None,
-                here: None,
-                still: None,
-                looks: 0,
-                carried: BTreeSet::new(),
-                meter: Meter::default(),
-            })),
-            Source::Http(url) => Transport::Web(Box::new(Web {
-                http: self.http.clone(),
-                root: url.clone(),
-                layout: self.plan.spec.layout,
-                wanted: self.plan.compiled.listed.clone(),
-                exclude: self.plan.compiled.exclude.clone(),
-                also: self.plan.compiled.also.clone(),
-                hidden: self.plan.spec.hidden,
-                limits: self.plan.spec.limits.clone(),
-                profile: self.plan.spec.profile,
-                store: self.store.clone(),
-                manifest: Arc::clone(self.manifest()?),
-                tasks: self.tasks.clone(),
-                progress: progress.clone(),
-                folder: self.work_dir.join("web"),
-                now: self.clock.now(),
-                known: state.map(|state| state.known()).unwrap_or_default(),
-                found: None,
-                unlisted: false,
-                meter: Meter::default(),
-            })),
-        })
     }
 
     async fn take_apart(
@@ -335,7 +269,17 @@ impl Importer {
         let shown = source.to_string();
         progress.source(&shown, 1);
         let mut transport = self.open(source, state, progress).await?;
-        let mut view = Arc::new(transport.look().await?);
+        let known = self.known_print(state).await?;
+        let Some(view) = transport.look_unless(known).await? else {
+            let as_before = state.and_then(|state| Some((state, state.tree()?)));
+            let (state, tree) = as_before.ok_or_else(|| ours(IntakeError::Stopped))?;
+            return Ok(Looked {
+                round: unchanged(state, tree, how.stamp.as_ref(), source, 1),
+                stamp: how.stamp.map(|stamp| (stamp, true)),
+                rate: transport.rate(),
+            });
+        };
+        let mut view = Arc::new(view);
         let mut ignored = BTreeSet::new();
         let mut pass = 1;
         let mut lost_before = false;
@@ -353,6 +297,7 @@ impl Importer {
                 && let Some(state) = state
                 && let Some(tree) = state.tree()
             {
+                self.note_print(known, transport.print()).await?;
                 let round = unchanged(state, tree, stamp.as_ref(), source, pass);
                 return Ok(Looked {
                     round,
@@ -497,6 +442,28 @@ impl Importer {
                 }
             }
         }
+    }
+
+    /// What a look is known by that need not be taken apart: it found the tree to be what its source has.
+    async fn known_print(&self, state: Option<&Arc<State>>) -> Result<Option<Print>, Failed> {
+        if self.accept || state.is_none_or(|state| state.tree().is_none()) {
+            return Ok(None);
+        }
+        let manifest = Arc::clone(self.manifest()?);
+        let known = self.tasks.blocking(Pool::Disk, move || manifest.print());
+        known.await?.map_err(ours)
+    }
+
+    /// Remembers it of a look that found nothing new.
+    async fn note_print(&self, known: Option<Print>, print: Option<Print>) -> Result<(), Failed> {
+        let Some(print) = print.filter(|print| !self.accept && known != Some(*print)) else {
+            return Ok(());
+        };
+        let manifest = Arc::clone(self.manifest()?);
+        let noted = self
+            .tasks
+            .blocking(Pool::Disk, move || manifest.note_print(print));
+        noted.await?.map_err(ours)
     }
 
     async fn forget(&self, paths: Vec<Vec<u8>>) -> Result<(), Failed> {

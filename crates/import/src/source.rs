@@ -7,17 +7,24 @@
 //! - Not here: what is done with a view (`crate::round`).
 //! - Read first: [`Transport`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use pacstore_runtime::{Pool, Tasks};
 use pacstore_store::Origin;
+use pacstore_upstream::Rsync;
 
 use crate::error::SourceError;
 use crate::intake::{Intakes, Taking};
 use crate::module::Module;
 use crate::progress::{Progress, Step};
-use crate::round::Failed;
+use crate::round::{Failed, Importer};
 use crate::scan::{Filter, Root};
+use crate::spec::Source;
+use crate::state::State;
+use crate::survey::Print;
+use crate::upstreams::Meter;
 use crate::view::View;
 use crate::web::Web;
 
@@ -48,6 +55,22 @@ impl Transport {
             Self::Directory(directory) => directory.look().await,
             Self::Rsync(module) => module.look().await,
             Self::Web(web) => web.look().await,
+        }
+    }
+
+    /// The same; nothing where all of it still is what is `known` of an earlier look.
+    pub(crate) async fn look_unless(&mut self, known: Option<Print>) -> Result<Option<View>, SourceError> {
+        match self {
+            Self::Rsync(module) => module.look_unless(known).await,
+            Self::Directory(_) | Self::Web(_) => self.look().await.map(Some),
+        }
+    }
+
+    /// What the last look is known by, if an equal one can be told without looking at its names.
+    pub(crate) fn print(&self) -> Option<Print> {
+        match self {
+            Self::Directory(_) | Self::Web(_) => None,
+            Self::Rsync(module) => module.print,
         }
     }
 
@@ -120,6 +143,76 @@ impl Transport {
             })
             .await?;
         Ok(())
+    }
+}
+
+impl Importer {
+    /// Opens a source for one round.
+    pub(crate) async fn open(
+        &self,
+        source: &Source,
+        state: Option<&Arc<State>>,
+        progress: &Progress,
+    ) -> Result<Transport, Failed> {
+        let filter = Filter {
+            exclude: self.plan.compiled.exclude.clone(),
+            hidden: self.plan.spec.hidden,
+            limit: self.plan.spec.limits.names,
+        };
+        Ok(match source {
+            Source::Directory(path) => {
+                let taking = if self.plan.spec.replaced_by_rename {
+                    Taking::Link
+                } else {
+                    Taking::Copy
+                };
+                Transport::Directory(Directory::open(path, filter, taking, &self.tasks, progress).await?)
+            }
+            Source::Rsync(url) => Transport::Rsync(Box::new(Module {
+                rsync: Rsync::new(self.rsync.clone(), self.tasks.clone()),
+                source: url.to_string(),
+                staged: self.work_dir.join("rsync").join("tree"),
+                scratch: self.work_dir.join("rsync").join("scratch"),
+                files: self.plan.spec.files,
+                wanted: self.plan.compiled.listed.clone(),
+                also: self.plan.compiled.also.clone(),
+                exclude: self.plan.spec.exclude.clone(),
+                filter,
+                deadline: self.plan.spec.limits.source,
+                tasks: self.tasks.clone(),
+                progress: progress.clone(),
+                root: None,
+                here: None,
+                still: None,
+                looks: 0,
+                carried: BTreeSet::new(),
+                depends_on: self.plan.spec.fingerprint_of(url.as_str()),
+                print: None,
+                now: self.clock.now(),
+                meter: Meter::default(),
+            })),
+            Source::Http(url) => Transport::Web(Box::new(Web {
+                http: self.http.clone(),
+                root: url.clone(),
+                layout: self.plan.spec.layout,
+                wanted: self.plan.compiled.listed.clone(),
+                exclude: self.plan.compiled.exclude.clone(),
+                also: self.plan.compiled.also.clone(),
+                hidden: self.plan.spec.hidden,
+                limits: self.plan.spec.limits.clone(),
+                profile: self.plan.spec.profile,
+                store: self.store.clone(),
+                manifest: Arc::clone(self.manifest()?),
+                tasks: self.tasks.clone(),
+                progress: progress.clone(),
+                folder: self.work_dir.join("web"),
+                now: self.clock.now(),
+                known: state.map(|state| state.known()).unwrap_or_default(),
+                found: None,
+                unlisted: false,
+                meter: Meter::default(),
+            })),
+        })
     }
 }
 

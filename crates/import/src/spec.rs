@@ -289,6 +289,12 @@ impl ImportSpec {
         );
         to_array(digest(&SHA256, text.as_bytes()).as_ref())
     }
+
+    /// The same, and what else decides what a look at a source shows.
+    pub(crate) fn fingerprint_of(&self, source: &str) -> [u8; 32] {
+        let text = format!("{:?} {} {source}", self.fingerprint(), self.limits.names);
+        to_array(digest(&SHA256, text.as_bytes()).as_ref())
+    }
 }
 
 /// A SHA-256 digest as an array.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use pacstore_dag::{self as dag, Profile};
 use pacstore_pacman as pacman;
@@ -323,7 +324,7 @@ impl Web {
                 server: self.server(),
                 size: facts.len,
                 modified: None,
-                etag: Some(hex(&sha256).into()),
+                etag: Some(HEXLOWER.encode(&sha256).into()),
             };
             return Ok(Got::Item(Item::File {
                 stamp,
@@ -414,12 +415,4 @@ pub(crate) fn seconds(time: SystemTime) -> i64 {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

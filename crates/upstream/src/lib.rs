@@ -46,7 +46,7 @@ pub use paths::{NotAPath, url_of};
 pub use pulse::Pulse;
 pub use response::{Response, ServedRange};
 pub use rsync::{
-    Deletion, ExitKind, ListSpec, Listed, ListedKind, Outcome, Progress, Rsync, RsyncError, RsyncOptions,
-    RsyncReport, Rule, TransferSpec, parse_rsync_line,
+    Deletion, ExitKind, ListSpec, Listed, ListedKind, Listing, Outcome, Progress, Rsync, RsyncError,
+    RsyncOptions, RsyncReport, Rule, TransferSpec, parse_rsync_line,
 };
 pub use url::Url;

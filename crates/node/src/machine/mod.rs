@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cid::Cid;
+use data_encoding::HEXLOWER;
 use pacstore_pacman::{Database, Limits, Settings};
 use pacstore_runtime::{Pool, note};
 use pacstore_store::Class;
@@ -408,10 +409,13 @@ impl Node {
                 Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
                 None => HashMap::new(),
             };
+            if known.is_empty() && need.listed.is_empty() {
+                return Ok(());
+            }
             let mut names = HashMap::new();
             store.classify(&mut |info, old| {
                 let Some(sha256) = info.sha256 else { return old };
-                let key = hex(&sha256);
+                let key = HEXLOWER.encode(&sha256);
                 if let Some(listed) = need.of_sha256(&sha256) {
                     names.insert(key, listed.package.to_string());
                     return if need.is_unsound(listed) {
@@ -499,12 +503,4 @@ fn path_in(folder: &str, name: &str) -> Vec<Vec<u8>> {
         .chain([name])
         .map(|part| part.as_bytes().to_vec())
         .collect()
-}
-
-fn hex(sha256: &[u8; 32]) -> String {
-    use std::fmt::Write as _;
-    sha256.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use std::time::Duration;
 use pacstore_runtime::CancellationToken;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{ExitKind, Outcome, RsyncError};
 
@@ -24,6 +25,11 @@ use super::{ExitKind, Outcome, RsyncError};
 const MAX_LINE: usize = 32 * 1024;
 /// What is kept of the last words.
 const MAX_STDERR: usize = 64 * 1024;
+/// What of its output may wait for us; a system that grants less keeps its own measure.
+const PIPE: usize = 1 << 20;
+/// How long it is not looked for more output after some came, and how long once none came for a while.
+const PAUSE: Duration = Duration::from_millis(5);
+const LONG_PAUSE: Duration = Duration::from_millis(40);
 
 /// The bounds of one run.
 #[derive(Debug)]
@@ -187,9 +193,9 @@ async fn watch(
     mut line: impl FnMut(&[u8]) -> Result<(), RsyncError>,
     stderr: &mut VecDeque<u8>,
 ) -> Result<ExitStatus, Watched> {
-    let mut out = child.stdout.take();
+    let mut out = child.stdout.take().map(Out::new).transpose()?;
     let mut err = child.stderr.take();
-    let (mut out_buf, mut err_buf) = (vec![0; 16 * 1024], vec![0; 4 * 1024]);
+    let (mut out_buf, mut err_buf) = (vec![0; 256 * 1024], vec![0; 4 * 1024]);
     let mut lines = Lines::default();
     let until = Instant::now() + bounds.deadline;
     let mut heard = Instant::now();
@@ -208,7 +214,7 @@ async fn watch(
             biased;
             () = bounds.stop.cancelled() => return Err(Watched::Ended(RsyncError::Stopped)),
             () = sleep_until(until) => return Err(Watched::Ended(RsyncError::Deadline(bounds.deadline))),
-            n = read(&mut out, &mut out_buf) => match n? {
+            n = look(&mut out, &mut out_buf) => match n? {
                 0 => { lines.end(&mut line).map_err(Watched::Ended)?; out = None; }
                 n => { heard = Instant::now(); lines.push(&out_buf[..n], &mut line).map_err(Watched::Ended)?; }
             },
@@ -218,6 +224,45 @@ async fn watch(
             },
             () = sleep_until(heard + bounds.silence) => {
                 return Err(Watched::Ended(RsyncError::Silent(bounds.silence)));
+            }
+        }
+    }
+}
+
+/// The pipe of its output, read in piles: a child that writes its lines one by one (`--list-only` does) would wake us, and
+/// wait for us, at each of some hundred thousand.
+struct Out {
+    pipe: OwnedFd,
+    pause: Duration,
+}
+
+impl Out {
+    fn new(pipe: ChildStdout) -> io::Result<Self> {
+        let pipe = pipe.into_owned_fd()?;
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        // An ordinary user may have used up what the system grants.
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE);
+        Ok(Self { pipe, pause: PAUSE })
+    }
+}
+
+/// What came, now or in a while; a pipe that is closed never has anything. Who is woken meanwhile by the other output
+/// looks at once, so the child's end is not waited for.
+async fn look(out: &mut Option<Out>, buf: &mut [u8]) -> io::Result<usize> {
+    let Some(out) = out else {
+        return std::future::pending().await;
+    };
+    loop {
+        match rustix::io::read(&out.pipe, &mut *buf) {
+            Err(rustix::io::Errno::AGAIN) => {
+                sleep(out.pause).await;
+                out.pause = (out.pause * 2).min(LONG_PAUSE);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+            Ok(n) => {
+                out.pause = PAUSE;
+                return Ok(n);
             }
         }
     }
@@ -258,21 +303,75 @@ impl Lines {
         bytes: &[u8],
         line: &mut impl FnMut(&[u8]) -> Result<(), RsyncError>,
     ) -> Result<(), RsyncError> {
-        for &b in bytes {
-            if matches!(b, b'\n' | b'\r') {
+        let mut from = 0;
+        for end in memchr::memchr2_iter(b'\n', b'\r', bytes) {
+            let part = &bytes[from..end];
+            from = end + 1;
+            if self.0.is_empty() {
+                Self::give(part, line)?;
+            } else {
+                self.keep(part);
                 self.end(line)?;
-            } else if self.0.len() < MAX_LINE {
-                self.0.push(b);
             }
         }
+        self.keep(&bytes[from..]);
         Ok(())
     }
 
-    fn end(&mut self, line: &mut impl FnMut(&[u8]) -> Result<(), RsyncError>) -> Result<(), RsyncError> {
-        if self.0.is_empty() {
-            return Ok(());
+    fn keep(&mut self, part: &[u8]) {
+        let room = MAX_LINE - self.0.len();
+        self.0.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn give(part: &[u8], line: &mut impl FnMut(&[u8]) -> Result<(), RsyncError>) -> Result<(), RsyncError> {
+        match part {
+            [] => Ok(()),
+            part => line(&part[..part.len().min(MAX_LINE)]),
         }
-        let full = std::mem::take(&mut self.0);
-        line(&full)
+    }
+
+    fn end(&mut self, line: &mut impl FnMut(&[u8]) -> Result<(), RsyncError>) -> Result<(), RsyncError> {
+        let given = Self::give(&self.0, line);
+        self.0.clear();
+        given
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        let mut keep = |line: &[u8]| {
+            found.push(line.to_vec());
+            Ok(())
+        };
+        for chunk in chunks {
+            lines.push(chunk, &mut keep).expect("kept");
+        }
+        lines.end(&mut keep).expect("kept");
+        found
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_come() {
+        let text = b"one\ntwo\r\r\n three\n\nfour";
+        let whole = split(&[text]);
+        assert_eq!(whole, [&b"one"[..], b"two", b" three", b"four"]);
+        for size in 1..text.len() {
+            let chunks: Vec<&[u8]> = text.chunks(size).collect();
+            assert_eq!(split(&chunks), whole, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_cut() {
+        let long = vec![b'a'; 3 * MAX_LINE];
+        let cut = vec![long[..MAX_LINE].to_vec(), b"b".to_vec()];
+        let text = [&long[..], b"\nb\n"].concat();
+        assert_eq!(split(&[&text]), cut);
+        let chunks: Vec<&[u8]> = text.chunks(1000).collect();
+        assert_eq!(split(&chunks), cut);
     }
 }

@@ -1,7 +1,7 @@
 //! `rsync --list-only`: the entries of a mirror, with names of any bytes.
 //!
-//! In the C locale rsync writes each byte that is not plain ASCII as `\#ooo` (octal), and
-//! a `\#` that would look like that likewise, so names come back exactly.
+//! rsync writes each control character of a name as `\#ooo` (octal), and a `\#` that would look like that likewise; all
+//! other bytes come as they are, so names come back exactly.
 //!
 //! - Invariant: one line is one entry; an unreadable line is an error, never skipped.
 //! - Read first: rsync(1), `--8-bit-output`, `--list-only`.
@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
 use pacstore_runtime::CancellationToken;
+use ring::digest::{Context, SHA256};
 
 use super::{RsyncError, Rule, unix};
 use crate::pulse::Pulse;
@@ -52,7 +53,7 @@ impl<'a> ListSpec<'a> {
     }
 
     pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let mut a = vec![OsString::from("--list-only"), "--no-8-bit-output".into()];
+        let mut a = vec![OsString::from("--list-only"), "--8-bit-output".into()];
         a.push(if self.recursive {
             "--recursive".into()
         } else {
@@ -66,6 +67,54 @@ impl<'a> ListSpec<'a> {
         a.extend(self.rules.iter().map(Rule::argument));
         a.extend(["--".into(), self.source.into()]);
         a
+    }
+}
+
+/// What a mirror was listed to have.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// In rsync's order.
+    pub entries: Vec<Listed>,
+    /// SHA-256 of all that was said, which is the same while nothing changed; none where not all could be read.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// A listing as it comes.
+pub(crate) struct Lines {
+    entries: Vec<Listed>,
+    said: Context,
+    most: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            said: Context::new(&SHA256),
+            most,
+        }
+    }
+
+    pub(crate) fn line(&mut self, line: &[u8]) -> Result<(), RsyncError> {
+        let Some(entry) = parse_line(line)? else {
+            return Ok(());
+        };
+        if self.most <= self.entries.len() {
+            return Err(RsyncError::TooMany(self.most));
+        }
+        self.said.update(line);
+        self.said.update(b"\n");
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    pub(crate) fn end(self) -> Listing {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.said.finish().as_ref());
+        Listing {
+            entries: self.entries,
+            digest: Some(digest),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use pacstore_runtime::{CancellationToken, Pool, Stopped, Tasks};
 use tokio::sync::watch;
 
 pub use exit::{ExitKind, Outcome};
-pub use list::{ListSpec, Listed, ListedKind, parse_line as parse_rsync_line};
+pub use list::{ListSpec, Listed, ListedKind, Listing, parse_line as parse_rsync_line};
 pub use rule::Rule;
 pub use stats::{Progress, RsyncReport};
 
@@ -318,7 +318,7 @@ impl Rsync {
     /// # Errors
     /// [`RsyncError`]; [`RsyncError::TooMany`] above the spec's limit, [`RsyncError::Exit`] also if the source itself could
     /// not be read, or so much below it that not all of it was told.
-    pub async fn list(&self, spec: &ListSpec<'_>) -> Result<Vec<Listed>, RsyncError> {
+    pub async fn list(&self, spec: &ListSpec<'_>) -> Result<Listing, RsyncError> {
         checked_source(spec.source)?;
         let mut arguments = self.common_arguments();
         arguments.extend(spec.arguments());
@@ -326,18 +326,13 @@ impl Rsync {
             stop: spec.stop.clone(),
             ..self.bounds(spec.deadline)
         };
-        let mut found = Vec::new();
+        let mut lines = list::Lines::new(spec.max_entries);
         let ended = run(&self.options.program, arguments, bounds, |line| {
             spec.pulse.beat();
-            if let Some(entry) = list::parse_line(line)? {
-                if found.len() >= spec.max_entries {
-                    return Err(RsyncError::TooMany(spec.max_entries));
-                }
-                found.push(entry);
-            }
-            Ok(())
+            lines.line(line)
         })
         .await?;
+        let mut found = lines.end();
         let outcome = ended.outcome()?;
         if outcome == Outcome::Partial && !unread::is_explained(&ended.last_words()) {
             // Something was not listed, and nobody says what.
@@ -348,9 +343,10 @@ impl Rsync {
                 .into_iter()
                 .collect();
             match unread {
-                Some(unread) if ended.said_all() => unread::mark(&mut found, unread),
+                Some(unread) if ended.said_all() => unread::mark(&mut found.entries, unread),
                 _ => ended.whole()?,
             }
+            found.digest = None;
         }
         Ok(found)
     }

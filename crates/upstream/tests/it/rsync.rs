@@ -215,7 +215,7 @@ async fn names_of_any_bytes_are_copied_and_listed() -> TestResult {
 
     let mut list = ListSpec::new(&url);
     list.recursive = true;
-    let mut listed = rsync().list(&list).await?;
+    let mut listed = rsync().list(&list).await?.entries;
     let folders: Vec<_> = listed
         .iter()
         .filter(|e| e.kind == ListedKind::Dir)
@@ -240,10 +240,10 @@ async fn names_of_any_bytes_are_copied_and_listed() -> TestResult {
     list.max_entries = 500;
     list.recursive = false;
     let before = list.pulse.beats();
-    assert_eq!(rsync().list(&list).await?.len(), 3);
+    assert_eq!(rsync().list(&list).await?.entries.len(), 3);
     assert!(before + 3 <= list.pulse.beats(), "each entry is a sign of life");
     list.rules = vec![Rule::exclude("/e*")];
-    assert_eq!(rsync().list(&list).await?.len(), 2);
+    assert_eq!(rsync().list(&list).await?.entries.len(), 2);
 
     // Each name alone, by an exact rule and by a list of names.
     let (by_rule, by_list) = (place.0.path().join("by rule"), place.0.path().join("by list"));
@@ -322,7 +322,7 @@ async fn links_are_listed_with_their_targets_and_what_leads_back_ends() -> TestR
     let url = daemon.url("");
     let mut list = ListSpec::new(&url);
     (list.recursive, list.keep_links, list.max_entries) = (true, true, 100);
-    let listed = rsync().list(&list).await?;
+    let listed = rsync().list(&list).await?.entries;
     let mut links: Vec<_> = listed
         .iter()
         .filter(|e| e.kind == ListedKind::Link)

@@ -29,7 +29,7 @@ async fn a_listing_that_is_not_whole_for_an_unknown_reason_is_an_error() -> Test
         let listed = rsync.list(&ListSpec::new("rsync://127.0.0.1/mirror/")).await;
         match listed {
             Ok(listed) => assert!(
-                fine && listed.iter().any(|entry| entry.path == b"a"),
+                fine && listed.entries.iter().any(|entry| entry.path == b"a"),
                 "{said}: {listed:?}"
             ),
             Err(error) => assert!(

@@ -54,6 +54,7 @@ impl Importer {
     pub async fn round(&mut self, progress: &Progress) -> Result<Round, RoundError> {
         progress.begin(Step::Looking, 0, 0);
         let state = self.prepare().await?;
+        self.time_passed();
         self.ask_how_new(state.as_ref(), progress).await;
         let chosen = Box::pin(self.choose(state.as_ref(), progress)).await;
         self.remember().await;
@@ -85,7 +86,7 @@ impl Importer {
             let how = Try {
                 stamp,
                 torn: if one_more { Torn::Refused } else { Torn::Kept },
-                older: self.older(source, state, now),
+                older: self.older(source, state),
             };
             let error = match self.bounded(source, how, state, progress).await? {
                 Ok(looked) => return Ok(self.looked(looked, odd, &attempts)),
@@ -105,7 +106,10 @@ impl Importer {
             let ends = error.is_ours();
             warn!(mirror = plan.spec.mirror, %source, error = &error as &dyn std::error::Error, "source cannot be read");
             match error {
-                SourceError::Older { .. } => self.upstreams.older(source, now),
+                SourceError::Older { .. } => {
+                    self.time_passed();
+                    self.upstreams.older(source, now);
+                }
                 _ if ends => {}
                 _ => self.upstreams.failed(source, now),
             }
@@ -119,7 +123,7 @@ impl Importer {
             let how = Try {
                 stamp: None,
                 torn: Torn::Kept,
-                older: self.older(source, state, self.clock.unix_seconds()),
+                older: self.older(source, state),
             };
             match self.bounded(source, how, state, progress).await? {
                 Ok(looked) => return Ok(self.looked(looked, odd, &attempts)),
@@ -156,18 +160,25 @@ impl Importer {
     }
 
     /// Whether an older state than the tree's may be taken from here.
-    fn older(&self, source: &Source, state: Option<&Arc<State>>, now: u64) -> Older {
+    fn older(&self, source: &Source, state: Option<&Arc<State>>) -> Older {
         let from = &self.plan.spec.from;
         let configured = |state: &Arc<State>| {
             // A source that is not configured any more was left on purpose.
             from.iter().any(|one| one.to_string() == state.source)
         };
         let others = 1 < from.len() && state.is_some_and(configured);
-        if others && !self.accept && !self.upstreams.is_older_for_good(source, from, now) {
+        if others && !self.accept && !self.upstreams.is_older_for_good(source, from) {
             Older::Refused
         } else {
             Older::Taken
         }
+    }
+
+    /// Counts what passed since the last time for upstreams that are behind.
+    fn time_passed(&mut self) {
+        let passed = self.behind.passed();
+        self.upstreams.pass(&passed, self.clock.unix_seconds());
+        self.behind.written(&passed);
     }
 
     /// What is remembered of a look that went well.

@@ -1,11 +1,11 @@
-//! How long each repository has been held: time that passed, not what a clock says.
+//! How long each repository has been held, or an upstream behind: time that passed, not what a clock says.
 //!
 //! Within a process time is what ran between two looks. Over a restart only the wall clock knows, and it may have been set
 //! meanwhile; so what it says counts, but for a quarter of the longest time at most.
 //!
 //! - Invariant: a clock that is set forth or back, and back again, neither ends a hold early nor prolongs it.
 //! - Invariant: no number of restarts under a wrong clock holds for ever what runs for the longest time.
-//! - Not here: what is held and why (`crate::doubt`).
+//! - Not here: what is held and why (`crate::doubt`), which upstream is behind (`crate::older`).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,11 +17,11 @@ use tokio::time::Instant;
 /// Of the longest time, what a restart may count for at most: one part of so many.
 const PART: u32 = 4;
 
-/// One repository's time.
+/// How long one thing has lasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
-struct Hold {
-    /// For how long it has been held, in milliseconds.
+pub(crate) struct Hold {
+    /// In milliseconds.
     waited_ms: u64,
     /// The wall clock when that was written, in seconds since 1970.
     seen: u64,
@@ -98,32 +98,49 @@ impl Timer {
     }
 }
 
+impl Hold {
+    /// It begins at `now`, by the wall clock.
+    pub(crate) fn begin(now: u64) -> Self {
+        Self {
+            waited_ms: 0,
+            seen: now,
+        }
+    }
+
+    /// Time passed; `longest` is how long it may last, `now` is the wall clock's.
+    pub(crate) fn pass(&mut self, passed: &Passed, longest: Duration, now: u64) {
+        let told = Duration::from_secs(now.saturating_sub(self.seen));
+        let took = match passed.before {
+            Known::All => passed.ran,
+            Known::Nothing => told.clamp(passed.ran, passed.ran + longest / PART),
+        };
+        self.waited_ms = self.waited_ms.saturating_add(millis(took));
+        self.seen = now;
+    }
+
+    /// For how long it has lasted.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_millis(self.waited_ms)
+    }
+}
+
 impl Holds {
     /// Time passed for all that are held; `longest` is how long one may be, `now` is the wall clock's.
     pub(crate) fn pass(&mut self, passed: &Passed, longest: Duration, now: u64) {
         for hold in self.0.values_mut() {
-            let told = Duration::from_secs(now.saturating_sub(hold.seen));
-            let took = match passed.before {
-                Known::All => passed.ran,
-                Known::Nothing => told.clamp(passed.ran, passed.ran + longest / PART),
-            };
-            hold.waited_ms = hold.waited_ms.saturating_add(millis(took));
-            hold.seen = now;
+            hold.pass(passed, longest, now);
         }
     }
 
     /// How long `shown` may be held yet; all of `longest` if it was not held.
     pub(crate) fn left(&self, shown: &str, longest: Duration) -> Duration {
-        let waited = self.0.get(shown).map_or(0, |hold| hold.waited_ms);
-        longest.saturating_sub(Duration::from_millis(waited))
+        let waited = self.0.get(shown).map_or(Duration::ZERO, Hold::waited);
+        longest.saturating_sub(waited)
     }
 
     /// `shown` is held, from `now` on if it was not before.
     pub(crate) fn hold(&mut self, shown: String, now: u64) {
-        self.0.entry(shown).or_insert(Hold {
-            waited_ms: 0,
-            seen: now,
-        });
+        self.0.entry(shown).or_insert(Hold::begin(now));
     }
 
     /// `shown` is not held any more.

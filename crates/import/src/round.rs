@@ -59,6 +59,8 @@ pub struct Importer {
     /// Whether the next round looks, whatever the stamp says.
     pub(crate) look: bool,
     held: Timer,
+    /// Since upstreams that are behind were last counted.
+    pub(crate) behind: Timer,
     /// The last full look, where a stamp may stand for it.
     pub(crate) seen: Option<Seen>,
     pub(crate) upstreams: Upstreams,
@@ -154,6 +156,7 @@ impl Importer {
             accept: false,
             look: false,
             held: Timer::default(),
+            behind: Timer::default(),
             seen: None,
             upstreams: Upstreams::default(),
             upstreams_kept: Upstreams::default(),

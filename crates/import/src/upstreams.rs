@@ -6,6 +6,8 @@
 //!
 //! - Invariant: [`Upstreams::order`] drops none, so no failure locks an upstream out for ever.
 //! - Invariant: steps are coarse, so that small differences do not move an import to and fro.
+//! - Invariant: what an older state is refused for is time that passed (`crate::hold`); a clock that is set forth takes
+//!   no tree back.
 //! - Not here: asking them (`crate::choose`), keeping it on disk (`crate::manifest`).
 //! - Read first: [`Upstreams::order`].
 
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hold::{Hold, Passed};
 use crate::older::AHEAD;
 use crate::spec::Source;
 
@@ -28,10 +31,10 @@ const TOLD: u64 = 2 * 86_400;
 const ASK: u64 = 900;
 /// One that was torn is not tried for the sake of another torn one for so long, in seconds.
 const TORN: u64 = 600;
-/// For how long an older state than the tree's is refused while no upstream has another, in seconds.
-const OLDER: u64 = 86_400;
+/// For how long an older state than the tree's is refused while no upstream has another.
+const OLDER: Duration = Duration::from_hours(24);
 /// The same where each of them was seen to be older.
-const ALL_OLDER: u64 = 1800;
+const ALL_OLDER: Duration = Duration::from_mins(30);
 /// From this rate on an upstream is fast enough, in bytes a second.
 const FAST: u64 = 8 << 20;
 /// Less says nothing about the rate.
@@ -63,8 +66,17 @@ struct Record {
     measured: u64,
     /// When its state last was torn.
     torn: u64,
-    /// Since when it has been refused as older than the tree, with no round that went well since.
-    older: Option<u64>,
+    /// For how long it has been refused as older than the tree, with no round that went well since.
+    behind: Option<Behind>,
+}
+
+/// How long an upstream has been behind. A restart counts for a part of the time that is waited for, so each has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Behind {
+    /// Towards [`OLDER`].
+    alone: Hold,
+    /// Towards [`ALL_OLDER`].
+    with_all: Hold,
 }
 
 /// What was seen of all upstreams of an import.
@@ -132,12 +144,18 @@ impl Upstreams {
     }
 
     /// Whether it, or each of all, has been older than the tree for so long that nothing newer can be hoped for.
-    pub(crate) fn is_older_for_good(&self, source: &Source, from: &[Source], now: u64) -> bool {
-        let older_for = |source: &Source, seconds: u64| {
-            let since = self.of(source).older;
-            since.is_some_and(|since| seconds <= now.saturating_sub(since))
-        };
-        older_for(source, OLDER) || from.iter().all(|source| older_for(source, ALL_OLDER))
+    pub(crate) fn is_older_for_good(&self, source: &Source, from: &[Source]) -> bool {
+        let behind = |source: &Source| self.of(source).behind;
+        let with_all = |source| behind(source).is_some_and(|behind| ALL_OLDER <= behind.with_all.waited());
+        behind(source).is_some_and(|behind| OLDER <= behind.alone.waited()) || from.iter().all(with_all)
+    }
+
+    /// Time passed for those that are behind; `now` is the wall clock's.
+    pub(crate) fn pass(&mut self, passed: &Passed, now: u64) {
+        for behind in self.0.values_mut().filter_map(|record| record.behind.as_mut()) {
+            behind.alone.pass(passed, OLDER, now);
+            behind.with_all.pass(passed, ALL_OLDER, now);
+        }
     }
 
     pub(crate) fn told(&mut self, source: &Source, times: Times, now: u64) {
@@ -158,15 +176,18 @@ impl Upstreams {
 
     /// It has an older state than the tree; others go first for a while.
     pub(crate) fn older(&mut self, source: &Source, now: u64) {
-        let since = self.record(source).older.unwrap_or(now).min(now);
         self.failed(source, now);
-        self.record(source).older = Some(since);
+        let begins = Hold::begin(now);
+        self.record(source).behind.get_or_insert(Behind {
+            alone: begins,
+            with_all: begins,
+        });
     }
 
     /// A round read it: what is published can be had, so others that are older are behind.
     pub(crate) fn worked(&mut self, source: &Source, rate: Option<u64>, now: u64) {
         for record in self.0.values_mut() {
-            record.older = None;
+            record.behind = None;
         }
         let record = self.record(source);
         record.bad = record.bad.saturating_sub(1);

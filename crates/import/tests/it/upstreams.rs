@@ -74,6 +74,14 @@ fn clock() -> (Clock, FakeClock) {
     Clock::fake(SystemTime::now())
 }
 
+/// Time passes, by the clock too.
+async fn pass(clock: &FakeClock, time: Duration) {
+    clock.advance(time);
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// Which of the sources a round read.
 async fn read(importer: &mut Importer) -> Result<usize, RoundError> {
     let source = importer.round(&Progress::default()).await?.source;
@@ -158,7 +166,7 @@ async fn a_stale_first_upstream_is_left_for_a_fresh_one_by_stamp_or_by_database(
             "stamped: {stamped}: {attempts:?}"
         );
         // A person may take it, and so does time, where nothing newer can be had for a day.
-        time.advance(Duration::from_hours(25));
+        pass(&time, Duration::from_hours(25)).await;
         let round = importer.round(&Progress::default()).await?;
         assert!(round.changed && round.tree != new, "stamped: {stamped}");
         assert_eq!(round.source, importer.spec().from[0]);
@@ -241,9 +249,9 @@ async fn what_all_upstreams_agree_on_is_taken_though_it_is_older() -> TestResult
     let new = importer.round(&Progress::default()).await?.tree;
     two.sync(1, 0)?;
     assert!(read(&mut importer).await.is_err());
-    time.advance(Duration::from_mins(20));
+    pass(&time, Duration::from_mins(20)).await;
     assert!(read(&mut importer).await.is_err());
-    time.advance(Duration::from_mins(11));
+    pass(&time, Duration::from_mins(11)).await;
     let round = importer.round(&Progress::default()).await?;
     assert_ne!(old, new);
     assert_eq!((round.tree, round.changed), (old, true));
@@ -252,6 +260,45 @@ async fn what_all_upstreams_agree_on_is_taken_though_it_is_older() -> TestResult
         "{:?}",
         round.alarms
     );
+    Ok(())
+}
+
+/// Not within a process, not over a restart; what really passed counts, in both.
+#[tokio::test]
+async fn a_clock_that_jumps_by_a_year_takes_no_tree_back() -> TestResult {
+    let year = Duration::from_hours(365 * 24);
+    for (all, minutes) in [(true, 30), (false, 24 * 60)] {
+        let mut two = Two::new(3, 2_000)?;
+        let (clock, time) = clock();
+        let mut importer = two.importer(two.spec(), &clock);
+        two.repo.update(&["pkg1"])?;
+        importer.round(&Progress::default()).await?;
+        if all {
+            two.sync(1, 0)?;
+        } else {
+            two.servers[0].stop();
+        }
+        assert!(read(&mut importer).await.is_err(), "all: {all}");
+        for _ in 0..2 {
+            time.advance(year);
+            assert!(read(&mut importer).await.is_err(), "all: {all}");
+        }
+        time.set(SystemTime::now());
+        assert!(read(&mut importer).await.is_err(), "all: {all}");
+        // A quarter at most of what a restart did not see.
+        drop(importer);
+        time.advance(year);
+        let mut importer = two.importer(two.spec(), &clock);
+        assert!(read(&mut importer).await.is_err(), "all: {all}");
+        pass(&time, Duration::from_mins(minutes * 5 / 8)).await;
+        assert!(read(&mut importer).await.is_err(), "all: {all}");
+        drop(importer);
+        time.set(SystemTime::now());
+        let mut importer = two.importer(two.spec(), &clock);
+        assert!(read(&mut importer).await.is_err(), "all: {all}");
+        pass(&time, Duration::from_mins(minutes / 8 + 2)).await;
+        assert!(read(&mut importer).await.is_ok(), "all: {all}");
+    }
     Ok(())
 }
 
@@ -267,7 +314,7 @@ async fn a_day_of_being_older_counts_only_while_nothing_newer_can_be_had() -> Te
         two.servers[0].stop();
         assert!(read(&mut importer).await.is_err(), "day {day}");
         two.servers[0].start()?;
-        time.advance(Duration::from_hours(26));
+        pass(&time, Duration::from_hours(26)).await;
         let round = importer.round(&Progress::default()).await?;
         assert_eq!(round.tree, new, "day {day}");
     }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use crate::layout::Mapping;
 use crate::names;
-use crate::repos::{Repo, discover};
+use crate::repos::{Repo, discover, has_nothing};
 use crate::spec::{Compiled, Files, ImportSpec};
 use crate::state::State;
 use crate::tree::Regions;
@@ -44,8 +44,15 @@ impl Look {
         ignored: &BTreeSet<Repo>,
         now: SystemTime,
     ) -> Self {
-        let (mut repos, gone) = discover(view, compiled.listed.as_deref(), state);
-        repos.retain(|repo| !ignored.contains(repo));
+        let (mut repos, mut gone) = discover(view, compiled.listed.as_deref(), state);
+        let known = |repo: &Repo| state.is_some_and(|state| state.kept(&repo.folder, &repo.name).is_some());
+        // One that was replaced is there again with its first file.
+        let is_none = |repo: &Repo| !known(repo) || has_nothing(view, repo);
+        let (none, some): (Vec<Repo>, _) = repos
+            .into_iter()
+            .partition(|repo| ignored.contains(repo) && is_none(repo));
+        repos = some;
+        gone.extend(none.into_iter().filter(known));
         let mapping = Mapping::new(spec.layout, repos.iter().map(|repo| (&*repo.folder, &*repo.name)));
         let tree_folders: Vec<Vec<u8>> = repos
             .iter()

@@ -165,6 +165,7 @@ impl Module {
         let mut view = View {
             files: items.collect(),
             folders: names.folders,
+            ..View::default()
         };
         view.sort();
         self.here = Some(staged);

@@ -92,9 +92,22 @@ pub(crate) fn discover(
 }
 
 fn has_packages(view: &View, folder: &[u8]) -> bool {
+    packages(view, folder).next().is_some()
+}
+
+/// The packages of a folder and their signatures, by their names.
+pub(crate) fn packages<'a>(view: &'a View, folder: &'a [u8]) -> impl Iterator<Item = &'a str> {
     let below = view.files.get(view.below(folder)).unwrap_or_default();
-    let mut direct = below.iter().filter(|(path, _)| names::split(path).0 == folder);
-    direct.any(|(path, _)| std::str::from_utf8(names::split(path).1).is_ok_and(pacman::is_package_file))
+    let split = below.iter().map(|(path, _)| names::split(path));
+    let direct = split.filter(move |(above, _)| *above == folder);
+    let names = direct.filter_map(|(_, name)| std::str::from_utf8(name).ok());
+    names.filter(|name| pacman::is_package_file(name))
+}
+
+/// The same, as a web server's listing names them, if it was read.
+pub(crate) fn left<'a>(view: &'a View, folder: &[u8]) -> Option<Vec<&'a str>> {
+    let names = view.left.get(folder)?.iter();
+    Some(names.filter_map(|name| std::str::from_utf8(name).ok()).collect())
 }
 
 /// The folder, or the nearest one above it, that the source names without saying what is in it.
@@ -132,6 +145,13 @@ pub(crate) fn own_files(view: &View, repo: &Repo) -> Vec<(String, usize)> {
     pacman::database_names(&repo.name)
         .filter_map(|name| view.position(&repo.path(&name)).map(|at| (name, at)))
         .collect()
+}
+
+/// Whether nothing of its own is there.
+pub(crate) fn has_nothing(view: &View, repo: &Repo) -> bool {
+    let item = |at: usize| view.files.get(at).map(|(_, item)| item);
+    let mut own = own_files(view, repo).into_iter();
+    own.all(|(_, at)| matches!(item(at), Some(Item::None(NoFile::Absent))))
 }
 
 /// What reading a repository's databases gave.

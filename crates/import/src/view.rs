@@ -7,7 +7,7 @@
 //! - Not here: how a view comes about (`crate::scan`, `crate::web`), which of its names are taken (`crate::select`).
 //! - Read first: design.md, "Tree".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -295,6 +295,9 @@ pub(crate) struct View {
     pub(crate) files: Vec<(Box<[u8]>, Item)>,
     /// Sorted; the root is not among them.
     pub(crate) folders: Vec<Box<[u8]>>,
+    /// Over HTTP, of folders in which a repository lost its database: the packages, and signatures of such, that
+    /// their listings name.
+    pub(crate) left: BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>,
 }
 
 impl View {
@@ -410,7 +413,7 @@ mod tests {
                 none("c", NoFile::Absent),
                 none("d", NoFile::Absent),
             ],
-            folders: Vec::new(),
+            ..View::default()
         };
         view.renew(vec![
             (Box::from(*b"d"), None),

@@ -119,7 +119,7 @@ impl Web {
         let lost = if self.wanted.is_some() || self.unlisted {
             repos.into_iter().map(|repo| (repo, NoFile::Absent)).collect()
         } else {
-            self.without_database(&view).await?
+            self.without_database(&mut view).await?
         };
         for (repo, why) in &lost {
             let main = main(repo);
@@ -132,8 +132,8 @@ impl Web {
     }
 
     /// Repositories of the last tree that have lost their database, but not their packages, or of whose folder nothing can
-    /// be said although the one above it names it: torn ones, not gone ones.
-    async fn without_database(&self, view: &View) -> Result<Vec<(Repo, NoFile)>, SourceError> {
+    /// be said although the one above it names it: torn ones, not gone ones. Notes what is left in their folders.
+    async fn without_database(&self, view: &mut View) -> Result<Vec<(Repo, NoFile)>, SourceError> {
         let mut torn = Vec::new();
         for repo in &self.known {
             let main = repo.path(&format!("{}.db", repo.name));
@@ -142,10 +142,14 @@ impl Web {
             }
             let is_package = |name: &[u8]| std::str::from_utf8(name).is_ok_and(pacman::is_package_file);
             let why = match self.listing(&repo.folder).await? {
-                Some(names) => names
-                    .iter()
-                    .any(|(name, is_folder)| !is_folder && is_package(name))
-                    .then_some(NoFile::Absent),
+                Some(names) => {
+                    let files = names.iter().filter(|(_, is_folder)| !is_folder);
+                    let left = files.map(|(name, _)| name).filter(|name| is_package(name));
+                    let left: Vec<Box<[u8]>> = left.map(|name| name.as_slice().into()).collect();
+                    let why = (!left.is_empty()).then_some(NoFile::Absent);
+                    view.left.insert(repo.folder.as_slice().into(), left);
+                    why
+                }
                 None => self.is_named(&repo.folder).await?.then_some(NoFile::Denied),
             };
             torn.extend(why.map(|why| (repo.clone(), why)));

@@ -54,7 +54,7 @@ pub(crate) struct AllOpened {
     pub(crate) databases: Vec<Option<Box<Databases>>>,
     /// Why one is torn already.
     pub(crate) troubles: Vec<Vec<Trouble>>,
-    /// Something that is no repository after all.
+    /// Something that is no repository after all, or not any more.
     pub(crate) mistaken: Option<Repo>,
 }
 
@@ -170,7 +170,39 @@ impl Work {
                 }
             }
         }
+        all.mistaken = self.replaced(&all).cloned();
         Ok(all)
+    }
+
+    /// A repository of the tree that upstream goes on with under another name: nothing of its own is left, and other
+    /// databases of its folder name all packages there.
+    fn replaced(&self, all: &AllOpened) -> Option<&Repo> {
+        let wanted = self.plan.compiled.listed.is_some();
+        let mut lost = self.look.repos.iter().zip(&all.troubles);
+        let replaced = lost.find(|(repo, troubles)| {
+            let there = match &***troubles {
+                [Trouble::NoDatabase { .. }] => Some(repos::packages(&self.view, &repo.folder).collect()),
+                [
+                    Trouble::NoFile {
+                        why: NoFile::Absent, ..
+                    },
+                ] => repos::left(&self.view, &repo.folder),
+                _ => None,
+            };
+            let Some(there) = there else { return false };
+            let beside = self.look.repos.iter().zip(&all.databases);
+            let beside: HashSet<&str> = beside
+                .filter(|(other, _)| other.folder == repo.folder)
+                .filter_map(|(_, databases)| databases.as_deref())
+                .flat_map(|databases| databases.main.entries.iter().map(|desc| &*desc.filename))
+                .collect();
+            !wanted
+                && repos::has_nothing(&self.view, repo)
+                && there
+                    .iter()
+                    .all(|name: &&str| beside.contains(name.strip_suffix(".sig").unwrap_or(name)))
+        });
+        replaced.map(|(repo, _)| repo)
     }
 
     /// Reads the databases of a repository.
@@ -266,13 +298,7 @@ impl Work {
             places.sort_unstable();
             places.dedup();
         }
-        let lost: Vec<bool> = (0..self.look.regions.len())
-            .map(|region| {
-                self.look
-                    .repos_of(region)
-                    .any(|(i, _)| opened.troubles.get(i).is_some_and(|t| !t.is_empty()))
-            })
-            .collect();
+        let lost = self.lost(opened);
         let pick = |at: usize| {
             let (path, _) = view.files.get(at)?;
             let mapped = self.look.mapping.to_tree(path);
@@ -286,6 +312,15 @@ impl Work {
             })
         };
         places.into_iter().filter_map(pick).collect()
+    }
+
+    /// For each region, whether some repository of it cannot be read.
+    fn lost(&self, opened: &AllOpened) -> Vec<bool> {
+        let torn = |number: usize| opened.troubles.get(number).is_some_and(|t| !t.is_empty());
+        let regions = 0..self.look.regions.len();
+        regions
+            .map(|region| self.look.repos_of(region).any(|(number, _)| torn(number)))
+            .collect()
     }
 
     /// Brings the files at these places into the store, unless they are known.
@@ -367,7 +402,13 @@ impl Work {
         let view = &*self.view;
         let facts = |at: usize| facts(view, taken, at);
         let mut troubles = opened.troubles.clone();
+        let lost = self.lost(opened);
         for (number, repo) in self.look.repos.iter().enumerate() {
+            let region = self.look.region_of.get(number).copied().unwrap_or_default();
+            if lost.get(region) == Some(&true) {
+                // Its files were not brought: it stays with the one that cannot be read.
+                continue;
+            }
             let databases = opened.databases.get(number).and_then(Option::as_ref);
             if let (Some(databases), Some(slot)) = (databases, troubles.get_mut(number)) {
                 slot.extend(repos::check(view, repo, databases, &facts));

@@ -185,6 +185,66 @@ async fn a_repository_that_is_gone_goes_and_one_that_lost_its_database_stays() -
     Ok(())
 }
 
+/// Upstream gives a repository another name, in the folder where its packages are.
+#[tokio::test]
+async fn a_repository_that_goes_on_under_another_name_in_its_folder_holds_nothing_up() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let folder = dir.path().join("x86_64");
+    let spec = |name: &str, packages, hours: u64| {
+        let mut spec = RepoSpec::new(name).packages(packages, 700);
+        spec.time += hours * 3600;
+        spec
+    };
+    Repo::create(&folder, spec("old", 3, 0))?;
+    Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(1, 700))?;
+    let server = Upstream::folder(dir.path())?;
+    let benches = [Bench::new(), Bench::new()];
+    let specs = [of_directory(dir.path()), of_url(&server.url(""))];
+    let mut trees = Vec::new();
+    for (bench, spec) in benches.iter().zip(&specs) {
+        trees.push(bench.round(spec).await?.tree);
+    }
+    for end in ["db", "db.sig", "files", "files.sig"] {
+        let file = folder.join(format!("old.{end}"));
+        fs_err::remove_file(&file).or_else(|e| if file.exists() { Err(e) } else { Ok(()) })?;
+    }
+    // Half-way: packages of the old one are there that nobody names.
+    for named in [0, 1] {
+        if named == 1 {
+            Repo::create(&folder, spec("new", 2, 1))?;
+        }
+        for ((bench, spec), tree) in benches.iter().zip(&specs).zip(&trees) {
+            let round = bench.round(spec).await?;
+            assert_eq!((round.tree, round.is_torn()), (*tree, true), "{named}");
+            let told: Vec<String> = round
+                .repositories
+                .iter()
+                .filter_map(|repo| match &repo.state {
+                    RepoState::Torn(troubles) => Some(format!("{}: {troubles:?}", repo.name)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with("old: [No"), "{told:?}");
+        }
+    }
+    Repo::create(&folder, spec("new", 3, 2))?;
+    for (bench, spec) in benches.iter().zip(&specs) {
+        let round = bench.round(spec).await?;
+        assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+        assert_eq!(round.warnings, ["x86_64/old is gone from the source"]);
+        assert!(!bench.round(spec).await?.changed);
+    }
+    // It may come back.
+    Repo::create(&folder, spec("old", 3, 2))?;
+    for (bench, spec) in benches.iter().zip(&specs) {
+        let round = bench.round(spec).await?;
+        assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+        assert_eq!(round.repositories.len(), 3);
+    }
+    Ok(())
+}
+
 /// Else a head would name a tree and none of the repositories in it.
 #[tokio::test]
 async fn where_nothing_is_whole_all_repositories_of_the_tree_stay_also_those_that_are_gone() -> TestResult {

@@ -48,6 +48,9 @@ const CHECKED: u64 = 1800;
 /// A `checked` that lies further ahead of the clock than this is not true, in seconds.
 const AHEAD: u64 = 300;
 
+/// Upstream's clock may be ahead of ours by so much, in seconds.
+const TO_COME: u64 = 86_400;
+
 /// How often records are looked at.
 const LOOK: Duration = Duration::from_mins(10);
 
@@ -258,16 +261,20 @@ fn make_head(
     let repositories: Vec<Repository> = in_tree
         .map(|facts| {
             let old = old(&facts.name, &facts.folder);
-            let mut now = head_repository(facts, old, now);
-            let before = old.filter(|_| stands.is_some()).map(|old| old.upstream_time);
-            now.upstream_time = now.upstream_time.max(before.unwrap_or(0));
-            now
+            let mut new = head_repository(facts, old, now);
+            let before = old.filter(|_| stands.is_some());
+            let possible = |new: u64, before: Option<u64>| possible(new, before, now);
+            new.db_time = possible(new.db_time, before.map(|old| old.db_time));
+            let files = before.and_then(|old| old.files_time);
+            new.files_time = new.files_time.map(|time| possible(time, files));
+            new.upstream_time = newest_of(new.upstream_time, before.map(|old| old.upstream_time), now);
+            new
         })
         .collect();
     let before = stands
         .and_then(|newest| newest.tree_times)
         .map(|times| times.upstream_time);
-    let upstream_time = round.upstream_time.max(before).unwrap_or(0);
+    let upstream_time = newest_of(round.upstream_time.unwrap_or(0), before, now);
     let tree_times = repositories.is_empty().then_some(TreeTimes {
         upstream_time,
         checked: now,
@@ -285,6 +292,22 @@ fn make_head(
         tree_times,
         repositories,
     })
+}
+
+/// A time that upstream tells, if it may be true. One that is still to come would be above all that are told after it, here
+/// and at other importers; what was said `before` of the same bytes stands for it, else `now`.
+fn possible(time: u64, before: Option<u64>, now: u64) -> u64 {
+    if time <= now.saturating_add(TO_COME) {
+        time
+    } else {
+        before.unwrap_or(now)
+    }
+}
+
+/// The later of two times of one tree, of which the one said `before` may be one that is still to come.
+fn newest_of(time: u64, before: Option<u64>, now: u64) -> u64 {
+    let stands = before.filter(|before| *before <= now.saturating_add(TO_COME));
+    possible(time, before, now).max(stands.unwrap_or(0))
 }
 
 /// Nothing moved that clients would need a new head for.
@@ -305,6 +328,7 @@ fn same(old: &Head, new: &Head) -> bool {
             head.public,
             head.max_age_s,
             head.layout,
+            head.tree_times.map(|times| times.upstream_time),
             head.repositories.iter().map(of_one).collect::<Vec<_>>(),
         )
     };

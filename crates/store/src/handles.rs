@@ -5,6 +5,7 @@
 //!
 //! - Invariant: whoever removes a file from the store calls [`Handles::forget`], so that no handle kept here
 //!   holds the disk space of an evicted file, and nobody gets one to it any more.
+//! - Invariant: a file that is shared in place is not kept: its owner may remove it, or unmount what it lies on.
 //! - Not here: whether the file is the one that was hashed (`crate::read`).
 
 use std::fs::File;

@@ -204,7 +204,7 @@ impl Store {
     }
 
     /// As [`Self::open_file`], with a handle that others may have too: read it at offsets only. The store keeps
-    /// the last few, for [`Self::opened`].
+    /// the last few of its own, for [`Self::opened`].
     ///
     /// # Errors
     /// As [`Self::open_file`].
@@ -225,7 +225,9 @@ impl Store {
         self.0.touch(key);
         let info = record.info(id, *root);
         let file = Arc::new(OpenFile { info, file, facts });
-        self.0.handles.put_whole(key, &file, removals);
+        if record.place.may_stay_open() {
+            self.0.handles.put_whole(key, &file, removals);
+        }
         Ok(Some(file))
     }
 
@@ -401,7 +403,9 @@ impl Inner {
             Ok(None) | Err(ReadError::Changed(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        self.handles.put(id, &file, removals);
+        if record.place.may_stay_open() {
+            self.handles.put(id, &file, removals);
+        }
         Ok(Some(file))
     }
 

@@ -139,6 +139,11 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// What somebody else removes is to be gone from the disk, and their file system is to be unmounted.
+    pub(crate) fn may_stay_open(&self) -> bool {
+        !matches!(self, Self::Reference(..))
+    }
+
     pub(crate) fn facts(&self) -> Option<&Facts> {
         match self {
             Self::Own => None,

@@ -126,8 +126,13 @@ fn a_file_kept_open_is_not_given_once_it_changed_or_went() -> TestResult {
         let (root, path) = share(&store, &home, &data, how);
         assert!(store.opened(&root).is_none(), "nobody opened it yet");
         let open = store.open_shared(&root)?.ok_or("here")?;
-        let again = store.opened(&root).ok_or("kept open")?;
-        assert_eq!((again.info.len, again.info.id), (5000, open.info.id));
+        match (how, store.opened(&root)) {
+            (Intake::Reference, kept) => assert!(kept.is_none(), "somebody else's"),
+            (_, kept) => {
+                let kept = kept.ok_or("kept open")?;
+                assert_eq!((kept.info.len, kept.info.id), (5000, open.info.id));
+            }
+        }
         if how == Intake::Link && !is_linked(&path) {
             continue;
         }
@@ -318,5 +323,31 @@ fn what_the_owner_removes_or_replaces_is_no_damage_and_a_flipped_bit_is() -> Tes
     let scrubbed = store.scrub_next(0)?.ok_or("read again")?;
     assert!(scrubbed.damage.is_some(), "{scrubbed:?}");
     assert_eq!(store.stats().files, 0);
+    Ok(())
+}
+
+/// What its owner removes is then gone from the disk, and its file system can be unmounted.
+#[test]
+fn a_file_that_is_shared_in_place_is_open_only_while_it_is_read() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let (data, other) = (bytes(1, 5000), bytes(2, 5000));
+    let (root, path) = share(&store, &home, &data, Intake::Reference);
+    let own = put(&store, &home, &other);
+    for (root, data) in [(&root, &data), (&own, &other)] {
+        store.open_shared(root)?.ok_or("here")?;
+        for leaf in &dag(&TINY, data).leaves {
+            store.block(&leaf.cid)?.ok_or("here")?;
+        }
+    }
+    let open: Vec<_> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|one| std::fs::read_link(one.ok()?.path()).ok())
+        .collect();
+    assert!(!open.contains(&path), "{open:?}");
+    assert!(store.opened(&root).is_none());
+    assert!(
+        store.opened(&own).is_some() && open.contains(&only_file(&home)),
+        "{open:?}"
+    );
     Ok(())
 }

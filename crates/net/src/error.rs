@@ -2,7 +2,7 @@
 
 use std::io;
 
-use libp2p::{Multiaddr, PeerId, TransportError};
+use libp2p::{Multiaddr, PeerId};
 use pacstore_names::{IpnsName, RecordError};
 
 /// Why the network could not be started.
@@ -23,7 +23,7 @@ pub enum NetError {
         address: Multiaddr,
         /// Why not.
         #[source]
-        error: TransportError<io::Error>,
+        error: io::Error,
     },
 }
 

@@ -54,22 +54,24 @@ pub(crate) fn listen(
     }
 }
 
-fn bind(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<ListenerId, TransportError<io::Error>> {
-    probe(address).map_err(TransportError::Other)?;
-    swarm.listen_on(address.clone())
+fn bind(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> io::Result<ListenerId> {
+    probe(address)?;
+    swarm.listen_on(address.clone()).map_err(of_the_system)
 }
 
-fn fall_back(
-    swarm: &mut Swarm<Behaviour>,
-    address: &Multiaddr,
-    error: TransportError<io::Error>,
-) -> Result<ListenerId, TransportError<io::Error>> {
+/// What libp2p wraps into an error that says nothing itself.
+fn of_the_system(error: TransportError<io::Error>) -> io::Error {
+    match error {
+        TransportError::Other(error) => error,
+        TransportError::MultiaddrNotSupported(_) => {
+            io::Error::new(io::ErrorKind::Unsupported, "no transport has such addresses")
+        }
+    }
+}
+
+fn fall_back(swarm: &mut Swarm<Behaviour>, address: &Multiaddr, error: io::Error) -> io::Result<ListenerId> {
     let any = with_any_port(address);
-    let helps = matches!(
-        &error,
-        TransportError::Other(io) if is_taken(io)
-    );
-    if !helps || any == *address {
+    if !is_taken(&error) || any == *address {
         return Err(error);
     }
     warn!(%address, error = &error as &dyn std::error::Error, "the port is taken; listening on any free one");

@@ -69,6 +69,12 @@ async fn no_usable_address_at_all_is_an_error_with_a_hint() -> TestResult {
     let error = started.expect_err("nothing can be bound");
     assert!(matches!(error, NetError::Listen { tried: 1, .. }), "{error:?}");
     assert!(error.hint().is_some());
+    // Not what libp2p wraps around it, which is empty.
+    let why = std::error::Error::source(&error).ok_or("why")?;
+    assert!(
+        why.to_string().contains("Cannot assign requested address"),
+        "{why}"
+    );
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::serving::{Serving, Signals};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// Runs until SIGTERM or SIGINT. Prints one `ready` line when it serves.
+/// Runs until SIGTERM or SIGINT. Prints one `ready` line when it serves, and goes on where nobody takes it.
 pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let signals = Signals::hear()?;
     let serving = Serving::start(ctx.config()?, &ctx.home).await?;
@@ -16,8 +16,11 @@ pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         .peer_id()
         .map(|id| id.to_string())
         .unwrap_or_default();
-    ctx.out
-        .line(format!("ready gateway=http://{} peer={peer}", serving.gateway));
+    let ready = format!("ready gateway=http://{} peer={peer}", serving.gateway);
+    // pacman asks us all the same: who waits for the line is gone, or its disk is full.
+    if let Err(error) = ctx.out.try_line(ready) {
+        tracing::warn!(%error, "the `ready` line cannot be written to stdout");
+    }
     let ended = serving.wait(signals).await;
     serving.stop().await;
     ended.map(|()| Exit::Done)

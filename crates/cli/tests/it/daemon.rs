@@ -86,6 +86,21 @@ impl Daemon {
         }
     }
 
+    /// The same with its stdout in `out`, so that it is never seen to be ready here.
+    pub(crate) fn spawn_mute(home: &Home, out: File) -> Self {
+        let log = home.path().join("daemon.log");
+        let file = File::create(&log).expect("a log");
+        let mut command = home.command(["daemon"]);
+        let child = command.stdout(out).stderr(file).spawn();
+        Self {
+            child: Some(child.expect("the binary starts")),
+            lines: sync_channel(1).1,
+            log,
+            gateway: String::new(),
+            peer: String::new(),
+        }
+    }
+
     /// Waits for the ready line, which must be the first on stdout and exactly as the contract has it.
     #[track_caller]
     pub(crate) fn ready(&mut self) {

@@ -83,6 +83,28 @@ fn a_log_that_cannot_be_written_harms_no_download() -> TestResult {
     Ok(())
 }
 
+/// Stdout goes to the same full disk as the log, or to somebody who went away.
+#[test]
+fn a_ready_line_that_nobody_takes_does_not_end_the_daemon() -> TestResult {
+    let home = Home::with(LOOPBACK);
+    let (reader, gone) = std::io::pipe()?;
+    drop(reader);
+    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    for out in [full, std::os::fd::OwnedFd::from(gone).into()] {
+        let daemon = Daemon::spawn_mute(&home, out);
+        let status = until("it answers", || {
+            let ran = home.run(["status", "--json"]);
+            (ran.code == Some(0)).then(|| ran.json())
+        });
+        let gateway = status["gateway"].as_str().ok_or("a gateway")?;
+        let answer = crate::web::get(gateway.trim_start_matches("http://"), "/", &[])?;
+        assert_eq!(answer.status, 200);
+        let said = daemon.stop().err;
+        assert!(said.contains("`ready` line cannot be written"), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_second_daemon_of_a_home_is_told_which_process_holds_it() {
     let home = Home::with(LOOPBACK);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use globset::GlobBuilder;
 use pacstore_pacman::{Conf, Settings};
 
-use crate::config::load;
+use crate::config::{ConfigError, pacman_config};
 use crate::home::Home;
 
 /// Longest configuration file that is read: 4 MiB, some hundred times a mirror list.
@@ -45,6 +45,10 @@ pub(crate) struct Place {
     pub(crate) conf: PathBuf,
 }
 
+/// What `[pacman] config` says is not known: the usual place was taken.
+#[derive(Debug)]
+pub(crate) struct Guess(pub(crate) ConfigError);
+
 impl Place {
     /// `conf` as the user named it, else `etc/pacman.conf` below `root`.
     pub(crate) fn new(root: Option<PathBuf>, conf: Option<PathBuf>) -> Self {
@@ -53,16 +57,23 @@ impl Place {
         Self { root, conf }
     }
 
-    /// As a command names it; of the running system else the file that `[pacman] config` names.
-    pub(crate) fn or_configured(root: &Path, named: Option<&Path>, home: &Home) -> std::io::Result<Self> {
+    /// As a command names it; of the running system else the file that `[pacman] config` names, which may be
+    /// [`Guess`]ed.
+    pub(crate) fn or_configured(
+        root: &Path,
+        named: Option<&Path>,
+        home: &Home,
+    ) -> std::io::Result<(Self, Option<Guess>)> {
         let root = std::path::absolute(root)?;
         let named = named.map(std::path::absolute).transpose()?;
-        let configured = || {
-            let loaded = load(home).ok().filter(|_| root == Path::new("/"))?;
-            loaded.node.machine.pacman_conf
+        if named.is_some() || root != Path::new("/") {
+            return Ok((Self::new(Some(root), named), None));
+        }
+        let (conf, guess) = match pacman_config(home) {
+            Ok(conf) => (conf, None),
+            Err(error) => (None, Some(Guess(error))),
         };
-        let conf = named.or_else(configured);
-        Ok(Self::new(Some(root), conf))
+        Ok((Self::new(Some(root), conf), guess))
     }
 
     /// A path that pacman's configuration names, below this root.

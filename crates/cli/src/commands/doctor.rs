@@ -31,8 +31,8 @@ pub(crate) struct Args {
 
 /// Exits 1 if anything is bad; warnings alone are no failure.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let place = Place::or_configured(&args.root, args.config.as_deref(), &ctx.home)?;
-    let facts = probe::probe(ctx, &place, &args.pacman).await;
+    let (place, guess) = Place::or_configured(&args.root, args.config.as_deref(), &ctx.home)?;
+    let facts = probe::probe(ctx, &place, guess.as_ref(), &args.pacman).await;
     let lines = judge::judge(&facts);
     let worst = lines.iter().map(|line| line.verdict).max().unwrap_or(Verdict::Ok);
     let data = json!({ "verdict": worst, "links": lines });

@@ -23,7 +23,7 @@ use serde_json::json;
 use self::lines::Way;
 use self::plan::Plan;
 use crate::context::{Context, Exit, Hinted};
-use crate::machine::{Place, pacman_version};
+use crate::machine::{Guess, Place, pacman_version};
 
 /// Let this machine's pacman ask pacstore first, reversibly
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,12 @@ pub(crate) struct Args {
 
 /// Exits 0 also where there is nothing to change.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
-    let place = Place::or_configured(&args.root, args.config.as_deref(), &ctx.home)?;
+    let (place, guess) = Place::or_configured(&args.root, args.config.as_deref(), &ctx.home)?;
+    if let Some(Guess(error)) = guess {
+        let hint = "mend the line, or name pacman's configuration: --config /etc/pacman.conf";
+        let what = "which pacman.conf this machine uses is not known";
+        return Err(anyhow::Error::from(error).context(Hinted::new(what, hint)));
+    }
     let home = ctx.home.of_system(&place.root);
     if !place.conf.exists() {
         let hint = "name it with --config FILE, or the system with --root DIR";
@@ -150,6 +155,7 @@ fn say(args: &Args, ctx: &Context, plan: &Plan) -> anyhow::Result<()> {
         "changes": files,
         "repositories": plan.repositories,
         "left_alone": plan.left,
+        "notes": plan.notes,
         "gateway": plan.port.map(|port| format!("http://127.0.0.1:{port}")),
     });
     ctx.out.data(&data, |_| text(args, plan))
@@ -188,6 +194,7 @@ fn text(args: &Args, plan: &Plan) -> String {
     for one in &plan.left {
         lines.push(format!("{:width$}  left alone: {}", one.name, one.why));
     }
+    lines.extend(plan.notes.iter().cloned());
     for change in &plan.changes {
         let will = if args.dry_run { "would be " } else { "" };
         lines.push(format!("{} {will}{}", change.path.display(), change.what()));

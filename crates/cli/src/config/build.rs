@@ -100,7 +100,7 @@ pub(super) fn build(file: File, lines: &Lines, home: &Home) -> Result<Loaded, Co
     Ok(Loaded {
         gateway: Gateway {
             listen,
-            hosts: file.gateway.hosts.into_vec(),
+            hosts: build_hosts(file.gateway.hosts, lines)?,
             lan: build_lan(file.lan, lines)?,
         },
         metrics: build_metrics(&file.metrics, lines)?,
@@ -156,6 +156,21 @@ fn refuse_later(file: &File, lines: &Lines) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn build_hosts(hosts: OneOrMany, lines: &Lines) -> Result<Vec<String>, ConfigError> {
+    let hosts = hosts.into_vec();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let odd = hosts
+        .iter()
+        .find(|name| name.is_empty() || !name.chars().all(plain));
+    match odd {
+        Some(odd) => {
+            let why = format!("`{odd}` is no name of a host; write it alone, such as localhost");
+            Err(lines.bad("gateway.hosts", why))
+        }
+        None => Ok(hosts),
+    }
+}
+
 fn build_lan(lan: file::Lan, lines: &Lines) -> Result<Option<Vec<Network>>, ConfigError> {
     let mut allow = Vec::new();
     for text in lan.allow.into_vec() {
@@ -189,12 +204,19 @@ fn build_swarm(swarm: file::Swarm, strangers: usize, lines: &Lines) -> Result<Sw
         "off" => DhtMode::Off,
         _ => return Err(lines.bad("swarm.dht", "write auto, client, server or off")),
     };
+    let listen = swarm.listen.into_vec();
+    if let Some(odd) = listen.iter().find(|address| !is_of_a_transport(address)) {
+        let why = format!(
+            "`{odd}` is nothing to listen on; write it like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1"
+        );
+        return Err(lines.bad("swarm.listen", why));
+    }
     let peers = addresses(swarm.peers, "swarm.peers")?;
     if let Some(bare) = peers.iter().find(|peer| pacstore_net::peer_of(peer).is_none()) {
         return Err(lines.bad("swarm.peers", format!("`{bare}` does not end in /p2p/PEERID")));
     }
     Ok(Swarm {
-        listen: addresses(swarm.listen, "swarm.listen")?,
+        listen: addresses(OneOrMany::Many(listen), "swarm.listen")?,
         bootstrap,
         peers,
         mdns: swarm.mdns,
@@ -202,6 +224,13 @@ fn build_swarm(swarm: file::Swarm, strangers: usize, lines: &Lines) -> Result<Sw
         dht,
         strangers,
     })
+}
+
+/// An address of TCP or QUIC: the transports that there are.
+fn is_of_a_transport(address: &str) -> bool {
+    let parts: Vec<&str> = address.split('/').collect();
+    let of_ip = matches!(parts.get(1), Some(&("ip4" | "ip6" | "ip6zone")));
+    of_ip && matches!(parts[..], [.., "tcp", _] | [.., "udp", _, "quic-v1"])
 }
 
 fn build_mirror(mirror: file::Mirror, at: &str, lines: &Lines) -> Result<MirrorConfig, ConfigError> {

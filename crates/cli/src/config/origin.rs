@@ -77,7 +77,7 @@ pub(super) fn filled(text: &str, lines: &Lines) -> Result<Table, ConfigError> {
 
 fn read(text: &str, lines: &Lines) -> Result<Table, ConfigError> {
     text.parse()
-        .map_err(|error: toml::de::Error| lines.syntax(text, &error))
+        .map_err(|error: toml::de::Error| super::syntax(&lines.path, text, &error))
 }
 
 fn tables<'a>(table: &'a mut Table, name: &str) -> impl Iterator<Item = &'a mut Table> {

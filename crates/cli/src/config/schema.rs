@@ -22,6 +22,29 @@ pub(crate) struct Key {
     pub(crate) later: bool,
 }
 
+impl Key {
+    /// What a value of it looks like, said to who wrote `raw`, which is of another kind.
+    pub(crate) fn kind(&self, raw: &str) -> String {
+        let range = match (self.section, self.name) {
+            ("limits", "peers") => " from 0 to 384",
+            ("limits", "rounds") => " from 1 to 64",
+            ("[mirror]", "quorum") => " from 1 to the number of importers",
+            _ => ", 0 or more",
+        };
+        let or_list = matches!(self.name, "bootstrap" | "from" | "repositories" | "stamp");
+        match self.default.bytes().next() {
+            Some(b't' | b'f') => "true or false".to_owned(),
+            Some(b'0'..=b'9') => format!("a whole number{range}, such as {}", self.default),
+            Some(b'{') => format!("it like {}", self.default),
+            _ if self.name == "atomic" => "lists of names, such as [[\"core\", \"extra\"]]".to_owned(),
+            Some(b'[') => "a text in quotes, or a list of them such as [\"a\", \"b\"]".to_owned(),
+            _ if or_list => "a text in quotes, or a list of them such as [\"a\", \"b\"]".to_owned(),
+            _ if raw.starts_with(['[', '{']) => "one text in quotes, no list".to_owned(),
+            _ => format!("it in quotes: \"{}\"", raw.trim()),
+        }
+    }
+}
+
 const fn key(section: &'static str, name: &'static str, default: &'static str, doc: &'static str) -> Key {
     Key {
         section,

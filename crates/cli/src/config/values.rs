@@ -65,7 +65,8 @@ pub(crate) fn size(text: &str) -> Result<u64, ValueError> {
         _ => return Err(error()),
     };
     let bytes = number * unit;
-    if bytes.is_finite() && (0.0..=9e18).contains(&bytes) {
+    // Less than a byte is meant in another unit, and would be taken for 0: no limit.
+    if bytes == 0.0 || (1.0..=9e18).contains(&bytes) {
         Ok(bytes as u64)
     } else {
         Err(error())
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_value_and_says_how_to_write_it() {
-        for bad in ["", "GB", "10XB", "-1GB", "1e300TB", "∞"] {
+        for bad in ["", "GB", "10XB", "-1GB", "1e300TB", "∞", "0.5", "0.0004kB"] {
             assert!(size(bad).is_err(), "{bad}");
         }
         for bad in ["", "60", "s", "1y", "99999999999999999999s", "999999999w"] {

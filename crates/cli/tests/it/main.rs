@@ -25,6 +25,7 @@ mod presets;
 mod screens;
 mod service;
 mod setup;
+mod setup_own;
 mod setup_shapes;
 mod suspend;
 mod tls;

@@ -152,6 +152,8 @@ pub(crate) struct Facts {
     pub(crate) swarm_ports: Vec<u16>,
     pub(crate) upstreams: Vec<UpstreamFacts>,
     pub(crate) pacman: Result<PacmanFacts, String>,
+    /// Which configuration pacman has could not be read in ours: the one in the usual place was taken.
+    pub(crate) guessed: bool,
     /// Free bytes where the store is.
     pub(crate) free: Option<u64>,
     pub(crate) max_size: u64,
@@ -295,11 +297,19 @@ fn pacman(facts: &Facts) -> Vec<Line> {
         }
     };
     let port = facts.gateway.0.port();
-    let mut lines: Vec<Line> = pacman
-        .repositories
-        .iter()
-        .map(|one| order(one, port, pacman))
-        .collect();
+    let mut lines = Vec::new();
+    if facts.guessed {
+        let says = format!(
+            "{} is taken for pacman's configuration: whether `[pacman] config` names another cannot be read",
+            pacman.conf.display()
+        );
+        lines.push(warn(
+            "pacman",
+            says,
+            "mend our configuration, or name pacman's with --config FILE",
+        ));
+    }
+    lines.extend(pacman.repositories.iter().map(|one| order(one, port, pacman)));
     if pacman.repositories.is_empty() {
         let says = format!("{} has no repository", pacman.conf.display());
         lines.push(warn("pacman", says, "add the sections of your distribution"));
@@ -373,7 +383,7 @@ fn order(one: &RepositoryFacts, port: u16, pacman: &PacmanFacts) -> Line {
             warn(
                 "pacman",
                 says,
-                "run `pacstore setup --undo`, then `pacstore setup`",
+                "run `pacstore setup`; a line that you wrote yourself has to be moved up by hand",
             )
         }
     }
@@ -381,7 +391,11 @@ fn order(one: &RepositoryFacts, port: u16, pacman: &PacmanFacts) -> Line {
 
 fn wrong_port(name: &str, asked: u16, port: u16) -> Line {
     let says = format!("[{name}] asks port {asked}, but the gateway is on {port}");
-    bad("pacman", says, "run `pacstore setup` again")
+    bad(
+        "pacman",
+        says,
+        "run `pacstore setup` again; a line that you wrote yourself has to be corrected by hand",
+    )
 }
 
 fn cache(one: &CacheFacts, daemon: Option<&DaemonFacts>) -> Line {

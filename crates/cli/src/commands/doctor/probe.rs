@@ -21,8 +21,9 @@ use super::judge::{
 };
 use crate::commands::setup::lines::port_of;
 use crate::commands::setup::repositories::{Repository, sort};
+use crate::config::gateway_listen;
 use crate::context::Context;
-use crate::machine::{PacmanConf, Place, architecture, pacman_version};
+use crate::machine::{Guess, PacmanConf, Place, architecture, pacman_version};
 
 /// For each single answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,7 +41,7 @@ const FIREWALLS: [(&str, &str); 4] = [
 ];
 
 /// Everything that can be found out.
-pub(super) async fn probe(ctx: &Context, place: &Place, program: &Path) -> Facts {
+pub(super) async fn probe(ctx: &Context, place: &Place, guess: Option<&Guess>, program: &Path) -> Facts {
     let loaded = ctx.config();
     let status: Option<Value> = match ctx.daemon().await {
         Some(daemon) => tokio::time::timeout(PATIENCE, daemon.get("/v1/status"))
@@ -49,8 +50,9 @@ pub(super) async fn probe(ctx: &Context, place: &Place, program: &Path) -> Facts
             .and_then(Result::ok),
         None => None,
     };
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
     let listen = loaded.as_ref().map_or_else(
-        |_| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+        |_| gateway_listen(&ctx.home).unwrap_or(usual),
         |loaded| loaded.gateway.listen,
     );
     let gateway = status.as_ref().and_then(bound).unwrap_or(listen);
@@ -76,6 +78,7 @@ pub(super) async fn probe(ctx: &Context, place: &Place, program: &Path) -> Facts
             .map_err(|error| format!("{error:#}")),
         daemon: status.as_ref().map(daemon_facts),
         gateway: (gateway, reach(gateway).await),
+        guessed: guess.is_some(),
         localhost_names: localhost_names().await,
         mdns: swarm.is_none_or(|swarm| swarm.mdns),
         swarm_ports: ports(listens.iter().map(ToString::to_string)),

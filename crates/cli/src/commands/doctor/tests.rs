@@ -75,6 +75,7 @@ fn sound() -> Facts {
         max_size: 10_000_000_000,
         firewalls: Vec::new(),
         proxy: None,
+        guessed: false,
     }
 }
 

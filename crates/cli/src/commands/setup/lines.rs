@@ -91,6 +91,35 @@ pub(crate) fn put_in(conf: &mut Conf, ours: Ours<'_>, wanted: &dyn Fn(&str) -> b
     done
 }
 
+/// A line of our form that the user wrote, in the section where [`put_in`] found it and left it alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) repository: String,
+    pub(crate) port: u16,
+    /// Servers of the same section stand above it: pacman asks those first.
+    pub(crate) is_below: bool,
+}
+
+/// The first line of our form in each section; `conf` has none of ours ([`take_out`] first).
+pub(crate) fn own(conf: &Conf) -> Vec<Own> {
+    let sections = conf.sections();
+    let found = sections.iter().filter_map(|section| {
+        let (place, port) = section
+            .directives
+            .iter()
+            .enumerate()
+            .find_map(|(place, one)| Some((place, port_of(one)?)))?;
+        // pacman asks the one kind before the other, wherever they stand.
+        let same = |one: &Directive<'_>| one.key == "Include" || one.key == section.directives[place].key;
+        Some(Own {
+            repository: section.name.to_owned(),
+            port,
+            is_below: section.directives[..place].iter().any(same),
+        })
+    });
+    found.collect()
+}
+
 /// The blanks before the text of a line.
 fn indent(conf: &Conf, line: usize) -> String {
     let raw = conf.raw(line);
@@ -163,6 +192,34 @@ mod tests {
         let text = "[core]\nServer = http://localhost:8080/pacman/$repo/$arch\nServer = https://a\n";
         assert_eq!(with(text), text);
         assert_eq!(without(text), text);
+    }
+
+    #[test]
+    fn a_line_of_our_form_that_the_user_wrote_is_known_to_stand_first_or_below_others() {
+        let ours = "Server = http://localhost:8081/pacman/$repo/$arch\n";
+        for (text, is_below) in [
+            (format!("[core]\n{ours}Server = https://a\n"), false),
+            (
+                format!("[core]\nSigLevel = Never\n{ours}Include = /etc/m\n"),
+                false,
+            ),
+            (
+                format!("[core]\nCacheServer = https://a\n{ours}Server = https://a\n"),
+                false,
+            ),
+            (format!("[core]\nServer = https://a\n{ours}"), true),
+            (format!("[core]\nInclude = /etc/m\n{ours}"), true),
+        ] {
+            let own = own(&Conf::parse(text.as_bytes()));
+            let repository = "core".to_owned();
+            let want = Own {
+                repository,
+                port: 8081,
+                is_below,
+            };
+            assert_eq!(own, [want], "{text}");
+        }
+        assert_eq!(own(&Conf::parse(TEXT.as_bytes())), []);
     }
 
     #[test]

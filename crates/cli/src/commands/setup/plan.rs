@@ -12,7 +12,7 @@ use pacstore_node::Status;
 use pacstore_pacman::Conf;
 
 use super::change::Change;
-use super::lines::{self, ARCH, Ours, Way};
+use super::lines::{self, ARCH, Ours, Own, Way};
 use super::region::{self, Machine, Ports};
 use super::repositories::{LeftAlone, Repository, sort};
 use super::signatures;
@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) changes: Vec<Change>,
     pub(crate) repositories: Vec<Repository>,
     pub(crate) left: Vec<LeftAlone>,
+    /// What setup leaves as it is and the user has to know.
+    pub(crate) notes: Vec<String>,
     /// The gateway's port; none when undoing.
     pub(crate) port: Option<u16>,
 }
@@ -68,6 +70,7 @@ pub(crate) fn undo(place: &Place, home: &Home) -> anyhow::Result<Plan> {
         changes,
         repositories: Vec::new(),
         left: Vec::new(),
+        notes: Vec::new(),
         port: None,
     })
 }
@@ -125,6 +128,7 @@ pub(crate) async fn setup(place: &Place, home: &Home, way: Way) -> anyhow::Resul
     changes.extend(pacman_changes(&pacman, Ours { way, port, arch }, &repositories));
     changes.retain(|change| !change.is_empty());
     Ok(Plan {
+        notes: notes(&pacman, port, &repositories),
         changes,
         repositories,
         left,
@@ -153,6 +157,31 @@ fn pacman_changes<'a>(
             folder: false,
         }
     })
+}
+
+/// Of the user's own lines for us those that are of no use.
+fn notes(pacman: &PacmanConf, port: u16, repositories: &[Repository]) -> Vec<String> {
+    let files = pacman.files.iter().map(|file| {
+        let mut conf = file.conf.clone();
+        lines::take_out(&mut conf);
+        lines::own(&conf)
+    });
+    let own = files.flatten();
+    let own = own.filter(|own| repositories.iter().any(|one| one.name == own.repository));
+    let note = |own: Own| {
+        let name = &own.repository;
+        let what = if own.port != port {
+            format!("asks port {}, but the gateway is on {port}: correct it", own.port)
+        } else if own.is_below {
+            "stands below servers that pacman asks first: move it above them".to_owned()
+        } else {
+            return None;
+        };
+        Some(format!(
+            "[{name}] your own line for pacstore {what}, or take it out and run setup again"
+        ))
+    };
+    own.filter_map(note).collect()
 }
 
 fn configuration(home: &Home) -> anyhow::Result<Option<String>> {

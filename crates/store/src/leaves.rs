@@ -1,10 +1,14 @@
 //! The leaves of a file and the nodes over them, as the index keeps them.
 //!
+//! A leaf whose bytes stand in its CID (Kubo's `--inline`) is kept as the raw block over these bytes that it would be
+//! otherwise: the file holds them, and the nodes say how it is linked.
+//!
 //! - Invariant: the leaves touch and cover the file; offsets follow from lengths and are not kept.
 //! - Not here: building and reading DAGs (`pacstore_dag`), finding a file by a leaf (`crate::files`).
 
+use bytes::Bytes;
 use cid::Cid;
-use pacstore_dag as dag;
+use pacstore_dag::{self as dag, HashKind};
 
 use crate::error::{IndexError, WriteError};
 use crate::keys::{self, BlockKey, CidVersion, RAW, RefKey};
@@ -144,16 +148,20 @@ impl Shape {
             what,
         };
         let root = keys::ref_key(&file.root).ok_or(WriteError::Unsupported(file.root))?;
-        let first = file.leaves.first().ok_or_else(|| bad("no leaves"))?;
-        let first_key = keys::ref_key(&first.cid).ok_or(WriteError::Unsupported(first.cid))?;
+        if file.leaves.is_empty() {
+            return Err(bad("no leaves"));
+        }
         let mut leaves = Vec::with_capacity(file.leaves.len());
         let mut version = CidVersion::V1;
         let mut offset = 0u64;
         for leaf in &file.leaves {
-            let key = keys::ref_key(&leaf.cid).ok_or(WriteError::Unsupported(leaf.cid))?;
             if leaf.offset != offset {
                 return Err(bad("the leaves do not touch"));
             }
+            let key = match inline_leaf(leaf).map_err(bad)? {
+                Some(data) => keys::with_codec(&keys::sha256_key(&HashKind::Sha2_256.digest(&data)), RAW),
+                None => keys::ref_key(&leaf.cid).ok_or(WriteError::Unsupported(leaf.cid))?,
+            };
             if keys::version_of(&leaf.cid) == CidVersion::V0 {
                 version = CidVersion::V0;
             }
@@ -166,7 +174,7 @@ impl Shape {
         if offset != file.len {
             return Err(bad("the leaves do not cover the file"));
         }
-        let single = keys::codec_of(&root) == RAW && file.leaves.len() == 1 && root == first_key;
+        let single = keys::codec_of(&root) == RAW && file.leaves.len() == 1 && leaves[0].key == root;
         let mut nodes = Vec::with_capacity(file.nodes.len());
         for node in &file.nodes {
             nodes.push(keys::block_key(&node.cid).ok_or(WriteError::Unsupported(node.cid))?);
@@ -191,6 +199,18 @@ impl Shape {
             len: file.len,
         })
     }
+}
+
+/// The bytes of the file that a leaf carries in its CID; `None` for a leaf that is a block of its own.
+pub(crate) fn inline_leaf(leaf: &dag::Leaf) -> Result<Option<Bytes>, &'static str> {
+    let Some(block) = keys::inline_bytes(&leaf.cid) else {
+        return Ok(None);
+    };
+    dag::leaf_data(&leaf.cid, &Bytes::copy_from_slice(block))
+        .ok()
+        .filter(|data| data.len() as u64 == leaf.len)
+        .map(Some)
+        .ok_or("a leaf that its CID carries is not as long as it should be")
 }
 
 #[cfg(test)]

@@ -14,12 +14,13 @@ use tracing::{info, warn};
 
 use crate::bitmap::Bitmap;
 use crate::body::Body;
-use crate::error::{IndexError, OpenError, WriteError};
+use crate::error::{IndexError, OpenError, PartialError, WriteError};
 use crate::files::Lookup;
 use crate::index::REFS;
 use crate::keys::{self, BlockKey, RefKey};
-use crate::leaves::Shape;
+use crate::leaves::{Shape, inline_leaf};
 use crate::partial::Partial;
+use crate::record::Origin;
 use crate::store::{Inner, Store, node_row};
 
 /// Sums over the partial files.
@@ -155,11 +156,26 @@ impl Partials {
 
 impl Store {
     /// Begins a file that arrives leaf by leaf, or goes on with one that was begun before, by anybody or
-    /// before a restart. Room for all of it is made under the cap, unless something refers to its root.
+    /// before a restart. Room for all of it is made under the cap, unless something refers to its root. Leaves whose
+    /// bytes stand in their CIDs are here at once.
     ///
     /// # Errors
     /// [`WriteError::Layout`], [`WriteError::Unsupported`], [`WriteError::Full`], [`WriteError::StorageFull`].
     pub fn begin_partial(&self, file: &dag::FileDag) -> Result<Partial, WriteError> {
+        let partial = self.begun(file)?;
+        for (index, leaf) in file.leaves.iter().enumerate() {
+            if let Ok(Some(data)) = inline_leaf(leaf) {
+                let written = partial.write_leaf(index, &data, Origin::Disk);
+                // Of the other errors only `Gone` can be: the caller's next write says so.
+                if let Err(PartialError::Write(error)) = written {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(partial)
+    }
+
+    fn begun(&self, file: &dag::FileDag) -> Result<Partial, WriteError> {
         let shape = Shape::of(file)?;
         let nodes = file.nodes.iter().map(node_row).collect::<Result<Vec<_>, _>>()?;
         let root = shape.layout.root;

@@ -87,7 +87,20 @@ pub(crate) fn links_of(key: &RefKey, data: &[u8], out: &mut Vec<RefKey>) {
     let Some(cid) = keys::cid_of(&keys::with_codec(&block, DAG_PB), CidVersion::V1) else {
         return;
     };
-    let Ok(links) = dag::links(&cid, data) else { return };
+    let Ok(mut links) = dag::links(&cid, data) else {
+        return;
+    };
+    // A node that its link carries is no block: what it links to counts as linked from here. It is shorter than the
+    // node around it, so this ends.
+    let mut at = 0;
+    while let Some(link) = links.get(at) {
+        at += 1;
+        if let Some(inline) = keys::inline_bytes(&link.cid)
+            && let Ok(below) = dag::links(&link.cid, inline)
+        {
+            links.extend(below);
+        }
+    }
     let below = links.iter().filter_map(|link| keys::ref_key(&link.cid));
     if keys::codec_of(key) == NODES_ONLY {
         let nodes = below.filter(|key| keys::codec_of(key) == DAG_PB);

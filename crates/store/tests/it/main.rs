@@ -11,6 +11,7 @@ mod class;
 mod crash;
 mod damage;
 mod files;
+mod inline;
 mod kit;
 mod many;
 mod model;

@@ -199,11 +199,11 @@ impl Batch {
                     .map_err(|error| WriteError::file(inner.disk.dir(), error))?;
                 let taken = inner
                     .taker
-                    .take(&inner.disk.hook, how, file.path, &target, len, seen);
+                    .take(&inner.disk.hook, how, file.path, &target.path, len, seen);
                 let place = taken.inspect_err(|_| {
                     let _ = inner.disk.remove_file(id);
                 })?;
-                self.made.push(target);
+                self.made.push(target.path.clone());
                 place
             }
         };
@@ -259,7 +259,7 @@ impl Batch {
             .map_err(|error| WriteError::file(inner.disk.dir(), error))?;
         let taken = inner
             .taker
-            .take_reflink(&inner.disk.hook, path, &target, len, seen);
+            .take_reflink(&inner.disk.hook, path, &target.path, len, seen);
         let Some(place) = taken.inspect_err(|_| {
             let _ = inner.disk.remove_file(id);
         })?
@@ -267,7 +267,7 @@ impl Batch {
             return Ok(None);
         };
         self.room.extend(room);
-        self.made.push(target);
+        self.made.push(target.path.clone());
         Ok(Some(place))
     }
 

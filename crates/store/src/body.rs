@@ -70,16 +70,17 @@ impl Body {
     /// Makes the files of a new partial one.
     pub(crate) fn create(inner: &Inner, id: u64, shape: Shape, capped: u64) -> Result<Self, WriteError> {
         let disk = &inner.disk;
-        let path = disk
+        let spot = disk
             .new_file(id)
             .map_err(|error| WriteError::file(disk.dir(), error))?;
+        let path = &spot.path;
         let made = || -> io::Result<(File, Option<Bitmap>)> {
             disk.hook.before("make partial")?;
             let file = File::options()
                 .read(true)
                 .write(true)
                 .create_new(true)
-                .open(&path)?;
+                .open(path)?;
             file.set_len(shape.len)?;
             let bitmap = if shape.leaves.list.len() > 1 {
                 Some(Bitmap::create(disk, id, &shape)?)
@@ -90,7 +91,7 @@ impl Body {
         };
         let (file, bitmap) = made().map_err(|error| {
             inner.remove_partial_files(id);
-            WriteError::file(&path, error)
+            WriteError::file(path, error)
         })?;
         let states = vec![State::Missing; shape.leaves.list.len()];
         Ok(Self::with_states(inner, id, shape, capped, file, bitmap, &states))

@@ -14,11 +14,11 @@
 //! - Invariant: ids are never used twice, so a name never means other bytes than before.
 //! - Not here: how a file's bytes come in (`crate::intake`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fs_err as fs;
 use tracing::{debug, warn};
@@ -35,14 +35,39 @@ const SYNC_EACH: usize = 8;
 /// Room for one transaction of gc, in bytes.
 const BALLAST: u64 = 4 << 20;
 
+/// What is known of a folder below `files/`.
+#[derive(Debug, Default)]
+struct Folder {
+    /// It is there, and its entry is synced.
+    is_there: bool,
+    /// How many are about to make a file in it.
+    awaited: usize,
+}
+
+/// Where a new file may be made: its folder is there, and stays as long as this does.
+#[derive(Debug)]
+pub(crate) struct Spot<'d> {
+    disk: &'d Disk,
+    folder: u64,
+    pub(crate) path: PathBuf,
+}
+
+impl Drop for Spot<'_> {
+    fn drop(&mut self) {
+        if let Some(folder) = self.disk.folders().get_mut(&self.folder) {
+            folder.awaited -= 1;
+        }
+    }
+}
+
 /// Paths and steps of one store.
 #[derive(Debug)]
 pub(crate) struct Disk {
     dir: PathBuf,
     pub(crate) hook: Hook,
     _lock: Lock,
-    /// Folders below `files/` that are known to be there, with their entry synced.
-    folders: Mutex<HashSet<u64>>,
+    /// Folders below `files/`.
+    folders: Mutex<HashMap<u64, Folder>>,
     /// Folders from which names were removed that a power cut may bring back.
     removed: Mutex<HashSet<PathBuf>>,
 }
@@ -92,24 +117,30 @@ impl Disk {
         self.dir.join("files").join(format!("{number:05x}"))
     }
 
-    /// The path for a new file `id`, in a folder that exists.
-    pub(crate) fn new_file(&self, id: u64) -> io::Result<PathBuf> {
+    fn folders(&self) -> MutexGuard<'_, HashMap<u64, Folder>> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a new file `id` may be made.
+    pub(crate) fn new_file(&self, id: u64) -> io::Result<Spot<'_>> {
         let number = id >> 10;
-        let known = self
-            .folders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&number);
-        if !known {
+        let mut folders = self.folders();
+        let folder = folders.entry(number).or_default();
+        folder.awaited += 1;
+        let is_there = folder.is_there;
+        drop(folders);
+        let spot = Spot {
+            disk: self,
+            folder: number,
+            path: self.file(id),
+        };
+        if !is_there {
             self.hook.before("make folder")?;
             fs::create_dir_all(self.folder(number))?;
             self.hook.sync_dir(&self.dir.join("files"))?;
-            self.folders
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(number);
+            self.folders().entry(number).or_default().is_there = true;
         }
-        Ok(self.file(id))
+        Ok(spot)
     }
 
     /// Makes files and their names durable. One sync for many, one each for few.
@@ -207,8 +238,8 @@ impl Disk {
         }
     }
 
-    /// Removes folders out of which all files went, below the two that new files go to: a thousand files later nobody is
-    /// about to put one there.
+    /// Removes folders out of which all files went, below the two that new files go to. Those in which somebody is about
+    /// to make a file stay.
     pub(crate) fn remove_emptied(&self, next_id: u64) {
         let files = self.dir.join("files");
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,12 +249,14 @@ impl Disk {
             .filter_map(|folder| Some((old(folder)?, folder.clone())))
             .collect();
         for (number, folder) in all {
+            // Held while it goes: nobody finds it there meanwhile.
+            let mut folders = self.folders();
+            let is_awaited = folders.get(&number).is_some_and(|folder| folder.awaited > 0);
             // A folder with something in it stays: the call fails.
-            if fs::remove_dir(&folder).is_ok() {
+            if !is_awaited && fs::remove_dir(&folder).is_ok() {
+                folders.remove(&number);
                 removed.remove(&folder);
                 removed.insert(files.clone());
-                let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-                folders.remove(&number);
             }
         }
     }
@@ -384,6 +417,28 @@ fn check_format(dir: &Path, hook: &Hook) -> Result<(), OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_emptied_folder_goes_unless_a_file_is_about_to_be_made_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("store"), Hook::default()).unwrap();
+        let [gone, slow] = [4, 3].map(|id| disk.new_file(id).unwrap());
+        fs::write(&gone.path, b"gone").unwrap();
+        drop(gone);
+        disk.remove_file(4).unwrap();
+        // Thousands of files later.
+        disk.remove_emptied(9000);
+        fs::write(&slow.path, b"slow").unwrap();
+        drop(slow);
+        disk.remove_emptied(9000);
+        assert!(disk.file(3).exists(), "a folder with a file in it stays");
+        disk.remove_file(3).unwrap();
+        disk.remove_emptied(1023);
+        assert!(disk.folder(0).exists(), "new files go there");
+        disk.remove_emptied(9000);
+        assert!(!disk.folder(0).exists());
+        fs::write(&disk.new_file(5).unwrap().path, b"again").unwrap();
+    }
 
     #[test]
     fn the_lock_goes_with_the_store_though_a_child_has_its_file() {

@@ -4,7 +4,7 @@
 //! - Not here: the bytes of raw leaves; whoever fetches one checks its CID and its length.
 //! - Read first: `file.rs` for [`FileDag`], `limits.rs` for what a hostile DAG can cost.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use cid::Cid;
@@ -93,7 +93,8 @@ struct Reader<'s> {
     leaves: Vec<Leaf>,
     /// Parents before children while reading, turned round at the end.
     nodes: Vec<Block>,
-    seen: HashSet<Cid>,
+    /// The same, by their CIDs: a node that stands in many places is got once.
+    seen: HashMap<Cid, Bytes>,
 }
 
 impl<'s> Reader<'s> {
@@ -109,7 +110,7 @@ impl<'s> Reader<'s> {
             node_bytes: 0,
             leaves: Vec::new(),
             nodes: Vec::new(),
-            seen: HashSet::new(),
+            seen: HashMap::new(),
         }
     }
 
@@ -167,7 +168,8 @@ impl<'s> Reader<'s> {
         if todo.depth > MAX_FILE_DEPTH {
             return Err(ReadError::TooDeep(*cid));
         }
-        let Some(block) = load(self.source, cid)? else {
+        let known = self.seen.get(cid).cloned();
+        let Some(block) = known.map_or_else(|| load(self.source, cid), |block| Ok(Some(block)))? else {
             return Ok(self.missing.add(cid));
         };
         let node = RawNode::decode(&block).map_err(|flaw| flaw.at(cid))?;
@@ -176,6 +178,11 @@ impl<'s> Reader<'s> {
             .checked_len(node.links.len())
             .map_err(|flaw| flaw.at(cid))?;
         match todo.claimed {
+            // No file of so many links can be so long: said at once, not after all of them were read.
+            None if len > MAX_FILE_LINKS as u64 * MAX_BLOCK as u64 => {
+                let what = "file longer than its links can hold";
+                return Err(ReadError::TooLarge { cid: *cid, what });
+            }
             None => self.file_len = len,
             Some(claimed) if claimed != len => {
                 return Err(Flaw("child is not as long as its parent says").at(cid));
@@ -207,7 +214,7 @@ impl<'s> Reader<'s> {
     }
 
     fn keep(&mut self, cid: Cid, data: Bytes) -> Result<(), ReadError> {
-        if inline_data(&cid).is_some() || !self.seen.insert(cid) {
+        if inline_data(&cid).is_some() || self.seen.insert(cid, data.clone()).is_some() {
             return Ok(());
         }
         self.node_bytes += data.len();

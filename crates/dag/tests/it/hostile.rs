@@ -518,3 +518,48 @@ fn bytes_in_inner_nodes_come_before_those_of_the_children() {
     assert_eq!(&dag::leaf_data(&root, &blocks[&root]).unwrap()[..], b"head");
     assert_eq!(file.nodes.len(), 1);
 }
+
+/// Blocks that count how often they are asked for.
+struct Counted {
+    blocks: Blocks,
+    asked: std::cell::Cell<usize>,
+}
+
+impl dag::BlockSource for Counted {
+    fn get(&self, cid: &Cid) -> Result<Option<Bytes>, dag::SourceError> {
+        self.asked.set(self.asked.get() + 1);
+        Ok(self.blocks.get(cid).cloned())
+    }
+}
+
+/// A file of one leaf of `len` bytes, doubled so often.
+fn doubled(times: u32, mut len: u64) -> (Cid, Counted) {
+    let mut blocks = Blocks::new();
+    let mut below = raw(1);
+    for _ in 0..times {
+        let twice = [(below, len), (below, len)];
+        len *= 2;
+        below = put(&mut blocks, file_node(&twice, len));
+    }
+    let asked = std::cell::Cell::new(0);
+    (below, Counted { blocks, asked })
+}
+
+#[test]
+fn a_file_of_the_same_few_nodes_again_and_again_is_read_once() {
+    let (root, source) = doubled(12, 1);
+    let file = dag::describe(&root, &source).unwrap();
+    assert_eq!((file.len, file.leaves.len(), file.nodes.len()), (4096, 4096, 12));
+    assert_eq!(source.asked.get(), 12);
+}
+
+#[test]
+fn a_file_that_is_longer_than_any_is_refused_by_its_root() {
+    let (root, source) = doubled(21, 2 << 20);
+    let refused = dag::describe(&root, &source);
+    assert!(
+        matches!(refused, Err(ReadError::TooLarge { cid, .. }) if cid == root),
+        "{refused:?}"
+    );
+    assert_eq!(source.asked.get(), 1);
+}

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
 use super::{Board, Listed, Need, moment};
+use crate::config::PrefetchConfig;
 use crate::error::StoreError;
 use crate::fetch::FetchError;
 use crate::node::Node;
@@ -67,10 +68,9 @@ pub(crate) async fn run(node: Node) {
             if node.missing().await.unwrap_or_default().is_empty() {
                 return node.waiting(None);
             }
-            let hour = hour_of(&node);
-            match moment::not_now(config, hour).await {
+            match moment::not_now(config, hour_of(&node)).await {
                 Some(why) => node.waiting(Some(why.to_owned())),
-                None => node.fetch_updates().await,
+                None => node.fetch_updates(Some(config)).await,
             }
         };
         note("fetching what the next update needs");
@@ -83,7 +83,7 @@ pub(crate) async fn run(node: Node) {
                 () = tokio::time::sleep(AGAIN) => {}
                 // Its sender lives as long as the node.
                 _ = need.changed() => {}
-                () = node.inner.machine.fetch_now.notified() => node.fetch_updates().await,
+                () = node.inner.machine.fetch_now.notified() => node.fetch_updates(None).await,
             }
         };
         if stop.run_until_cancelled(wait).await.is_none() {
@@ -106,7 +106,7 @@ impl Node {
     pub async fn prefetch(&self) -> Result<PrefetchStatus, StoreError> {
         self.ask_for_news().await;
         Box::pin(self.look_at_machine()).await?;
-        self.fetch_updates().await;
+        self.fetch_updates(None).await;
         Ok(self.prefetch_status().await)
     }
 
@@ -171,7 +171,8 @@ impl Node {
         progress.waiting = why;
     }
 
-    async fn fetch_updates(&self) {
+    /// One after the other; with `moment` only while the moment is good, which is looked at before each.
+    async fn fetch_updates(&self, moment: Option<&PrefetchConfig>) {
         let need = self.inner.machine.need();
         let max = self.inner.config.max_size;
         if need.needed_bytes > max {
@@ -189,6 +190,12 @@ impl Node {
         let missing = self.missing().await.unwrap_or_default();
         let (mut came, mut why) = (0, None);
         for listed in &missing {
+            if let Some(config) = moment
+                && let Some(not_now) = moment::not_now(config, hour_of(self)).await
+            {
+                why = Some(not_now.to_owned());
+                break;
+            }
             match self.bring_with_signature(&need, listed).await {
                 Ok(()) => came += 1,
                 Err(error) => {

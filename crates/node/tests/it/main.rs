@@ -16,6 +16,7 @@ mod heads;
 mod liars;
 mod lookup;
 mod machine;
+mod moment;
 mod nodes;
 mod private;
 mod publish;

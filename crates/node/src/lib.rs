@@ -13,6 +13,7 @@ mod alert;
 mod announce;
 mod blocks;
 mod bring;
+mod by_cid;
 mod bytes_out;
 pub mod config;
 mod damage;

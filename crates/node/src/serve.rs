@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::error::StoreError;
-use crate::fetch::{AskPeers, Sources};
+use crate::fetch::{FetchError, Sources};
 use crate::giving::Against;
 use crate::mirror::{Accepted, Found, FoundKind, Mirror, look_up};
 use crate::node::Node;
@@ -159,6 +159,9 @@ pub enum AskError {
     /// A directory is missing or damaged.
     #[error("a directory cannot be read")]
     Directory(#[from] dag::ReadError),
+    /// What peers gave of a directory cannot be kept.
+    #[error("what peers gave cannot be kept")]
+    Keep(#[source] Box<FetchError>),
     /// The node is stopping.
     #[error("stopping")]
     Stopping,
@@ -371,95 +374,11 @@ impl Node {
         Ok(Some(told))
     }
 
-    /// What `path` below `root` is, for `/ipfs/`: only what is configured, unless open.
-    ///
-    /// # Errors
-    /// [`AskError`] if what is on disk cannot be read.
-    pub async fn ask_cid(&self, root: &Cid, path: &[Vec<u8>]) -> Result<Answer, AskError> {
-        self.by_cid(root, path, self.inner.config.open).await
-    }
-
-    /// What `path` below `root` is, whatever is configured: for the daemon's own socket.
-    ///
-    /// # Errors
-    /// [`AskError`] if what is on disk cannot be read.
-    pub async fn ask_any(&self, root: &Cid, path: &[Vec<u8>]) -> Result<Answer, AskError> {
-        self.by_cid(root, path, true).await
-    }
-
-    async fn by_cid(&self, root: &Cid, path: &[Vec<u8>], any: bool) -> Result<Answer, AskError> {
-        let store = self.inner.store.clone();
-        let (wanted, segments) = (*root, path.to_vec());
-        let mut met = false;
-        for _ in 0..=dag::MAX_TREE_DEPTH * (path.len() + 1) {
-            let (store, segments) = (store.clone(), segments.clone());
-            let looked = self
-                .inner
-                .tasks
-                .blocking(Pool::Disk, move || look_up(&store, &wanted, &segments));
-            let missing = match looked.await.map_err(|_| AskError::Stopping)? {
-                Ok(Some(found)) => match self.cid_answer(found, path) {
-                    // The shards of a large directory are blocks of their own.
-                    Err(AskError::Directory(dag::ReadError::Missing(shards))) => shards,
-                    answer => return answer,
-                },
-                Ok(None) => return Ok(Answer::NotFound("no such path".to_owned())),
-                Err(dag::ReadError::Missing(missing)) => missing,
-                Err(error @ dag::ReadError::Source(_)) => return Err(error.into()),
-                // Its maker's fault, or it is not UnixFS at all.
-                Err(error) => return Ok(Answer::NotFound(format!("no file or folder: {error}"))),
-            };
-            if !any {
-                return Ok(Answer::NotFound("not part of a configured mirror".to_owned()));
-            }
-            let ask = self.strangers(root);
-            let found = self.inner.fetch.nodes(&missing, ask).await;
-            if found.is_err() {
-                // Nobody who is connected has it: somebody may announce it.
-                if met || ask != AskPeers::Everyone || self.meet(root).await == 0 {
-                    return Ok(Answer::NotFound("no peer has it".to_owned()));
-                }
-                met = true;
-            }
-        }
-        Ok(Answer::NotFound("too deep".to_owned()))
-    }
-
-    fn cid_answer(&self, found: Found, path: &[Vec<u8>]) -> Result<Answer, AskError> {
-        let FoundKind::File(len) = found.kind else {
-            return Ok(Answer::Directory(self.directory(&found, None)?));
-        };
-        Ok(Answer::File(Box::new(FileAnswer {
-            root: found.cid,
-            len,
-            name: path.last().cloned().unwrap_or_default(),
-            last_modified: None,
-            sources: Sources {
-                len: (found.cid.codec() == dag::RAW).then_some(len),
-                profile: None,
-                peers: self.strangers(&found.cid),
-                upstreams: Vec::new(),
-            },
-            roots: found.roots,
-            ttl: None,
-            known: Known::Tree,
-            against: Against::Cid,
-        })))
-    }
-
-    /// Who may be asked for a CID that somebody named: nobody for what belongs to a private repository, which
-    /// does not become public by being asked for, either (`crate::open`).
-    fn strangers(&self, cid: &Cid) -> AskPeers {
-        if self.inner.privacy.hidden.hides(cid) {
-            AskPeers::Nobody
-        } else if self.inner.privacy.is_closed() {
-            AskPeers::Friends
-        } else {
-            AskPeers::Everyone
-        }
-    }
-
-    fn directory(&self, found: &Found, ttl: Option<Duration>) -> Result<DirectoryAnswer, AskError> {
+    pub(crate) fn directory(
+        &self,
+        found: &Found,
+        ttl: Option<Duration>,
+    ) -> Result<DirectoryAnswer, AskError> {
         let listed = dag::list(&found.cid, &self.inner.store)?;
         let entries = listed.into_iter().map(|(name, entry)| {
             let directory = self.is_directory(&entry);

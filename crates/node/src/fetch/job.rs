@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pacstore_dag::FileDag;
+use pacstore_dag::{FileDag, ReadError};
 use pacstore_store::{Origin, Partial, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -24,6 +24,7 @@ use url::Url;
 use crate::error::StoreError;
 
 use super::fresh::Fresh;
+use super::here::{self, Same};
 use super::plan::{Plan, SourceId};
 use super::reader::{Reader, leaf_at};
 use super::turns::Tickets;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     plan: Mutex<Plan>,
     /// Where each leaf came from; those of an earlier job count as from peers.
     origins: Mutex<Vec<Origin>>,
+    same: Same,
     /// Grows with each leaf and at the end.
     changed: watch::Sender<Progress>,
     /// Wakes sources that found nothing to do.
@@ -109,6 +111,10 @@ impl Job {
             let partial = store.begin_partial(&layout)?;
             // Its leaves are verified; the digest of the whole is learned when nobody waits.
             partial.leave_unhashed();
+            for (leaf, data) in here::in_nodes(&layout) {
+                // Peers gave its nodes, now or before a restart.
+                partial.write_leaf(leaf, &data, Origin::Peer)?;
+            }
             let body = Arc::new(partial.file()?);
             Ok((partial, body))
         };
@@ -125,6 +131,7 @@ impl Job {
             inner: Arc::clone(inner),
             plan: Mutex::new(plan),
             origins: Mutex::new(vec![earlier(&partial); have.len()]),
+            same: Same::of(&file),
             file: Arc::new(file),
             partial,
             body,
@@ -405,9 +412,16 @@ impl Shared {
         }
     }
 
-    /// Writes a verified leaf and tells the readers.
+    /// Writes a verified leaf, wherever it stands in the file, and tells the readers.
     pub(crate) async fn keep(&self, leaf: usize, data: Bytes, origin: Origin) {
         self.heard();
+        self.keep_at(leaf, &data, origin).await;
+        for other in self.same.others(&self.file, leaf) {
+            self.keep_at(other, &data, origin).await;
+        }
+    }
+
+    async fn keep_at(&self, leaf: usize, data: &Bytes, origin: Origin) {
         if self.is_done(leaf) {
             return;
         }
@@ -419,16 +433,14 @@ impl Shared {
             Ok(()) => {
                 // Only for a reader that streams: many files are fetched to be kept.
                 if self.read_on.load(Ordering::Relaxed) {
-                    self.fresh.put(&self.inner.fresh, leaf, &data);
+                    self.fresh.put(&self.inner.fresh, leaf, data);
                 }
-                if let Some(known) = self
-                    .origins
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
+                let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+                origins
                     .get_mut(leaf)
-                {
-                    *known = origin;
-                }
+                    .into_iter()
+                    .for_each(|known| *known = origin);
+                drop(origins);
                 self.tickets.done(leaf);
                 if self.plan().finish(leaf) {
                     self.changed.send_modify(|p| p.leaves += 1);
@@ -436,6 +448,16 @@ impl Shared {
             }
             Err(error) => self.end(Err(error)),
         }
+    }
+
+    /// The block of `leaf` is right, and has not the bytes that the file's nodes promise: nobody can give this file.
+    pub(crate) fn is_contradicted_by(&self, leaf: usize) {
+        let cid = self.file.leaves.get(leaf).map_or(self.file.root, |leaf| leaf.cid);
+        let what = "this leaf is not as long as its file says";
+        self.end(Err(FetchError::Dag {
+            cid: self.file.root,
+            source: Arc::new(ReadError::Malformed { cid, what }),
+        }));
     }
 
     /// Another reader: its number.

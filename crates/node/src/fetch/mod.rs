@@ -15,6 +15,7 @@ mod error;
 mod fresh;
 mod givers;
 mod hedge;
+mod here;
 mod job;
 mod line;
 mod peers;
@@ -244,11 +245,9 @@ impl Fetcher {
         if let Some(job) = self.running(root) {
             return Ok(Opened::Arriving(Reader::new(job)));
         }
-        if let Some(len) = sources
-            .len
-            .filter(|len| root.codec() == dag::RAW && *len <= dag::MAX_BLOCK as u64)
-        {
-            let data = small::fetch(&self.inner, root, len, sources).await?;
+        let is_block = |len: u64| len <= dag::MAX_BLOCK as u64;
+        if root.codec() == dag::RAW && sources.len.is_some_and(is_block) {
+            let data = small::fetch(&self.inner, root, sources).await?;
             return Ok(Opened::Small(data));
         }
         let described = self.describe(root, sources);
@@ -357,6 +356,18 @@ impl Fetcher {
             cid: *root,
             why: "evicted at once".into(),
         })
+    }
+
+    /// The raw block `root`, of which nothing tells the length, as the file that it is.
+    ///
+    /// # Errors
+    /// [`FetchError::NoSource`] if it is not here, and no connected peer has it.
+    pub(crate) async fn raw(&self, root: &Cid, peers: AskPeers) -> Result<Small, FetchError> {
+        let sources = Sources {
+            peers,
+            ..Sources::default()
+        };
+        small::fetch(&self.inner, root, &sources).await
     }
 
     /// One block, from disk or from peers, kept in the node table.
@@ -472,16 +483,9 @@ impl Fetcher {
 
     /// A raw root whose length nobody told us: the block itself tells it.
     async fn raw_leaf(&self, root: &Cid, sources: &Sources) -> Result<FileDag, FetchError> {
-        if sources.peers != AskPeers::Nobody
-            && self.inner.net.is_some()
-            && let Ok(blocks) = peers::nodes(&self.inner, &[*root], sources.peers).await
-        {
-            return Ok(one_leaf(root, blocks.first().map_or(0, |b| b.data.len() as u64)));
-        }
-        Err(FetchError::NoSource {
-            cid: *root,
-            why: "its length is not known".into(),
-        })
+        let small = self.raw(root, sources.peers).await?;
+        small.kept().await?;
+        Ok(one_leaf(root, small.data.len() as u64))
     }
 }
 

@@ -221,7 +221,7 @@ async fn bring(
                 shared.keep(leaf, data, origin).await;
                 Some((wanted.len, asked))
             } else {
-                debug!(cid = %wanted.cid, "this leaf does not hold the bytes that its file says");
+                shared.is_contradicted_by(leaf);
                 shared.give_back(leaf, source);
                 None
             }

@@ -37,7 +37,7 @@ use super::hedge::{hedged, mirrors_first};
 use super::line::{Go, Host, Turn};
 use super::plan::LATE;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources};
-use super::{balance, one_leaf, peers, turns, upstreams};
+use super::{balance, here, one_leaf, peers, turns, upstreams};
 
 /// How long peers are asked alone.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
@@ -60,6 +60,9 @@ const SILENT: Duration = Duration::from_secs(6);
 
 /// How long one source may take in all, while bytes come.
 const LONGEST: Duration = Duration::from_mins(2);
+
+/// As which a leaf counts of which nobody told the length: the longest, in bytes.
+const UNKNOWN: u64 = dag::MAX_BLOCK as u64;
 
 /// What is said of a mirror whose bytes do not match.
 const OTHER_BYTES: &str = " has other bytes than the tree says";
@@ -99,14 +102,15 @@ pub(crate) struct Got {
 pub(crate) struct Wanted {
     /// The file that it belongs to.
     root: Cid,
-    cid: Cid,
-    len: u64,
+    pub(super) cid: Cid,
+    /// Its length in bytes; peers alone can be asked for a leaf of which nobody told it.
+    pub(super) len: Option<u64>,
     /// Where it lies in the file, unless it is the file.
     range: Option<Range<u64>>,
 }
 
 impl Wanted {
-    fn file(root: &Cid, len: u64) -> Self {
+    fn file(root: &Cid, len: Option<u64>) -> Self {
         Self {
             root: *root,
             cid: *root,
@@ -118,13 +122,13 @@ impl Wanted {
     /// The leaf `index` of `file`; an index that it has not is the file's root.
     pub(crate) fn leaf(file: &FileDag, index: usize) -> Self {
         let Some(leaf) = file.leaves.get(index) else {
-            return Self::file(&file.root, file.len);
+            return Self::file(&file.root, Some(file.len));
         };
         let range = leaf.offset..leaf.offset + leaf.len;
         Self {
             root: file.root,
             cid: leaf.cid,
-            len: leaf.len,
+            len: Some(leaf.len),
             range: (range != (0..file.len)).then_some(range),
         }
     }
@@ -173,19 +177,14 @@ impl Small {
     }
 }
 
-/// Fetches the raw leaf `root` of `len` bytes and has it kept as a file.
-pub(crate) async fn fetch(
-    inner: &Arc<Inner>,
-    root: &Cid,
-    len: u64,
-    sources: &Sources,
-) -> Result<Small, FetchError> {
-    if let Some(Got { data, origin }) = carried(root) {
+/// Fetches the raw leaf `root` and has it kept as a file. Where its length is not told in `sources`, peers are asked alone.
+pub(crate) async fn fetch(inner: &Arc<Inner>, root: &Cid, sources: &Sources) -> Result<Small, FetchError> {
+    if let Some(Got { data, origin }) = here::carried(root) {
         let (_, kept) = watch::channel(Some(Ok(())));
         return Ok(Small { data, origin, kept });
     }
     let cell = inner.small.cell(root);
-    cell.get_or_try_init(|| bring(inner, &cell, root, len, sources))
+    cell.get_or_try_init(|| bring(inner, &cell, root, sources))
         .await
         .cloned()
 }
@@ -194,7 +193,6 @@ async fn bring(
     inner: &Arc<Inner>,
     cell: &Arc<OnceCell<Small>>,
     root: &Cid,
-    len: u64,
     sources: &Sources,
 ) -> Result<Small, FetchError> {
     // Another fetch may have ended between the caller's look at the disk and this one.
@@ -203,10 +201,13 @@ async fn bring(
     }
     let files = Arc::clone(&inner.room.files);
     let place = files.acquire_owned().await.map_err(|_| FetchError::Stopping)?;
-    let lease = inner.budget.acquire(len).await;
-    let wanted = Wanted::file(root, len);
+    let lease = inner.budget.acquire(sources.len.unwrap_or(UNKNOWN)).await;
+    let wanted = Wanted::file(root, sources.len);
     let outside = async || found(inner, &wanted, sources).await;
-    let (found, ticket) = turns::small(inner, root, len, sources, outside).await;
+    let (found, ticket) = match sources.len {
+        Some(len) => turns::small(inner, root, len, sources, outside).await,
+        None => (outside().await, None),
+    };
     let got = found.map_err(|why| {
         if why.ends_with(OTHER_BYTES) {
             FetchError::Wrong { cid: *root, why }
@@ -241,37 +242,32 @@ async fn bring(
     Ok(small)
 }
 
-/// The bytes of a CID that carries them itself: there is nobody to ask.
-fn carried(cid: &Cid) -> Option<Got> {
-    dag::inline_data(cid).map(|data| Got {
-        data: Bytes::copy_from_slice(data),
-        origin: Origin::Disk,
-    })
-}
-
 /// The leaf from whoever gives it first.
 ///
 /// # Errors
 /// What the last source said.
 pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources) -> Result<Got, String> {
-    if let Some(got) = carried(&wanted.cid) {
+    if let Some(got) = here::leaf(inner, wanted).await {
         return Ok(got);
     }
     let ask_peers = sources.peers != AskPeers::Nobody && inner.net.is_some();
+    let Some(len) = wanted.len else {
+        let session = peers::session(inner, sources.peers).filter(|_| ask_peers);
+        return from_peers(inner, wanted, (sources.peers, session.as_ref())).await;
+    };
     match (ask_peers, sources.upstreams.is_empty()) {
         (false, true) => Err("neither peers nor upstreams to ask".to_owned()),
         (true, true) => {
             let session = peers::session(inner, sources.peers);
             from_peers(inner, wanted, (sources.peers, session.as_ref())).await
         }
-        (false, false) => from_upstreams(inner, wanted, &sources.upstreams).await,
+        (false, false) => from_upstreams(inner, (wanted, len), &sources.upstreams).await,
         (true, false) => {
             let session = peers::session(inner, sources.peers);
             let session = session.as_ref();
             let peers = from_peers(inner, wanted, (sources.peers, session));
-            let mirrors = from_upstreams(inner, wanted, &sources.upstreams);
-            if session.is_some_and(|of| balance::is_mirror_sooner(inner, of, &sources.upstreams, wanted.len))
-            {
+            let mirrors = from_upstreams(inner, (wanted, len), &sources.upstreams);
+            if session.is_some_and(|of| balance::is_mirror_sooner(inner, of, &sources.upstreams, len)) {
                 return mirrors_first(mirrors, tokio::time::sleep(LATE), peers).await;
             }
             hedged(peers, peers_are_late(inner, session, &sources.upstreams), mirrors).await
@@ -324,7 +320,7 @@ async fn from_peers(
     (ask, session): (AskPeers, Option<&Session>),
 ) -> Result<Got, String> {
     let session = session.ok_or("no network")?;
-    let (root, len) = (&wanted.root, wanted.len);
+    let (root, len) = (&wanted.root, wanted.len.unwrap_or(UNKNOWN));
     let host = Host::Peers(session.peers().len());
     let turn = (TINY < len).then(|| inner.line.turn(*root, host));
     if let Some(turn) = &turn {
@@ -342,11 +338,12 @@ async fn from_peers(
     }
     // A leaf of old DAGs holds the file's bytes inside.
     let data = dag::leaf_data(&wanted.cid, &got.data).map_err(|error| error.to_string())?;
-    if data.len() as u64 != len {
-        return Err(format!("it has {} bytes, not {len} as its DAG says", data.len()));
+    let found = data.len() as u64;
+    if wanted.len.is_some_and(|len| len != found) {
+        return Err(format!("it has {found} bytes, not {len} as its DAG says"));
     }
     let origin = inner.origin(&got.from);
-    inner.givers.peer(root, &got.from, origin, len);
+    inner.givers.peer(root, &got.from, origin, found);
     Ok(Got { data, origin })
 }
 
@@ -366,7 +363,11 @@ async fn silence(inner: &Inner, root: &Cid, session: &Session) {
 }
 
 /// From the best mirror that gives it: the next one is asked where one fails, and beside it where one is silent.
-async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Result<Got, String> {
+async fn from_upstreams(
+    inner: &Arc<Inner>,
+    (wanted, len): (&Wanted, u64),
+    urls: &[Url],
+) -> Result<Got, String> {
     let mut why = String::new();
     let mut left = urls.iter();
     let mut asked = FuturesUnordered::new();
@@ -378,7 +379,7 @@ async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Re
         {
             let of_this = Arc::new(Heard::default());
             heard.push((url, Arc::clone(&of_this)));
-            asked.push(async move { (url, from_upstream(inner, wanted, url, &of_this).await) });
+            asked.push(async move { (url, from_upstream(inner, (wanted, len), url, &of_this).await) });
         }
         let answered = tokio::select! {
             answered = asked.next() => answered,
@@ -390,7 +391,7 @@ async fn from_upstreams(inner: &Arc<Inner>, wanted: &Wanted, urls: &[Url]) -> Re
         heard.retain(|(other, _)| *other != url);
         match answer {
             Ok(data) => {
-                inner.givers.mirror(&wanted.root, url, wanted.len);
+                inner.givers.mirror(&wanted.root, url, len);
                 // So that the next file is not asked there first. On a line that is full, silence says nothing of a mirror.
                 let silent = heard.iter().filter(|(_, heard)| heard.is_silent());
                 for (silent, _) in silent.filter(|_| !inner.line.is_limit()) {
@@ -432,11 +433,11 @@ impl Heard {
 
 async fn from_upstream(
     inner: &Arc<Inner>,
-    wanted: &Wanted,
+    (wanted, len): (&Wanted, u64),
     url: &Url,
     heard: &Heard,
 ) -> Result<Bytes, String> {
-    let (root, len) = (&wanted.root, wanted.len);
+    let root = &wanted.root;
     let turn = (TINY < len).then(|| inner.line.turn(*root, upstreams::host(url)));
     let _under_way = inner.balance.of_mirror(len);
     let mut get = Get::new(url);

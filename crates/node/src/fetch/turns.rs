@@ -159,9 +159,10 @@ pub(crate) async fn take(shared: &Arc<Shared>, source: SourceId, leaf: usize, th
             () = tokio::time::sleep(LATE / 4) => shared.asked_now(leaf),
         }
     };
-    let data = got.and_then(|block| super::peers::file_bytes(&wanted, &block));
-    if let Some(data) = data {
-        shared.keep(leaf, data, Origin::Lan).await;
+    match got.map(|block| super::peers::file_bytes(&wanted, &block)) {
+        Some(Some(data)) => shared.keep(leaf, data, Origin::Lan).await,
+        Some(None) => shared.is_contradicted_by(leaf),
+        None => {}
     }
     shared.give_back(leaf, source);
 }

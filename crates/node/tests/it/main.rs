@@ -10,6 +10,7 @@ mod clocks;
 mod day;
 mod fetching;
 mod follow;
+mod foreign;
 mod full;
 mod hand_over;
 mod heads;

@@ -85,7 +85,11 @@ impl Web {
                     self.unlisted = true;
                     self.known.clone()
                 }
-                found => found?,
+                found => {
+                    let mut found = found?;
+                    found.extend(self.unnamed(&found).await?);
+                    found
+                }
             },
         };
         repos.sort();
@@ -93,6 +97,24 @@ impl Web {
         let also = self.find_also().await?;
         self.found = Some((repos.clone(), also.clone()));
         Ok((repos, also))
+    }
+
+    /// Repositories of the last tree that no listing led to, and that may be there: a page of people's own, such as a front
+    /// page, says nothing of what is below it. Only the listing of their own folder does.
+    async fn unnamed(&self, found: &[Repo]) -> Result<Vec<Repo>, SourceError> {
+        let mut unnamed = Vec::new();
+        for repo in self.known.iter().filter(|repo| !found.contains(repo)) {
+            let name = format!("{}.db", repo.name);
+            if !self.is_ours(&repo.path(&name)) {
+                continue;
+            }
+            let listed = self.listing(&repo.folder).await?;
+            let entry = (name.into_bytes(), false);
+            if listed.is_none_or(|names| names.contains(&entry)) {
+                unnamed.push(repo.clone());
+            }
+        }
+        Ok(unnamed)
     }
 
     async fn find_repositories(&self) -> Result<Vec<Repo>, SourceError> {

@@ -71,9 +71,10 @@ impl RoundError {
         match self {
             Self::Spec(e) => e.hint(),
             Self::NoSource { attempts, .. } => attempts.iter().find_map(|(_, e)| e.hint()),
-            Self::NoDatabase { .. } => {
-                Some("check that `from` leads to the mirror's root, and `layout`; or use `files = \"all\"`")
-            }
+            Self::NoDatabase { .. } => Some(
+                "check that `from` leads to the mirror's root, and `layout`; over HTTP name them in `repositories` where \
+                     a page stands in the place of listings; or use `files = \"all\"`",
+            ),
             Self::Emptied { .. } => Some(
                 "a disk that is not mounted looks like this; if it is meant, `pacstore import NAME --accept`",
             ),

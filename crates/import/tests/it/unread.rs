@@ -117,6 +117,25 @@ async fn a_folder_that_a_web_server_names_and_does_not_show_tears_the_repository
     Ok(())
 }
 
+/// A front page in the place of a listing: who knows the repositories from before goes on with them.
+#[tokio::test]
+async fn a_front_page_hides_no_repository_that_is_known() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path().join("x86_64"), RepoSpec::new("core").packages(2, 700))?;
+    let server = Upstream::folder(dir.path())?;
+    let (bench, spec) = (Bench::new(), of_url(&server.url("")));
+    assert!(!bench.round(&spec).await?.is_torn());
+    server.fault("", Fault::ErrorPage);
+    repo.update(&["pkg1"])?;
+    let round = bench.round(&spec).await?;
+    assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+    // What its own listing does not name is gone, or torn, as ever.
+    fs_err::remove_file(repo.database_path())?;
+    let torn = bench.round(&spec).await?;
+    assert_eq!((torn.tree, torn.is_torn()), (round.tree, true));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_folder_of_a_repository_that_became_a_dangling_link_tears_it() -> TestResult {
     let dir = tempfile::tempdir()?;

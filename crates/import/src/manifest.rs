@@ -7,12 +7,14 @@
 //! - Invariant: rows of `tree` are exactly the entries of the tree that `state` names.
 //! - Invariant: a row of `facts` is only written once the file is in the store.
 //! - Invariant: one that is found damaged, when it is opened or later, is removed, so that the next round begins anew.
+//! - Invariant: one that the disk failed (no room) is opened anew before it is used again, as it was after its last commit.
 //! - Not here: files, nodes, retained trees (crate `store`).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tracing::warn;
@@ -60,15 +62,18 @@ impl ManifestError {
 #[derive(Debug)]
 pub(crate) struct Manifest {
     path: PathBuf,
-    /// There until this is dropped.
-    db: Option<Database>,
+    /// There until this is dropped, or it cannot be opened anew.
+    db: RwLock<Option<Database>>,
     damaged: AtomicBool,
+    /// The disk failed it: the database refuses all work until it is opened anew.
+    broken: AtomicBool,
 }
 
 impl Drop for Manifest {
     fn drop(&mut self) {
         // Of a damaged one the database may panic at its end, too.
-        let db = AssertUnwindSafe(self.db.take());
+        let db = self.db.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let db = AssertUnwindSafe(db.take());
         let _ = catch_unwind(move || drop(db));
     }
 }
@@ -136,9 +141,29 @@ impl Manifest {
         write.commit()?;
         Ok(Some(Self {
             path: path.to_owned(),
-            db: Some(db),
+            db: RwLock::new(Some(db)),
             damaged: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         }))
+    }
+
+    fn reopen(&self) -> Result<(), redb::Error> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.broken.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        drop(db.take());
+        let gone = || redb::Error::Corrupted("it is not there any more".to_owned());
+        let is_there = self.path.try_exists().map_err(redb::Error::Io)?;
+        let opened = if is_there {
+            Self::attempt(&self.path)?
+        } else {
+            None
+        };
+        let mut opened = opened.ok_or_else(gone)?;
+        *db = opened.db.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        self.broken.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether it was found damaged: it does not go on, and another one is to be opened.
@@ -148,8 +173,20 @@ impl Manifest {
 
     /// Does something with the database. A damaged one is removed.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, ManifestError> {
-        let db = self.db.as_ref().filter(|_| !self.is_damaged());
-        guarded(|| work(db.ok_or(redb::Error::DatabaseClosed)?)).map_err(|source| {
+        let done = guarded(|| {
+            if self.is_damaged() {
+                return Err(redb::Error::DatabaseClosed);
+            }
+            if self.broken.load(Ordering::SeqCst) {
+                self.reopen()?;
+            }
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            work(db.as_ref().ok_or(redb::Error::DatabaseClosed)?)
+        });
+        done.map_err(|source| {
+            if is_failure(&source) && !self.is_damaged() {
+                self.broken.store(true, Ordering::SeqCst);
+            }
             if is_damage(&source) && !self.damaged.swap(true, Ordering::SeqCst) {
                 warn!(path = %self.path.display(), error = &source as &dyn std::error::Error, "the import manifest is damaged; the next round makes another one");
                 if let Err(error) = fs_err::remove_file(&self.path) {
@@ -423,6 +460,18 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::
     })
 }
 
+/// Whether the disk failed, after which the database does nothing more.
+fn is_failure(error: &redb::Error) -> bool {
+    matches!(
+        error,
+        redb::Error::Io(_)
+            | redb::Error::PreviousIo
+            | redb::Error::DatabaseClosed
+            | redb::Error::LockPoisoned(_)
+            | redb::Error::Backend(_)
+    )
+}
+
 /// Whether the file has not what was written into it. What the disk refuses is none of it.
 fn is_damage(error: &redb::Error) -> bool {
     match error {
@@ -437,5 +486,87 @@ fn is_damage(error: &redb::Error) -> bool {
         | redb::Error::TypeDefinitionChanged { .. }
         | redb::Error::TableDoesNotExist(_) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
+    use super::*;
+
+    /// A file on a disk that is full at times.
+    #[derive(Debug)]
+    struct Disk {
+        file: FileBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn room(&self) -> io::Result<()> {
+            if self.full.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.room()?;
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.room()?;
+            self.file.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    #[test]
+    fn after_a_full_disk_it_goes_on_with_what_it_had() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("manifest.redb");
+        Manifest::open(&path)?.note_upstreams(b"first")?;
+        let full = Arc::new(AtomicBool::new(false));
+        let file = fs_err::File::options().read(true).write(true).open(&path)?;
+        let disk = Disk {
+            file: FileBackend::new(file.into_file())?,
+            full: Arc::clone(&full),
+        };
+        let manifest = Manifest {
+            path,
+            db: RwLock::new(Some(redb::Builder::new().create_with_backend(disk)?)),
+            damaged: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        };
+        assert_eq!(manifest.upstreams()?.as_deref(), Some(&b"first"[..]));
+        full.store(true, Ordering::SeqCst);
+        assert!(manifest.note_upstreams(&vec![b'x'; 1 << 20]).is_err());
+        full.store(false, Ordering::SeqCst);
+        assert_eq!(manifest.upstreams()?.as_deref(), Some(&b"first"[..]));
+        manifest.note_upstreams(b"second")?;
+        assert_eq!(manifest.upstreams()?.as_deref(), Some(&b"second"[..]));
+        assert!(!manifest.is_damaged());
+        Ok(())
     }
 }

@@ -99,8 +99,8 @@ impl Web {
         Ok((repos, also))
     }
 
-    /// Repositories of the last tree that no listing led to, and that may be there: a page of people's own, such as a front
-    /// page, says nothing of what is below it. Only the listing of their own folder does.
+    /// Repositories of the last tree that no listing led to, and that the one of their own folder names: a page of people's
+    /// own above it, such as a front page, says nothing of what is below it.
     async fn unnamed(&self, found: &[Repo]) -> Result<Vec<Repo>, SourceError> {
         let mut unnamed = Vec::new();
         for repo in self.known.iter().filter(|repo| !found.contains(repo)) {
@@ -110,7 +110,7 @@ impl Web {
             }
             let listed = self.listing(&repo.folder).await?;
             let entry = (name.into_bytes(), false);
-            if listed.is_none_or(|names| names.contains(&entry)) {
+            if listed.is_some_and(|names| names.contains(&entry)) {
                 unnamed.push(repo.clone());
             }
         }

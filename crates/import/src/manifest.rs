@@ -543,6 +543,25 @@ mod tests {
     }
 
     #[test]
+    fn a_look_is_known_until_anything_else_is_written() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("manifest.redb");
+        let manifest = Manifest::open(&path)?;
+        let writes: [&dyn Fn() -> Result<(), ManifestError>; 3] = [
+            &|| manifest.commit(&Update::default()),
+            &|| manifest.forget_tree("profile"),
+            &|| manifest.forget_facts(),
+        ];
+        for write in writes {
+            manifest.note_print([7; 32])?;
+            assert_eq!(manifest.print()?, Some([7; 32]));
+            write()?;
+            assert_eq!(manifest.print()?, None);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn after_a_full_disk_it_goes_on_with_what_it_had() -> Result<(), Box<dyn std::error::Error>> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("manifest.redb");

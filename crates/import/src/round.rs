@@ -272,17 +272,24 @@ impl Importer {
         let shown = source.to_string();
         progress.source(&shown, 1);
         let mut transport = self.open(source, state, progress).await?;
-        let known = self.known_print(state).await?;
-        let Some(view) = transport.look_unless(known).await? else {
-            let as_before = state.and_then(|state| Some((state, state.tree()?)));
-            let (state, tree) = as_before.ok_or_else(|| ours(IntakeError::Stopped))?;
-            return Ok(Looked {
-                round: unchanged(state, tree, how.stamp.as_ref(), source, 1),
-                stamp: how.stamp.map(|stamp| (stamp, true)),
-                rate: transport.rate(),
-            });
+        let before = state.and_then(|state| Some((state, state.tree()?)));
+        let known = if before.is_some() {
+            self.known_print().await?
+        } else {
+            None
         };
-        let mut view = Arc::new(view);
+        let seen = match (transport.look_unless(known).await?, before) {
+            (Some(view), _) => view,
+            (None, Some((state, tree))) => {
+                return Ok(Looked {
+                    round: unchanged(state, tree, how.stamp.as_ref(), source, 1),
+                    stamp: how.stamp.map(|stamp| (stamp, true)),
+                    rate: transport.rate(),
+                });
+            }
+            (None, None) => transport.look().await?,
+        };
+        let mut view = Arc::new(seen);
         let mut ignored = BTreeSet::new();
         let mut pass = 1;
         let mut lost_before = false;
@@ -448,8 +455,8 @@ impl Importer {
     }
 
     /// What a look is known by that need not be taken apart: it found the tree to be what its source has.
-    async fn known_print(&self, state: Option<&Arc<State>>) -> Result<Option<Print>, Failed> {
-        if self.accept || state.is_none_or(|state| state.tree().is_none()) {
+    async fn known_print(&self) -> Result<Option<Print>, Failed> {
+        if self.accept {
             return Ok(None);
         }
         let manifest = Arc::clone(self.manifest()?);

@@ -1,4 +1,4 @@
-//! How one source is read: looked at, and asked for files.
+//! How one source is read: opened, looked at, and asked for files.
 //!
 //! A directory is read in place. An rsync module is listed, and what is asked of it copied into a tree of our own
 //! (`crate::module`), which then is read in place. A web mirror is `crate::web`.

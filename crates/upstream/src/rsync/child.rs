@@ -253,6 +253,8 @@ async fn look(out: &mut Option<Out>, buf: &mut [u8]) -> io::Result<usize> {
         return std::future::pending().await;
     };
     loop {
+        // A child that always has more must not keep others of this thread from their turn.
+        tokio::task::coop::consume_budget().await;
         match rustix::io::read(&out.pipe, &mut *buf) {
             Err(rustix::io::Errno::AGAIN) => {
                 sleep(out.pause).await;

@@ -71,7 +71,7 @@ impl<'a> ListSpec<'a> {
 }
 
 /// What a mirror was listed to have.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// In rsync's order.
     pub entries: Vec<Listed>,
@@ -80,13 +80,13 @@ pub struct Listing {
 }
 
 /// A listing as it comes.
-pub(crate) struct Lines {
+pub(crate) struct ListingReader {
     entries: Vec<Listed>,
     said: Context,
     most: usize,
 }
 
-impl Lines {
+impl ListingReader {
     pub(crate) fn new(most: usize) -> Self {
         Self {
             entries: Vec::new(),

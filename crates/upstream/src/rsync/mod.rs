@@ -326,7 +326,7 @@ impl Rsync {
             stop: spec.stop.clone(),
             ..self.bounds(spec.deadline)
         };
-        let mut lines = list::Lines::new(spec.max_entries);
+        let mut lines = list::ListingReader::new(spec.max_entries);
         let ended = run(&self.options.program, arguments, bounds, |line| {
             spec.pulse.beat();
             lines.line(line)

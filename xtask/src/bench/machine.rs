@@ -27,6 +27,11 @@ pub(super) fn print() {
         load(),
         commit()
     ));
+    if fs::exists("/sys/module/page_reporting").unwrap_or(false) {
+        say(
+            "# free memory goes back to the machine below this one: what writes much pays for getting it again",
+        );
+    }
 }
 
 /// The load averages of 1, 5 and 15 minutes.

@@ -25,10 +25,25 @@ pub(super) fn carried(cid: &Cid) -> Option<Got> {
     Some(Got { data, origin })
 }
 
+/// Whether `root` may be a whole file on disk. The index says so, which is read from memory, mostly: to hand that to another
+/// thread costs more.
+pub(super) fn may_be_file(inner: &Inner, root: &Cid) -> bool {
+    // What cannot be told is met again where it is read.
+    !matches!(inner.store.file(root), Ok(None))
+}
+
+/// Whether the block `cid` may be on disk, told in the same way.
+pub(super) fn may_be_block(inner: &Inner, cid: &Cid) -> bool {
+    !matches!(inner.store.block_len(cid), Ok(None))
+}
+
 /// A leaf that is carried by its CID, or on disk: as a block of its own, or in another file.
 pub(super) async fn leaf(inner: &Arc<Inner>, wanted: &Wanted) -> Option<Got> {
     if let Some(got) = carried(&wanted.cid) {
         return Some(got);
+    }
+    if !may_be_block(inner, &wanted.cid) {
+        return None;
     }
     let (store, cid) = (inner.store.clone(), wanted.cid);
     let read = inner.tasks.blocking(Pool::Disk, move || store.block(&cid)).await;

@@ -420,10 +420,13 @@ impl Fetcher {
         jobs.get(root).and_then(Weak::upgrade).filter(|job| !job.over())
     }
 
-    /// The file if it is on disk. One that was opened lately needs no other thread.
+    /// The file if it is on disk. One that was opened lately needs no other thread, nor does one that is not here.
     async fn stored(&self, root: &Cid) -> Result<Option<Arc<OpenFile>>, FetchError> {
         if let Some(file) = self.inner.store.opened(root) {
             return Ok(Some(file));
+        }
+        if !here::may_be_file(&self.inner, root) {
+            return Ok(None);
         }
         let store = self.inner.store.clone();
         let wanted = *root;

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::job::Shared;
 use super::line::{Host, Turn};
 use super::plan::SourceId;
-use super::{AskPeers, FetchError, Inner, balance, turns};
+use super::{AskPeers, FetchError, Inner, balance, here, turns};
 use crate::neighbours::Whose;
 
 /// Leaves that a job asks of all peers together, at most.
@@ -373,7 +373,9 @@ pub(crate) async fn nodes(inner: &Arc<Inner>, cids: &[Cid], ask: AskPeers) -> Re
 /// asked for once however many want it: Helia gives nobody the same block twice within 5 s.
 async fn node(inner: &Arc<Inner>, session: &Session, ask: AskPeers, cid: Cid) -> Result<Bytes, FetchError> {
     let store = inner.store.clone();
-    if let Some(data) = inner.blocking(cid, move || store.block(&cid)).await? {
+    if here::may_be_block(inner, &cid)
+        && let Some(data) = inner.blocking(cid, move || store.block(&cid)).await?
+    {
         return Ok(data);
     }
     match with_newcomers(inner, session, ask, session.get(cid)).await {

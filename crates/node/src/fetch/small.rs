@@ -7,10 +7,10 @@
 //! second waits for the first and takes over if the first goes away.
 //!
 //! The bytes are given as soon as they are verified; a task puts them on disk meanwhile.
-//! Who asks again before that is done gets them from memory.
+//! Who asks again before they are written gets them from memory, and from the page cache before they are durable.
 //!
 //! - Invariant: nothing is returned or kept that does not match the CID.
-//! - Invariant: the bytes count as in flight until they are on disk.
+//! - Invariant: the bytes count as in flight until they are written.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -225,7 +225,8 @@ async fn bring(
     let tasks = inner.tasks.clone();
     tasks.spawn("fetch/keep", async move {
         let turn = inner.room.disk.acquire().await;
-        let result = keep(&inner, &root, &of_task).await;
+        // Until it is written whoever asks finds it in the cell.
+        let result = keep(&inner, &root, of_task, (cell, lease)).await;
         drop(turn);
         if let Err(error) = &result {
             warn!(cid = %root, error = error as &dyn Error, "a small file is given but not kept");
@@ -236,8 +237,7 @@ async fn bring(
             ticket.done();
         }
         let _ = ended.send(Some(result));
-        // Until now whoever asked found it in the cell.
-        drop((cell, lease, place));
+        drop(place);
     });
     Ok(small)
 }
@@ -277,6 +277,9 @@ pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources
 
 /// The file, if it is on disk.
 async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> {
+    if !here::may_be_file(inner, root) {
+        return Ok(None);
+    }
     let (store, wanted) = (inner.store.clone(), *root);
     let read = move || -> Result<Option<Small>, StoreError> {
         let Some(info) = store.file(&wanted)? else {
@@ -526,13 +529,11 @@ async fn body(
     }
 }
 
-async fn keep(inner: &Inner, root: &Cid, small: &Small) -> Result<(), FetchError> {
+/// Writes it and makes it durable. `held` goes in between: by then it can be read from where it was written.
+async fn keep(inner: &Inner, root: &Cid, small: Small, held: impl Send + 'static) -> Result<(), FetchError> {
     let store = inner.store.clone();
-    let (layout, data, origin) = (
-        one_leaf(root, small.data.len() as u64),
-        small.data.clone(),
-        small.origin,
-    );
+    let Small { data, origin, .. } = small;
+    let layout = one_leaf(root, data.len() as u64);
     let sha256 = match (
         root.hash().code() == dag::HashKind::Sha2_256.code(),
         root.hash().digest().try_into(),
@@ -545,6 +546,8 @@ async fn keep(inner: &Inner, root: &Cid, small: &Small) -> Result<(), FetchError
         if !partial.is_complete() {
             partial.write_leaf(0, &data, origin)?;
         }
+        // A sync takes long, and others need the room.
+        drop((data, held));
         partial.finish(sha256)?;
         Ok(())
     };

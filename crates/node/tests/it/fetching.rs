@@ -1,9 +1,13 @@
 //! Files of many leaves from several sources, good and bad.
 
+use std::io;
 use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
+use futures::future::try_join_all;
 use pacstore_import::Files;
+use pacstore_store::{Steps, Tuning};
 use pacstore_testkit::{At, Fault, Request, TestResult, Upstream, random};
 
 use crate::nodes::{Plan, SOON, TestNode};
@@ -433,5 +437,65 @@ async fn a_small_file_comes_although_mirror_after_mirror_is_silent() -> TestResu
         assert!(got == bytes, "{fault:?}");
         client.stop().await;
     }
+    Ok(())
+}
+
+/// A disk that makes nothing durable until it is told to.
+#[derive(Debug, Default)]
+struct SlowDisk {
+    is_free: Mutex<bool>,
+    freed: Condvar,
+}
+
+impl SlowDisk {
+    fn free(&self) {
+        *self.is_free.lock().unwrap() = true;
+        self.freed.notify_all();
+    }
+}
+
+impl Steps for SlowDisk {
+    fn before(&self, step: &'static str) -> io::Result<()> {
+        if step == "finish" {
+            let is_free = self.is_free.lock().unwrap();
+            drop(
+                self.freed
+                    .wait_timeout_while(is_free, 2 * SOON, |is_free| !*is_free),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// More than all downloads may hold in memory; what is written and not yet durable can be read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_go_out_while_the_disk_is_slow_to_make_others_durable() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let names: Vec<String> = (0..40).map(|n| format!("small{n}")).collect();
+    for (seed, name) in (0..).zip(&names) {
+        fs_err::write(dir.path().join(name), random(seed, MIB as usize))?;
+    }
+    let importer = importer(dir.path()).await;
+    let disk = Arc::new(SlowDisk::default());
+    let mut plan = Plan::client(vec![importer.plan.key()], vec![importer.address().await]);
+    plan.config.tuning = Tuning {
+        steps: Some(Arc::<SlowDisk>::clone(&disk)),
+        ..Tuning::default()
+    };
+    let client = plan.start().await;
+    client.follows(&importer).await;
+    let all = try_join_all(names.iter().map(|name| client.get(name)));
+    let all = tokio::time::timeout(SOON, all)
+        .await
+        .expect("nobody waits for the disk")?;
+    for (seed, got) in (0..).zip(&all) {
+        assert!(*got == random(seed, MIB as usize), "file {seed}");
+    }
+    let (_, before) = (importer.stop().await, client.node.bytes_out());
+    assert!(client.get("small7").await? == all[7]);
+    let after = client.node.bytes_out();
+    assert_eq!(after.disk, before.disk + MIB, "{after:?}");
+    disk.free();
+    client.idle().await;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Messages cut out of a stream by their length prefix.
 //!
 //! - Invariant: a body's buffer is not larger than its announced length, which is checked
-//!   against the limit before anything is allocated.
+//!   against the limit before anything is allocated; without room in a budget not much larger than what came.
 //! - Invariant: [`Frames::header`] can be dropped and called again without losing a byte.
 //! - Not here: what is in a message (`crate::wire`), budgets (`crate::reader`).
 
@@ -40,6 +40,8 @@ pub(crate) struct Frames<S> {
     ahead: Box<[u8]>,
     start: usize,
     end: usize,
+    /// What came of a message that no budget holds room for.
+    small: Vec<u8>,
     limit: usize,
     stall: Duration,
 }
@@ -51,6 +53,7 @@ impl<S: AsyncRead + Unpin> Frames<S> {
             ahead: vec![0; AHEAD].into_boxed_slice(),
             start: 0,
             end: 0,
+            small: Vec::new(),
             limit,
             stall,
         }
@@ -107,6 +110,32 @@ impl<S: AsyncRead + Unpin> Frames<S> {
         Ok(memory.filled(len))
     }
 
+    /// The same for a message that no budget holds room for: it takes memory as its bytes come. Who announces
+    /// messages and sends nothing of them has none of ours.
+    pub(crate) async fn small_body(
+        &mut self,
+        len: usize,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Bytes, FrameError> {
+        self.small.clear();
+        loop {
+            let came = (len - self.small.len()).min(self.end - self.start);
+            self.small
+                .extend_from_slice(&self.ahead[self.start..self.start + came]);
+            self.start += came;
+            progress(came);
+            if self.small.len() == len {
+                return Ok(std::mem::take(&mut self.small).into());
+            }
+            (self.start, self.end) = (0, 0);
+            let read = timeout(self.stall, self.stream.read(&mut self.ahead)).await;
+            self.end = read.map_err(|_| FrameError::Stalled)?.map_err(FrameError::Io)?;
+            if self.end == 0 {
+                return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
     pub(crate) fn into_inner(self) -> S {
         self.stream
     }
@@ -127,5 +156,70 @@ impl<S: AsyncRead + Unpin> Frames<S> {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use futures::io::Cursor;
+
+    use super::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    /// Gives what it has, then nothing more, without an end.
+    struct Stops(Cursor<Vec<u8>>);
+
+    impl AsyncRead for Stops {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            out: &mut [u8],
+        ) -> std::task::Poll<io::Result<usize>> {
+            if self.0.position() == self.0.get_ref().len() as u64 {
+                return std::task::Poll::Pending;
+            }
+            std::pin::Pin::new(&mut self.0).poll_read(cx, out)
+        }
+    }
+
+    fn framed(bodies: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for body in bodies {
+            let mut prefix = unsigned_varint::encode::usize_buffer();
+            out.extend_from_slice(unsigned_varint::encode::usize(body.len(), &mut prefix));
+            out.extend_from_slice(body);
+        }
+        out
+    }
+
+    #[tokio::test]
+    async fn small_messages_come_as_they_were_sent() -> Result<(), FrameError> {
+        let long: Vec<u8> = (0..60_000_u32).map(|n| n as u8).collect();
+        let bodies = [&b"a"[..], b"", &long, &long[..AHEAD], b"end"];
+        let mut frames = Frames::new(Cursor::new(framed(&bodies)), LIMIT, Duration::from_secs(1));
+        for body in bodies {
+            let len = frames.header().await?.expect("a message");
+            let mut told = 0;
+            let came = frames.small_body(len, |n| told += n).await?;
+            assert_eq!((&came[..], told), (body, len));
+        }
+        assert_eq!(frames.header().await?, None);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_announced_and_does_not_come_takes_no_memory() -> Result<(), FrameError> {
+        let mut begun = framed(&[&[7; 65_000]]);
+        begun.truncate(1000);
+        let mut frames = Frames::new(Stops(Cursor::new(begun)), LIMIT, Duration::from_secs(1));
+        let len = frames.header().await?.expect("a message");
+        assert!(frames.small_body(len, |_| {}).now_or_never().is_none());
+        let (came, memory) = (frames.small.len(), frames.small.capacity());
+        assert!(900 < came && memory <= 4096, "{memory} bytes for {came}");
+        let end = frames.small_body(len, |_| {}).await;
+        assert!(matches!(end, Err(FrameError::Stalled)), "{end:?}");
+        Ok(())
     }
 }

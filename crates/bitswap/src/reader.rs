@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::client::{Key, Verdict};
-use crate::config::MAX_MESSAGE;
+use crate::config::{MAX_MESSAGE, MAX_OUTSTANDING};
 use crate::frame::{FrameError, Frames};
 use crate::ledger::Ledger;
 use crate::link::{Link, Peer};
@@ -39,6 +39,10 @@ const STALL_STRIKES: u32 = 4;
 /// What a message with wants costs, in entries, beside its entries.
 const MESSAGE_COST: usize = 10;
 
+/// Blocks of one message: more than anybody owes us, and than Kubo or we put into one. A block takes some 200 bytes of
+/// memory until it is done with, also one that has no byte: a message could be two million of them.
+const MAX_BLOCKS: usize = 4 * MAX_OUTSTANDING;
+
 /// Why a stream is reset.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
@@ -46,6 +50,8 @@ enum ReadError {
     Frame(#[from] FrameError),
     #[error("bad message")]
     Wire(#[from] WireError),
+    #[error("message of more than {MAX_BLOCKS} blocks")]
+    Blocks,
 }
 
 type Job = BoxFuture<'static, ()>;
@@ -116,7 +122,7 @@ async fn read_stream(shared: &Arc<Shared>, peer: &Arc<Peer>, stream: Stream, job
                         shared.strike(peer, "message stopped in the middle");
                     }
                 }
-                ReadError::Frame(FrameError::Length) | ReadError::Wire(_) => {
+                ReadError::Frame(FrameError::Length) | ReadError::Wire(_) | ReadError::Blocks => {
                     shared.strike(peer, "malformed message");
                 }
             }
@@ -137,11 +143,14 @@ async fn messages(
             None
         };
         peer.partial.store(0, Ordering::Relaxed);
-        let body = frames.body(shared.messages.take(len), |n| {
+        let progress = |n| {
             peer.progress(n);
             peer.partial.fetch_add(n as u64, Ordering::Relaxed);
-        });
-        let body = body.await?;
+        };
+        let body = match leases {
+            Some(_) => frames.body(shared.messages.take(len), progress).await?,
+            None => frames.small_body(len, progress).await?,
+        };
         peer.partial.store(0, Ordering::Relaxed);
         let room = Room {
             _leases: leases,
@@ -177,7 +186,7 @@ type Blocks = Vec<(Prefix, Bytes)>;
 
 /// Takes a message apart: wants to the peer's queue, presences to the client. What remains is its
 /// blocks and the number of entries and presences.
-fn message(shared: &Shared, peer: &Peer, body: Bytes) -> Result<(Blocks, usize), WireError> {
+fn message(shared: &Shared, peer: &Peer, body: Bytes) -> Result<(Blocks, usize), ReadError> {
     let frame = body.len();
     let mut blocks = Blocks::new();
     let mut entries = 0;
@@ -186,6 +195,9 @@ fn message(shared: &Shared, peer: &Peer, body: Bytes) -> Result<(Blocks, usize),
     for field in Fields::new(body) {
         match field? {
             Field::Full => peer.queue().clear(),
+            Field::Block(..) | Field::OldBlock(_) if blocks.len() >= MAX_BLOCKS => {
+                return Err(ReadError::Blocks);
+            }
             Field::Entry(entry) => {
                 entries += 1;
                 unanswered += usize::from(!peer.queue().take(&entry));
@@ -212,6 +224,10 @@ fn message(shared: &Shared, peer: &Peer, body: Bytes) -> Result<(Blocks, usize),
             entries += usize::from(!client.knows(&peer.id, key));
             client.presence(peer.id, key, *have, now);
         }
+    }
+    // So does a block that nobody asked for.
+    if !blocks.is_empty() && !shared.client().expects(&peer.id) {
+        entries += blocks.len();
     }
     Ok((blocks, entries))
 }

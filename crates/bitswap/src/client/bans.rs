@@ -5,7 +5,7 @@
 //! does not say which that is, so the peer is asked for one block at a time until it is known.
 //! Who gives wrong answers again and again is banned.
 //!
-//! - Invariant: a ban ends by itself; their number is bounded.
+//! - Invariant: a ban ends by itself, is told once, and their number is bounded.
 //! - Not here: serving, which a ban does not touch.
 
 use std::time::Duration;
@@ -117,10 +117,19 @@ impl Client {
 
     pub(super) fn ban(&mut self, peer: PeerId, reason: BanReason, now: Instant) {
         self.bans.retain(|_, ban| ban.until > now);
-        if self.bans.len() < MAX_BANS || self.bans.contains_key(&peer) {
-            let until = now + self.ban;
-            self.bans.insert(peer, Ban { until, reason });
+        let until = now + self.ban;
+        if let Some(ban) = self.bans.get_mut(&peer) {
+            // That is told, and nothing is asked of it: going on costs it nothing but time, and us no line of the log.
+            ban.until = until;
+            return;
         }
+        if MAX_BANS <= self.bans.len() {
+            let ends_first = self.bans.iter().min_by_key(|(_, ban)| ban.until);
+            if let Some(other) = ends_first.map(|(other, _)| *other) {
+                self.bans.remove(&other);
+            }
+        }
+        self.bans.insert(peer, Ban { until, reason });
         self.new_bans.push((peer, reason));
         for session in self.sessions.values_mut() {
             if let Some(member) = session.peers.get_mut(&peer) {

@@ -247,6 +247,57 @@ async fn unwanted_blocks_are_ignored_and_counted() {
     assert_eq!(client.bitswap.banned()[0].reason, BanReason::Misbehaved);
 }
 
+/// Who goes on breaking the protocol once it is banned is not told of again: else a flood of breaches is one of log lines.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_peer_that_goes_on_is_told_of_once() {
+    let (client, first) = pair().await;
+    let last = Raw::start().await;
+    client.host.connect(&last.host).await;
+    let banned = |raw: &Raw| Event::Banned {
+        peer: raw.host.id,
+        reason: BanReason::Misbehaved,
+    };
+    for raw in [&first, &last] {
+        let mut stream = raw.open().await;
+        for n in 0..100 {
+            let data = bytes(n, 10);
+            let block = block_message(&raw_cid(HashKind::Sha2_256, &data), &data);
+            send(&mut stream, &block).await;
+        }
+        until("the count", || {
+            client.bitswap.ledger(&raw.host.id).unwanted == 100
+        })
+        .await;
+        until("the event", || {
+            client.events.lock().unwrap().contains(&banned(raw))
+        })
+        .await;
+    }
+    // Events come in their order: what was told of the first is here.
+    let told = client.events.lock().unwrap().clone();
+    assert_eq!(told, [banned(&first), banned(&last)]);
+}
+
+/// A block without a byte takes memory, too: a message of two million of them is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_more_blocks_than_anybody_is_asked_for_is_malformed() {
+    let (client, raw) = pair().await;
+    let ledger = || client.bitswap.ledger(&raw.host.id);
+    for empty in [&[0x12, 0][..], &[0x1a, 6, 0x0a, 4, 1, 0x55, 0x12, 0x20]] {
+        let before = ledger().strikes;
+        let body = empty.repeat(5000);
+        let mut message =
+            unsigned_varint::encode::usize(body.len(), &mut unsigned_varint::encode::usize_buffer()).to_vec();
+        message.extend(body);
+        let mut stream = raw.open().await;
+        send(&mut stream, &message).await;
+        until("the strike", || before < ledger().strikes).await;
+        let end = soon("the reset", async { stream.read(&mut [0]).await }).await;
+        assert!(end.is_err() || end.is_ok_and(|n| n == 0));
+        assert_eq!((ledger().strikes, ledger().unwanted), (before + 1, 0));
+    }
+}
+
 /// An oversized message costs its stream and a strike, not the connection, and is never read.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oversized_message_costs_its_stream() {

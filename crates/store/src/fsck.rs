@@ -12,14 +12,16 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use cid::Cid;
 use pacstore_dag as dag;
 
 use crate::derived::Derived;
-use crate::error::WriteError;
+use crate::error::{IndexError, WriteError};
 use crate::files::{self, Lookup};
 use crate::index::{FILES, NODES};
 use crate::keys::{self, BlockKey, CidVersion};
+use crate::leaves::{LeafAt, Leaves};
 use crate::nodes::Node;
 use crate::read::{open_with_meta, sha256_of};
 use crate::record::{FileRecord, Place};
@@ -277,28 +279,50 @@ impl Inner {
         })
     }
 
-    /// Compares a file with its SHA-256 or, where that was never computed, its raw leaves. `None`: unreadable.
+    /// Compares a file with its SHA-256 or, where that was never computed, with its leaves. `None`: unreadable.
     fn has_right_bytes(&self, id: u64, record: &FileRecord, file: &File) -> Result<Option<bool>, WriteError> {
         if let Some(sha256) = record.sha256 {
             return Ok(sha256_of(file).ok().map(|found| found == sha256));
         }
-        let leaves = self.index.read(|txn| txn.leaves(id, 0))?;
         let mut data = Vec::new();
-        for leaf in leaves
-            .iter()
-            .flat_map(|rows| &rows.list)
-            .filter(|leaf| leaf.is_raw())
-        {
+        if let Some(root) = record.layouts.first().filter(|layout| layout.single) {
+            data.resize(usize::try_from(record.len).unwrap_or(usize::MAX), 0);
+            let read = file.read_exact_at(&mut data, 0).ok();
+            let root = root.root_cid()?;
+            return Ok(read.map(|()| dag::verify(&root, &data).is_ok()));
+        }
+        // Without leaves the row makes no sense: it is found with the tables.
+        let Some(leaves) = self.index.read(|txn| txn.leaves(id, 0))? else {
+            return Ok(Some(true));
+        };
+        for leaf in &leaves.list {
             data.resize(leaf.len as usize, 0);
             if file.read_exact_at(&mut data, leaf.offset).is_err() {
                 return Ok(None);
             }
-            let cid = keys::cid_of(&leaf.key, CidVersion::V1);
-            if cid.is_none_or(|cid| dag::verify(&cid, &data).is_err()) {
+            if !self.is_leaf(&leaves, leaf, &data)? {
                 return Ok(Some(false));
             }
         }
         Ok(Some(true))
+    }
+
+    /// Whether `data` is what a leaf holds. A node that is gone or damaged says nothing about the file: it is
+    /// found with the nodes.
+    fn is_leaf(&self, leaves: &Leaves, leaf: &LeafAt, data: &[u8]) -> Result<bool, IndexError> {
+        let Some(cid) = leaves.cid(leaf) else {
+            return Ok(false);
+        };
+        if leaf.is_raw() {
+            return Ok(dag::verify(&cid, data).is_ok());
+        }
+        let node = self.index.read(|txn| {
+            let row = txn.open_table(NODES)?.get(&keys::block_of(&leaf.key))?;
+            row.map(|row| Ok(Bytes::copy_from_slice(Node::decode(row.value())?.data)))
+                .transpose()
+        })?;
+        let node = node.filter(|node| dag::verify(&cid, node).is_ok());
+        Ok(node.is_none_or(|node| dag::leaf_data(&cid, &node).is_ok_and(|held| held == data)))
     }
 
     fn check_nodes(&self, repair: bool, report: &mut FsckReport) -> Result<(), WriteError> {

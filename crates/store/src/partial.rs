@@ -113,7 +113,9 @@ impl Partial {
             });
         }
         if body.gone.load(Ordering::Acquire) {
-            return Err(PartialError::Gone);
+            // Another handle finished the file, or threw it away.
+            let whole = lock(&body.finished).is_some();
+            return if whole { Ok(()) } else { Err(PartialError::Gone) };
         }
         if body.has(index) {
             return Ok(());

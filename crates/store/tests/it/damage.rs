@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use cid::Cid;
-use pacstore_store::{Damage, FsckReport, Intake, Sha256, Store};
+use pacstore_store::{Damage, FsckReport, Intake, Origin, Sha256, Store};
 use redb::{Database, TableDefinition};
 
-use crate::kit::{Home, TINY, TestResult, add, assert_sound, bytes, dag, put, read, tree};
+use crate::kit::{
+    Home, OLD, OTHER, TINY, TestResult, add, assert_sound, bytes, dag, only_file, put, read, tree,
+};
 
 struct Built {
     home: Home,
@@ -389,5 +391,54 @@ fn a_changed_reference_is_found_and_its_owner_left_alone() -> TestResult {
     );
     assert!(Path::new(&path).exists());
     assert_eq!(store.stats().files, 0);
+    Ok(())
+}
+
+/// Whose SHA-256 nobody knows is checked by what stands in its DAG, whatever that is made of: raw leaves, leaves that
+/// are nodes, or one raw block.
+#[test]
+fn a_file_without_a_sha256_is_read_and_checked_by_its_leaves() -> TestResult {
+    for (profile, len) in [
+        (&TINY, 3500),
+        (&OLD, 3500),
+        (&OLD, 700),
+        (&TINY, 700),
+        (&OTHER, 300),
+    ] {
+        let home = Home::new(1 << 20);
+        let store = home.open();
+        let data = bytes(4, len);
+        let file = dag(profile, &data);
+        let partial = store.begin_partial(&file)?;
+        for (index, leaf) in file.leaves.iter().enumerate() {
+            let range = leaf.offset as usize..(leaf.offset + leaf.len) as usize;
+            partial.write_leaf(index, &data[range], Origin::Peer)?;
+        }
+        let id = partial.finish(Sha256::Skip)?.id;
+        drop(partial);
+        assert_sound(&store, &home);
+        assert_eq!(
+            store.scrub_next(0)?.map(|read| (read.id, read.damage)),
+            Some((id, None))
+        );
+        let path = only_file(&home);
+        let mut broken = data.clone();
+        broken[len - 1] ^= 1;
+        std::fs::write(&path, broken)?;
+        let root = file.root;
+        let damage = Damage::FileBytes { root, path };
+        assert_eq!(
+            store.fsck(false, &mut |_| {})?.damages,
+            vec![damage.clone()],
+            "{root}"
+        );
+        assert_eq!(
+            store.scrub_next(0)?.and_then(|read| read.damage),
+            Some(damage),
+            "{root}"
+        );
+        assert_eq!(store.file(&root)?, None);
+        assert_sound(&store, &home);
+    }
     Ok(())
 }

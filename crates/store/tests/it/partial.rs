@@ -118,6 +118,29 @@ fn what_is_wrong_is_refused() -> TestResult {
     Ok(())
 }
 
+/// Who began the file while another finished it finds all leaves there, and the whole file.
+#[test]
+fn a_leaf_of_a_file_that_another_handle_finished_is_there() -> TestResult {
+    let home = Home::new(1 << 20);
+    let store = home.open();
+    let data = bytes(1, 2500);
+    let (partial, other) = (
+        store.begin_partial(&dag(&TINY, &data))?,
+        store.begin_partial(&dag(&TINY, &data))?,
+    );
+    for index in 0..3 {
+        write(&partial, &data, index)?;
+    }
+    let info = partial.finish(Sha256::Skip)?;
+    for index in 0..3 {
+        write(&other, &data, index)?;
+    }
+    assert_eq!(other.finish(Sha256::Skip)?, info);
+    assert_eq!(read(&store, &info.root), Some(data));
+    assert_sound(&store, &home);
+    Ok(())
+}
+
 #[test]
 fn a_file_of_one_leaf_or_of_none_goes_the_same_way() -> TestResult {
     let home = Home::new(1 << 20);

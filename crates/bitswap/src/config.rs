@@ -54,7 +54,8 @@ pub struct Config {
     pub receive_bytes: u64,
     /// Bytes of received messages held at once, from one peer (at least one message of 4 MiB).
     pub receive_bytes_per_peer: u64,
-    /// Bytes of built answers held at once, for all peers.
+    /// Bytes of built answers held at once, for all peers; half as many more for those to whom [`Config::upload`] holds, and
+    /// 8 MiB for those that do not take theirs.
     pub send_bytes: u64,
     /// Wants queued for one peer; the surplus is answered DONT_HAVE if asked to.
     pub wants_per_peer: usize,

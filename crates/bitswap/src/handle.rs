@@ -97,6 +97,10 @@ impl Bitswap {
     /// Bytes of received messages and of built answers that are held now.
     pub fn held(&self) -> (u64, u64) {
         let received = self.shared.receiving.in_use() + self.shared.unasked.in_use();
-        (received, self.shared.sending.in_use())
+        let sending = [&self.shared.sending, &self.shared.limited, &self.shared.slow];
+        (
+            received,
+            sending.map(pacstore_runtime::ByteBudget::in_use).iter().sum(),
+        )
     }
 }

@@ -30,6 +30,8 @@ const MESSAGES: BufferSizes = BufferSizes {
     each: TARGET_MESSAGE + 4 * 1024,
     spare: 12,
 };
+/// Room for answers of peers that do not take them.
+const SLOW_BYTES: u64 = 8 * 1024 * 1024;
 /// Room for large messages of peers that we asked nothing: wantlists, or nonsense.
 const UNASKED_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -47,6 +49,10 @@ pub(crate) struct Shared {
     pub(crate) messages: Buffers,
     /// Built answers.
     pub(crate) sending: ByteBudget,
+    /// Those for peers to whom an upload rate holds: they wait for it, and nobody near by for them.
+    pub(crate) limited: ByteBudget,
+    /// Those that their peers do not take.
+    pub(crate) slow: ByteBudget,
     /// Wakes the clockwork of sessions.
     pub(crate) clockwork: Notify,
     local: RwLock<Option<LocalPeers>>,
@@ -79,6 +85,8 @@ impl Shared {
             unasked: ByteBudget::new(UNASKED_BYTES),
             messages: Buffers::new(MESSAGES),
             sending: ByteBudget::new(config.send_bytes),
+            limited: ByteBudget::new(config.send_bytes / 2),
+            slow: ByteBudget::new(SLOW_BYTES),
             clockwork: Notify::new(),
             local: RwLock::new(config.local.clone()),
             client: Mutex::new(Client::new(&config)),

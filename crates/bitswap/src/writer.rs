@@ -4,7 +4,8 @@
 //! same time; more than these two are never held.
 //!
 //! - Invariant: what was not written is written again on a new stream; a want is never lost.
-//! - Invariant: a peer that does not read holds at most one answer's credit, and loses its stream.
+//! - Invariant: a peer that does not read holds at most one answer's credit, and loses its stream. After a second that
+//!   credit is none that others wait for.
 //! - Not here: what is asked (`crate::client`), what an answer holds (`crate::server`).
 
 use std::collections::VecDeque;
@@ -15,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use libp2p::Stream;
-use pacstore_runtime::{Backoff, ByteLease, Pool};
+use pacstore_runtime::{Backoff, ByteBudget, ByteLease, Pool};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
@@ -32,6 +33,8 @@ use crate::wire::Builder;
 const ANSWER: u64 = (TARGET_MESSAGE + pacstore_dag::MAX_BLOCK) as u64;
 /// Credit of an answer without blocks.
 const PRESENCES: u64 = 256 * 1024;
+/// How long an answer that its peer does not take may keep others from theirs.
+const GIVES_WAY: Duration = Duration::from_secs(1);
 /// Streams that may fail before the peer's queue is thrown away.
 const FAILURES: u32 = 4;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -44,6 +47,28 @@ type Task<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 struct Ready {
     answer: Answer,
     lease: ByteLease,
+    from: Lane,
+}
+
+/// Which credit an answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// That of all peers to whom no rate holds.
+    Near,
+    /// That of all others.
+    Limited,
+    /// The small one of those who did not take their last answer.
+    Slow,
+}
+
+impl Lane {
+    fn credit(self, shared: &Shared) -> &ByteBudget {
+        match self {
+            Self::Near => &shared.sending,
+            Self::Limited => &shared.limited,
+            Self::Slow => &shared.slow,
+        }
+    }
 }
 
 /// What a write was given, and what became of it.
@@ -69,6 +94,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
         half_closed: false,
         spare: Vec::new(),
         failures: 0,
+        slow: false,
     };
     tokio::select! {
         () = writer.drive() => {}
@@ -93,6 +119,8 @@ struct Writer {
     spare: Vec<u8>,
     failures: u32,
     backoff: Backoff,
+    /// It did not take its last answer in time.
+    slow: bool,
 }
 
 /// Waits for a task that may not be there, and takes it away once it is done.
@@ -151,23 +179,30 @@ impl Writer {
         let (shared, peer, speaks) = (Arc::clone(&self.shared), Arc::clone(&self.peer), self.speaks);
         let buffer = std::mem::take(&mut self.spare);
         let ahead = self.writing.is_some();
+        let slow = self.slow;
         self.building = Some(
             async move {
                 let credit = if blocks { ANSWER } else { PRESENCES };
-                let mut lease = credit_for(&shared, credit, ahead).await?;
+                let rate = shared.config.upload.as_ref();
+                let rate = rate.filter(|_| !shared.is_local(&peer.id));
+                let from = match rate {
+                    _ if slow => Lane::Slow,
+                    Some(_) => Lane::Limited,
+                    None => Lane::Near,
+                };
+                let mut lease = credit_for(from.credit(&shared), credit, ahead).await;
                 let work = {
                     let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
                     move || server::answer(&peer, shared.blocks.as_ref(), buffer, speaks)
                 };
                 let answer = shared.tasks.blocking(Pool::Disk, work).await.ok().flatten()?;
                 lease.shrink_to(answer.buffer.capacity() as u64);
-                if let Some(rate) = &shared.config.upload
+                if let Some(rate) = rate
                     && answer.bytes > 0
-                    && !shared.is_local(&peer.id)
                 {
                     rate.take(answer.bytes).await;
                 }
-                Some(Ready { answer, lease })
+                Some(Ready { answer, lease, from })
             }
             .boxed(),
         );
@@ -207,8 +242,7 @@ impl Writer {
             return linger;
         }
         let stream = self.stream.take()?;
-        let stall = self.shared.config.stream_stall;
-        self.writing = Some(write(stream, wants, answer, stall).boxed());
+        self.writing = Some(write(Arc::clone(&self.shared), stream, wants, answer).boxed());
         None
     }
 
@@ -252,6 +286,7 @@ impl Writer {
         match written.result {
             Ok(()) => {
                 self.failures = 0;
+                self.slow = false;
                 self.backoff.reset();
                 self.stream = Some(written.stream);
                 if written.wants {
@@ -265,8 +300,13 @@ impl Writer {
             Err(error) => {
                 debug!(peer = %self.peer.id, %error, "outbound stream broke");
                 self.shared.client().resend(&self.peer.id, Instant::now());
-                if let Some(first) = written.answer {
-                    self.ready.push_front(first);
+                let late = error.kind() == io::ErrorKind::TimedOut;
+                self.slow |= late;
+                match written.answer {
+                    // Others wait for its credit, and there is no other for it.
+                    Some(first) if late && first.from != Lane::Slow => self.give_up(),
+                    Some(first) => self.ready.push_front(first),
+                    None => {}
                 }
                 self.failed();
             }
@@ -315,36 +355,25 @@ async fn listen(stream: &mut Option<Stream>, half_closed: bool) -> bool {
 }
 
 /// Waits for credit; an answer that is built ahead of need takes it only where there is plenty.
-async fn credit_for(shared: &Shared, bytes: u64, ahead: bool) -> Option<ByteLease> {
-    if ahead && shared.sending.in_use() > shared.sending.limit() / 2 {
+async fn credit_for(credit: &ByteBudget, bytes: u64, ahead: bool) -> ByteLease {
+    if ahead && credit.in_use() > credit.limit() / 2 {
         let mut wait = Duration::from_millis(2);
-        while shared.sending.in_use() > shared.sending.limit() / 2 {
+        while credit.in_use() > credit.limit() / 2 {
             sleep(wait).await;
             wait = (wait * 2).min(Duration::from_millis(50));
         }
     }
-    Some(shared.sending.acquire(bytes).await)
+    credit.acquire(bytes).await
 }
 
 async fn write(
+    shared: Arc<Shared>,
     mut stream: Stream,
     wants: Option<(Vec<u8>, usize)>,
-    answer: Option<Ready>,
-    stall: Duration,
+    mut answer: Option<Ready>,
 ) -> Written {
-    let mut result = Ok(());
     let had_wants = wants.is_some();
-    if let Some((buffer, start)) = &wants {
-        result = write_all(&mut stream, &buffer[*start..], stall).await;
-    }
-    if let (Ok(()), Some(ready)) = (&result, &answer) {
-        result = write_all(&mut stream, &ready.answer.buffer[ready.answer.start..], stall).await;
-    }
-    if result.is_ok() {
-        result = timeout(stall, stream.flush())
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    }
+    let result = write_both(&shared, &mut stream, wants, answer.as_mut()).await;
     Written {
         stream,
         wants: had_wants,
@@ -353,20 +382,68 @@ async fn write(
     }
 }
 
-/// Writes everything, as long as the peer takes a byte now and then.
-async fn write_all(
-    stream: &mut (impl AsyncWrite + Unpin),
-    mut bytes: &[u8],
-    stall: Duration,
+async fn write_both(
+    shared: &Shared,
+    stream: &mut Stream,
+    wants: Option<(Vec<u8>, usize)>,
+    answer: Option<&mut Ready>,
 ) -> io::Result<()> {
+    let (buffer, lease) = match answer {
+        None => (None, None),
+        Some(Ready { answer, lease, from }) => (Some(&answer.buffer[answer.start..]), Some((lease, from))),
+    };
+    let mut pace = Pace { shared, lease };
+    if let Some((buffer, start)) = &wants {
+        write_all(stream, &buffer[*start..], &mut pace).await?;
+    }
+    if let Some(buffer) = buffer {
+        write_all(stream, buffer, &mut pace).await?;
+    }
+    pace.within(stream.flush()).await
+}
+
+/// Writes everything, as long as the peer takes a byte now and then.
+async fn write_all(stream: &mut Stream, mut bytes: &[u8], pace: &mut Pace<'_>) -> io::Result<()> {
     while !bytes.is_empty() {
-        let n = timeout(stall, stream.write(bytes))
-            .await
-            .map_err(|_| io::ErrorKind::TimedOut)??;
+        let n = pace.within(stream.write(bytes)).await?;
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         bytes = &bytes[n..];
     }
     Ok(())
+}
+
+/// How long a peer may take nothing, and with which credit.
+struct Pace<'a> {
+    shared: &'a Shared,
+    /// That of the answer that is being written, if one is.
+    lease: Option<(&'a mut ByteLease, &'a mut Lane)>,
+}
+
+impl Pace<'_> {
+    /// Waits for one step. If it takes long, and others may wait for its credit, that is exchanged for one that fewer wait
+    /// for; where there is none left, it is as if it had taken too long.
+    async fn within<T>(&mut self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        let until = Instant::now() + self.shared.config.stream_stall;
+        let mut step = std::pin::pin!(step);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if let Ok(done) = timeout(GIVES_WAY.min(left), step.as_mut()).await {
+                return done;
+            }
+            if left <= GIVES_WAY {
+                return Err(late());
+            }
+            if let Some((lease, from)) = &mut self.lease {
+                let credit = from.credit(self.shared);
+                let is_short = credit.limit() < credit.in_use() + ANSWER;
+                if **from != Lane::Slow && is_short {
+                    **lease = self.shared.slow.try_acquire(lease.len()).ok_or_else(late)?;
+                    **from = Lane::Slow;
+                }
+            }
+        }
+    }
 }

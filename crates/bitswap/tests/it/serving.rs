@@ -1,5 +1,7 @@
 //! What we answer to peers that ask, well-behaved or not.
 
+use std::time::Duration;
+
 use futures::AsyncReadExt as _;
 use pacstore_bitswap::wire::{Entry, Field, Prefix, WantKind};
 use pacstore_bitswap::{Config, SessionOptions};
@@ -199,6 +201,36 @@ async fn peers_that_do_not_read_hold_up_nobody() {
     assert!(server.bitswap.held().1 <= 32 << 20);
 }
 
+/// Where those that do not read are so many that they hold all credit, they give it back, long before their streams break.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_peers_do_not_read_others_are_served() {
+    let mut config = Config::default();
+    config.send_bytes = 6 << 20;
+    config.stream_stall = Duration::from_mins(5);
+    let server = Node::with(config, Transport::Tcp).await;
+    let cids: Vec<_> = (0..4).map(|n| server.blocks.put(bytes(n, 1 << 20))).collect();
+    let entries: Vec<_> = cids.iter().map(|cid| want(*cid, WantKind::Block, true)).collect();
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        let raw = Raw::start().await;
+        server.host.connect(&raw.host).await;
+        let mut stream = raw.open().await;
+        send(&mut stream, &wants_message(&entries, false)).await;
+        let answers = raw.accept().await;
+        kept.push((raw, stream, answers));
+    }
+    let client = Node::start().await;
+    client.connect(&server).await;
+    let options = SessionOptions::with_peers([server.id()]).patience(Duration::from_secs(25));
+    let session = client.bitswap.session(options);
+    for cid in &cids {
+        let got = soon("a block", session.get(*cid)).await;
+        assert_eq!(got.unwrap().data.len(), 1 << 20);
+    }
+    // What they hold is little, and none that others wait for.
+    assert!(server.bitswap.held().1 <= (6 + 8) << 20);
+}
+
 /// What a peer may not have is answered as if it were not here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_peer_is_told_that_the_block_is_not_here() {
@@ -308,4 +340,37 @@ async fn uploads_to_strangers_keep_to_their_rate() {
     assert!(came <= room, "{came} bytes came where {room} may have");
     limit.set_rate(None);
     assert_eq!(soon("all blocks", asked).await.unwrap().len(), 40);
+}
+
+/// Answers that wait for the rate of strangers hold no credit that a neighbour waits for, however many strangers ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_wait_for_their_rate_hold_up_no_neighbour() {
+    let mut config = Config::default();
+    config.send_bytes = 6 << 20;
+    config.upload = Some(RateLimit::new(Some(1)));
+    let server = Node::with(config, Transport::Tcp).await;
+    let neighbour = Node::start().await;
+    let local = neighbour.id();
+    server
+        .bitswap
+        .set_local(std::sync::Arc::new(move |peer| *peer == local));
+    let cid = server.blocks.put(bytes(1, 1 << 20));
+    let mut strangers = Vec::new();
+    for _ in 0..8 {
+        let raw = Raw::start().await;
+        server.host.connect(&raw.host).await;
+        let mut stream = raw.open().await;
+        send(
+            &mut stream,
+            &wants_message(&[want(cid, WantKind::Block, true)], false),
+        )
+        .await;
+        strangers.push((raw, stream));
+    }
+    until("strangers that wait", || server.bitswap.held().1 > 0).await;
+    neighbour.connect(&server).await;
+    let options = SessionOptions::with_peers([server.id()]).patience(Duration::from_secs(25));
+    let session = neighbour.bitswap.session(options);
+    let got = soon("a block", session.get(cid)).await;
+    assert_eq!(got.unwrap().data.len(), 1 << 20);
 }

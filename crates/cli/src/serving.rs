@@ -45,11 +45,21 @@ async fn cannot_listen(listen: SocketAddr, error: std::io::Error, home: &Home) -
     ))
 }
 
+/// With fewer open files than this some will be missing: each client, peer and file under way takes one.
+const FEW_FILES: u64 = 1024;
+
 /// What clients of the gateway may take; `lan` are the networks that may use it where the LAN is served.
 fn limits(lan: Option<Vec<Network>>) -> Limits {
     let usual = Limits::default();
+    let files = raise_files();
+    if files < FEW_FILES {
+        tracing::warn!(
+            files,
+            "few files may be open at once (`ulimit -n`): clients and peers above that wait or are refused"
+        );
+    }
     // Half of the files are for the store and for peers.
-    let files = usize::try_from(raise_files() / 2).unwrap_or(usize::MAX);
+    let files = usize::try_from(files / 2).unwrap_or(usize::MAX);
     Limits {
         connections: usual.connections.min(files).max(1),
         allow: lan.map_or(Allow::All, Allow::Only),

@@ -139,13 +139,19 @@ pub(crate) fn report(ctx: &Context, error: &anyhow::Error) {
     }
 }
 
-fn log_to_stderr(verbose: u8, daemon: bool) {
-    let default = match (verbose, daemon) {
-        (0, true) => "info",
+/// What is logged where `PACSTORE_LOG` does not say it. Of libp2p's crates errors alone: they warn of each stream that a
+/// peer opens beyond a bound, and a peer can open thousands a second.
+fn default_filter(verbose: u8, daemon: bool) -> &'static str {
+    match (verbose, daemon) {
+        (0, true) => "info,libp2p=error",
         (0, false) => "error",
-        (1, _) => "info,pacstore=debug,pacstore_node=debug",
+        (1, _) => "info,libp2p=error,pacstore=debug,pacstore_node=debug",
         _ => "debug",
-    };
+    }
+}
+
+fn log_to_stderr(verbose: u8, daemon: bool) {
+    let default = default_filter(verbose, daemon);
     let filter = std::env::var("PACSTORE_LOG").unwrap_or_else(|_| default.to_owned());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| default.into());
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -158,4 +164,38 @@ fn log_to_stderr(verbose: u8, daemon: bool) {
         .with_ansi(colour);
     // Set once, at the start; a second call cannot happen.
     let _ = logging.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_cannot_fill_the_log_by_what_libp2p_warns_of() -> std::io::Result<()> {
+        for verbose in [0, 1] {
+            let mut log = tempfile::tempfile()?;
+            let writer = std::sync::Mutex::new(log.try_clone()?);
+            let logging = tracing_subscriber::fmt()
+                .with_env_filter(default_filter(verbose, true))
+                .with_writer(writer)
+                .finish();
+            tracing::subscriber::with_default(logging, || {
+                tracing::warn!(target: "libp2p_request_response::handler", "Dropping inbound stream");
+                tracing::info!(target: "libp2p_kad::behaviour", "Provider record not stored");
+                tracing::error!(target: "libp2p_swarm::handler", "no handler");
+                tracing::info!(target: "pacstore_net::task", "listening");
+            });
+            let mut text = String::new();
+            log.rewind()?;
+            log.read_to_string(&mut text)?;
+            assert!(
+                text.contains("no handler") && text.contains("listening"),
+                "{text}"
+            );
+            assert_eq!(text.lines().count(), 2, "{text}");
+        }
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -57,9 +57,30 @@ impl Daemon {
 
     /// The same with its log in `file`, of which nothing is read.
     pub(crate) fn spawn_into(home: &Home, environment: &[(&str, &str)], file: File) -> Self {
-        let log = home.path().join("daemon.log");
         let mut command = home.command(["daemon"]);
         command.envs(environment.iter().copied());
+        Self::run(home, command, file)
+    }
+
+    /// The same where no more than `files` files may be open.
+    pub(crate) fn spawn_with_files(home: &Home, files: u32) -> Self {
+        let daemon = home.command(["daemon"]);
+        let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(limited).arg(daemon.get_program());
+        command.args(daemon.get_args());
+        for (name, value) in daemon.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let file = File::create(home.path().join("daemon.log")).expect("a log");
+        Self::run(home, command, file)
+    }
+
+    fn run(home: &Home, mut command: Command, file: File) -> Self {
+        let log = home.path().join("daemon.log");
         if let Ok(filter) = std::env::var("PACSTORE_TEST_LOG") {
             command.env("PACSTORE_LOG", filter);
         }

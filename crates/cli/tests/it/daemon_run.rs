@@ -83,6 +83,18 @@ fn a_log_that_cannot_be_written_harms_no_download() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn it_serves_with_few_open_files_and_says_that_they_are_few() {
+    let home = Home::with(LOOPBACK);
+    for (files, is_told) in [(100, true), (2000, false)] {
+        let mut daemon = Daemon::spawn_with_files(&home, files);
+        daemon.ready();
+        assert_eq!(daemon.get("/").status, 200);
+        let said = daemon.stop().err;
+        assert_eq!(said.contains(&format!("files={files}")), is_told, "{said}");
+    }
+}
+
 /// Stdout goes to the same full disk as the log, or to somebody who went away.
 #[test]
 fn a_ready_line_that_nobody_takes_does_not_end_the_daemon() -> TestResult {

@@ -14,12 +14,14 @@ use pacstore_node::{DirectoryAnswer, FetchError, FileAnswer, Node};
 use tracing::warn;
 
 use crate::body::{self, Body};
+use crate::form::{Form, RAW_BLOCK};
 use crate::{listing, range};
 
 /// What a request says beside its path.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) path: String,
+    pub(crate) form: Form,
     head: bool,
     range: Option<String>,
     if_range: Option<String>,
@@ -31,21 +33,25 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
         let value = |name: HeaderName| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|v| v.to_str().ok())
-                .map(str::to_owned)
+            let value = headers.get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        // A list may stand in several lines (RFC 9110, 5.3).
+        let list = |name: HeaderName| {
+            let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+            Some(lines.collect::<Vec<_>>().join(",")).filter(|list| !list.is_empty())
         };
         let date = |name| value(name).and_then(|v| httpdate::parse_http_date(&v).ok());
         Self {
             path: request.uri().path().to_owned(),
+            form: Form::of(request.uri().query(), headers),
             head: request.method() == Method::HEAD,
             range: value(header::RANGE),
             if_range: value(header::IF_RANGE),
-            if_none_match: value(header::IF_NONE_MATCH),
-            if_match: value(header::IF_MATCH),
+            if_none_match: list(header::IF_NONE_MATCH),
+            if_match: list(header::IF_MATCH),
             if_unmodified_since: date(header::IF_UNMODIFIED_SINCE),
             if_modified_since: date(header::IF_MODIFIED_SINCE),
         }
@@ -191,7 +197,10 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(
         header::CONTENT_TYPE,
-        HeaderValue::from_static(content_type(&answer.name)),
+        HeaderValue::from_static(match asked.form {
+            Form::Raw => RAW_BLOCK,
+            Form::Plain | Form::Other => content_type(&answer.name),
+        }),
     );
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use cid::Cid;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use pacstore_node::{Answer, AskError, Client, Node};
 use tracing::{debug, warn};
 
 use crate::answer::{Asked, directory, file, moved, text};
 use crate::body::Body;
+use crate::form::Form;
 use crate::host::{self, Host};
 use crate::listing;
 use crate::route::{Route, route};
@@ -33,6 +34,19 @@ pub(crate) struct Caller {
 fn brings_body(headers: &HeaderMap) -> bool {
     let length = headers.get(header::CONTENT_LENGTH);
     headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
+}
+
+/// Tells in the header how long the body is that a HEAD does without. A file's length stands there already.
+fn say_length(response: &mut Response<Body>) {
+    let is_told = response.headers().contains_key(header::CONTENT_LENGTH);
+    if is_told || response.status() == StatusCode::NOT_MODIFIED {
+        return;
+    }
+    if let Some(length) = response.body().size_hint().exact() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length.into());
+    }
 }
 
 /// Answers requests from a node.
@@ -62,6 +76,7 @@ impl Gateway {
         let mut response = self.decide(&request, caller).await;
         debug!(method = %request.method(), path, status = response.status().as_u16(), "answered");
         if head {
+            say_length(&mut response);
             *response.body_mut() = crate::body::full("");
         }
         if brings_body(request.headers()) || response.status() == StatusCode::BAD_REQUEST {
@@ -171,6 +186,17 @@ impl Gateway {
     }
 
     async fn give(&self, answer: Result<Answer, AskError>, slash: bool, asked: &Asked) -> Response<Body> {
+        let fits = match &answer {
+            Ok(Answer::File(file)) => asked.form.fits(file),
+            Ok(Answer::Directory(_) | Answer::Redirect(_)) => asked.form == Form::Plain,
+            Ok(Answer::NotFound(_)) | Err(_) => true,
+        };
+        if !fits {
+            return text(
+                StatusCode::NOT_ACCEPTABLE,
+                "only files, listings and files that are one raw block are given here, no other blocks, CARs or records",
+            );
+        }
         match answer {
             Ok(Answer::File(answer)) => file(&self.node, *answer, asked).await,
             Ok(Answer::Directory(answer)) if slash => directory(&answer, asked),

@@ -9,6 +9,7 @@ mod admin;
 mod allow;
 mod answer;
 mod body;
+mod form;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;

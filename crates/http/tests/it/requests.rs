@@ -37,6 +37,19 @@ async fn get_and_head_answer_alike_and_other_methods_are_refused() -> TestResult
     ] {
         assert_eq!(head.header(name), got.header(name), "{name}");
     }
+    // Pages and words alike.
+    for (path, status) in [("/", 200), (&*format!("/ipns/{NAME}/"), 200), ("/nothing", 404)] {
+        let got = served.get(path, &[]).await;
+        let head = served.ask("HEAD", path, &[]).await;
+        assert_eq!(
+            (got.status, head.status, head.body.len()),
+            (status, status, 0),
+            "{path}"
+        );
+        for name in ["content-length", "etag", "content-type"] {
+            assert_eq!(head.header(name), got.header(name), "{path} {name}");
+        }
+    }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let refused = served.ask(method, &path, &["Content-Length: 0"]).await;
         assert_eq!(
@@ -95,6 +108,7 @@ async fn conditions_are_answered_with_304_and_its_headers() -> TestResult {
     for condition in [
         format!("If-None-Match: {etag}"),
         format!("If-None-Match: \"x\", W/{etag}"),
+        format!("If-None-Match: \"x\"\r\nIf-None-Match: {etag}"),
         "If-None-Match: *".to_owned(),
         format!("If-Modified-Since: {modified}"),
     ] {
@@ -117,6 +131,7 @@ async fn conditions_are_answered_with_304_and_its_headers() -> TestResult {
         (format!("If-Match: {etag}"), 200),
         (format!("If-Match: \"x\", {etag}"), 200),
         ("If-Match: *".to_owned(), 200),
+        (format!("If-Match: \"x\"\r\nIf-Match: {etag}"), 200),
         ("If-Match: \"x\"".to_owned(), 412),
         (format!("If-Match: W/{etag}"), 412),
         (format!("If-Unmodified-Since: {modified}"), 200),
@@ -220,5 +235,63 @@ async fn a_cid_that_holds_its_bytes_is_answered_with_them() -> TestResult {
     // Asked of gateways by those who want to know whether they are one.
     let empty = served.get("/ipfs/bafkqaaa?format=raw", &[]).await;
     assert_eq!((empty.status, empty.body.len()), (200, 0));
+    Ok(())
+}
+
+/// Who asks for a block, a CAR or a record gets that, or a word that it is not given: never the bytes of a file instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_in_another_form_is_given_so_or_refused() -> TestResult {
+    let (served, repo, _dir) = core().await;
+    let (package, database) = (repo.file_name("zlib")?, format!("/ipns/{NAME}/core.db"));
+    let large = format!("/ipns/{NAME}/{package}");
+    let refused = [
+        (format!("{large}?format=raw"), ""),
+        (format!("{large}?format=car"), ""),
+        (format!("{database}?format=car"), ""),
+        (format!("{database}?format=tar"), ""),
+        (format!("/ipns/{NAME}/?format=raw"), ""),
+        (format!("/ipns/{NAME}?format=ipns-record"), ""),
+        (large.clone(), "Accept: application/vnd.ipld.raw"),
+        (database.clone(), "Accept: application/vnd.ipld.car; version=1"),
+        (database.clone(), "Accept: application/vnd.ipfs.ipns-record"),
+    ];
+    for (path, accept) in &refused {
+        let headers: Vec<&str> = Some(*accept)
+            .filter(|line| !line.is_empty())
+            .into_iter()
+            .collect();
+        for method in ["GET", "HEAD"] {
+            let got = served.ask(method, path, &headers).await;
+            assert_eq!(got.status, 406, "{method} {path} {accept}");
+        }
+    }
+    // A file of one leaf is that block.
+    let whole = served.get(&database, &["Accept: */*"]).await;
+    let block: Cid = whole.header("etag").trim_matches('"').parse()?;
+    let raw = "application/vnd.ipld.raw";
+    for (path, accept) in [
+        (format!("{database}?format=raw"), "Accept: */*".to_owned()),
+        (database.clone(), format!("Accept: {raw}")),
+        (
+            format!("/ipfs/{block}?format=raw"),
+            format!("Accept: {raw}, application/vnd.ipld.car"),
+        ),
+    ] {
+        let got = served.get(&path, &[&accept]).await;
+        assert_eq!(
+            (got.status, got.header("content-type")),
+            (200, raw),
+            "{path} {accept}"
+        );
+        pacstore_dag::verify(&block, &got.body)?;
+    }
+    let either = served
+        .get(&large, &["Accept: application/vnd.ipld.car, */*;q=0.1"])
+        .await;
+    assert!(either.status == 200 && either.body == repo.bytes("zlib")?);
+    assert_eq!(
+        served.get("/ipns/no.such.mirror/x?format=raw", &[]).await.status,
+        404
+    );
     Ok(())
 }

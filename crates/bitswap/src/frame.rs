@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_announced_and_does_not_come_takes_no_memory() -> Result<(), FrameError> {
-        let mut begun = framed(&[&[7; 65_000]]);
+        let mut begun = framed(&[&vec![7; 65_000]]);
         begun.truncate(1000);
         let mut frames = Frames::new(Stops(Cursor::new(begun)), LIMIT, Duration::from_secs(1));
         let len = frames.header().await?.expect("a message");

@@ -202,7 +202,7 @@ fn a_file_without_sha256_is_checked_leaf_by_leaf() -> TestResult {
         let store = built.home.open();
         let partial = store.begin_partial(&file)?;
         for (index, leaf) in data.chunks(1000).enumerate() {
-            partial.write_leaf(index, leaf, pacstore_store::Origin::Lan)?;
+            partial.write_leaf(index, leaf, Origin::Lan)?;
         }
         partial.finish(Sha256::Skip)?;
     }

@@ -341,9 +341,10 @@ async fn fetch(State(admin): State<Admin>, Json(asked): Json<GetRequest>) -> Res
         Answer::Directory(_) => return refuse(StatusCode::BAD_REQUEST, "this is a directory", None),
         Answer::Redirect(redirect) => {
             let hint = Some(format!("an ordinary mirror has it: {}", redirect.url));
-            return refuse(StatusCode::NOT_FOUND, "no head has it", hint);
+            return refuse(StatusCode::NOT_FOUND, redirect.why.as_ref(), hint);
         }
         Answer::NotFound(why) => return refuse(StatusCode::NOT_FOUND, why, None),
+        Answer::NotNow(why) => return refuse(StatusCode::GATEWAY_TIMEOUT, why, None),
     };
     if file.len < asked.from {
         return refuse(

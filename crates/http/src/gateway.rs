@@ -214,6 +214,7 @@ impl Gateway {
                 response
             }
             Ok(Answer::NotFound(why)) => text(StatusCode::NOT_FOUND, &why),
+            Ok(Answer::NotNow(why)) => text(StatusCode::GATEWAY_TIMEOUT, why),
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "cannot answer");
                 text(

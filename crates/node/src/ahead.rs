@@ -23,7 +23,6 @@ use tracing::{debug, info};
 use crate::bring::{databases_of, directories, take_database};
 use crate::fetch::FetchError;
 use crate::follow::{FollowError, WHOLE_HEAD};
-use crate::machine::is_metered;
 use crate::mirror::Mirror;
 use crate::node::Node;
 
@@ -189,7 +188,7 @@ async fn needs(node: &Node, mirror: &Arc<Mirror>, cid: Cid, head: &Head) -> Resu
 /// What nobody uses here may come over the line as it is now.
 async fn may_cost(node: &Node) -> bool {
     let prefetch = node.inner.config.machine.prefetch.as_ref();
-    prefetch.is_some_and(|config| config.metered) || !is_metered().await
+    prefetch.is_some_and(|config| config.metered) || !node.inner.machine.line.is_metered().await
 }
 
 #[cfg(test)]

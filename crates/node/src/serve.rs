@@ -55,6 +55,8 @@ pub enum Answer {
     Redirect(Redirect),
     /// No such thing; why, for the log and the body.
     NotFound(String),
+    /// Whoever has it is silent now, so pacman goes on to its next Server; why, for the body.
+    NotNow(&'static str),
 }
 
 /// Where to go, and why. It is used as its URL.

@@ -182,6 +182,16 @@ impl HttpError {
         }
     }
 
+    /// Whether nobody was there, or who was said nothing: another client would wait in vain, too. A certificate that is not
+    /// trusted here is none of that.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Stalled { .. } | Self::TooSlow { .. } | Self::Deadline { .. } => true,
+            Self::Connect { source, .. } => !causes(source).any(is_of_tls),
+            _ => false,
+        }
+    }
+
     /// One sentence on what the user can do, printed after `hint:`.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -193,7 +203,13 @@ impl HttpError {
                 why: Refused::Scheme, ..
             } => Some("the mirror redirects to what is no web address; use another mirror"),
             Self::Forbidden { .. } => Some("the mirror redirects into a private network; use another mirror"),
-            Self::Connect { source, .. } if is_untrusted(source) => Some(
+            Self::Connect { source, .. } if says(source, "certificate expired") => {
+                Some("its certificate is over, unless the clock of this machine is wrong")
+            }
+            Self::Connect { source, .. } if says(source, "certificate not valid for name") => {
+                Some("its certificate is of another name: take the mirror's own name for its URL")
+            }
+            Self::Connect { source, .. } if says(source, "invalid peer certificate") => Some(
                 "its certificate is not trusted: if it is of your own authority, add that by `trust anchor FILE` and restart",
             ),
             Self::Connect { .. } | Self::Stalled { .. } | Self::TooSlow { .. } => {
@@ -219,12 +235,21 @@ pub(crate) fn shown(url: &Url) -> String {
     clean.into()
 }
 
-/// Whether it is the certificate of the other side that kept us from connecting.
-fn is_untrusted(error: &reqwest::Error) -> bool {
+/// Whether a cause of it has these words, such as why the certificate of the other side kept us from connecting. The
+/// library of TLS is not ours to name; its texts are stable.
+fn says(error: &reqwest::Error, words: &str) -> bool {
+    causes(error).any(|e| e.to_string().contains(words))
+}
+
+/// The library of TLS tells its errors as those of bad data.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
+}
+
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     let first: &(dyn Error + 'static) = error;
-    let mut causes = std::iter::successors(Some(first), |&e| e.source());
-    // The library of TLS is not ours to name; its texts are stable.
-    causes.any(|e| e.to_string().contains("invalid peer certificate"))
+    std::iter::successors(Some(first), |&e| e.source())
 }
 
 /// The rule that refused an address, if that is why a connection was not made.

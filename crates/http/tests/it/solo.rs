@@ -16,13 +16,7 @@ async fn a_repository_without_importer_is_given_or_leads_to_its_mirror() -> Test
     let mirror = Upstream::folder(dir.path())?;
     mirror.fault("slow-*.zst", Fault::Slow(50_000));
     let mut plan = Plan::new();
-    plan.config.repositories.push(RepositoryConfig {
-        name: "core".to_owned(),
-        arch: "x86_64".to_owned(),
-        upstreams: vec![mirror.url("").parse()?],
-        public: false,
-        keyring: None,
-    });
+    plan.config.repositories.push(core(&mirror));
     let served = serve(plan.start().await).await;
     let database = served.get("/pacman/core/x86_64/core.db", &[]).await;
     assert_eq!(database.status, 200);
@@ -52,4 +46,29 @@ async fn a_repository_without_importer_is_given_or_leads_to_its_mirror() -> Test
     assert_eq!((sent.status, sent.header("location")), (302, &*mirror.url(&name)));
     assert_eq!(served.get("/pacman/core/x86_64/nothing", &[]).await.status, 404);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_no_mirror_answers_for_lets_pacman_go_on_to_its_next_server() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path(), RepoSpec::new("core").packages(1, 3_000))?;
+    let mirror = Upstream::folder(dir.path())?;
+    mirror.fault("*", Fault::NoAnswer);
+    let mut plan = Plan::new();
+    plan.config.repositories.push(core(&mirror));
+    let served = serve(plan.start().await).await;
+    let answer = served.get("/pacman/core/x86_64/core.db", &[]).await;
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert_eq!(answer.header("location"), "");
+    Ok(())
+}
+
+fn core(mirror: &Upstream) -> RepositoryConfig {
+    RepositoryConfig {
+        name: "core".to_owned(),
+        arch: "x86_64".to_owned(),
+        upstreams: vec![mirror.url("").parse().expect("a mirror's URL")],
+        public: false,
+        keyring: None,
+    }
 }

@@ -36,8 +36,6 @@ use crate::node::{Node, RepositoryIn};
 use crate::repository::Repository;
 use crate::serve::{Answer, Client};
 
-pub(crate) use moment::is_metered;
-
 /// Between two looks at the machine.
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -142,6 +140,7 @@ pub(crate) struct Board {
     pub(crate) prefetch: Mutex<prefetch::Progress>,
     pub(crate) scrub: Mutex<scrub::ScrubStatus>,
     pub(crate) given: given::Given,
+    pub(crate) line: moment::Line,
     /// A database or head is new: somebody should look now.
     now: Notify,
     /// Somebody asks for the updates now.
@@ -157,6 +156,7 @@ impl Default for Board {
             prefetch: Mutex::default(),
             scrub: Mutex::default(),
             given: given::Given::default(),
+            line: moment::Line::default(),
             now: Notify::new(),
             fetch_now: Notify::new(),
         }

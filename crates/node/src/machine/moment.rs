@@ -3,27 +3,55 @@
 //! The kernel says whether the machine runs on battery; whether the line is metered NetworkManager says over D-Bus,
 //! asked through `busctl`, which every machine with systemd has. What cannot be known does not hold anything back.
 //!
-//! - Invariant: asking takes at most [`ASK`].
+//! - Invariant: asking takes at most [`ASK`], and one who does not answer is left alone for [`HUNG`].
 //! - Not here: what is fetched (`super::prefetch`).
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::config::PrefetchConfig;
 
 /// Longest wait for an answer.
 const ASK: Duration = Duration::from_secs(3);
 
+/// Who says nothing for so long hangs.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// An answer holds for this time: it is asked for before each file.
+const HOLDS: Duration = Duration::from_secs(10);
+
+/// Who did not answer is asked again after this time.
+const HUNG: Duration = Duration::from_mins(2);
+
+/// Whether the line is metered, as far as was heard lately.
+#[derive(Debug)]
+pub(crate) struct Line {
+    program: &'static str,
+    /// Until when, what.
+    heard: tokio::sync::Mutex<Option<(Instant, bool)>>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            program: "busctl",
+            heard: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
 /// Why not now, or nothing.
-pub(super) async fn not_now(config: &PrefetchConfig, hour: u8) -> Option<&'static str> {
+pub(super) async fn not_now(config: &PrefetchConfig, line: &Line, hour: u8) -> Option<&'static str> {
     if config.hours.is_some_and(|hours| !hours.holds(hour)) {
         return Some("outside of its hours");
     }
     if !config.battery && on_battery(Path::new("/sys/class/power_supply")) {
         return Some("on battery");
     }
-    if !config.metered && is_metered().await {
+    if !config.metered && line.is_metered().await {
         return Some("on a metered line");
     }
     None
@@ -50,8 +78,29 @@ fn on_battery(supplies: &Path) -> bool {
     drained && !powered
 }
 
-pub(crate) async fn is_metered() -> bool {
-    let asked = tokio::process::Command::new("busctl")
+impl Line {
+    pub(crate) async fn is_metered(&self) -> bool {
+        let mut heard = self.heard.lock().await;
+        if let Some((until, metered)) = *heard
+            && Instant::now() < until
+        {
+            return metered;
+        }
+        let asked = Instant::now();
+        let answer = tokio::time::timeout(ASK, ask(self.program))
+            .await
+            .unwrap_or_default();
+        let metered = says_metered(&answer);
+        // Without NetworkManager there is no answer either, at once.
+        let hangs = answer.is_empty() && SLOW < asked.elapsed();
+        *heard = Some((Instant::now() + if hangs { HUNG } else { HOLDS }, metered));
+        metered
+    }
+}
+
+/// What NetworkManager says; nothing where there is none.
+async fn ask(program: &str) -> Vec<u8> {
+    let asked = tokio::process::Command::new(program)
         .args([
             "--system",
             "--no-pager",
@@ -67,10 +116,7 @@ pub(crate) async fn is_metered() -> bool {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    match tokio::time::timeout(ASK, asked).await {
-        Ok(Ok(output)) => says_metered(&output.stdout),
-        Ok(Err(_)) | Err(_) => false,
-    }
+    asked.await.map(|output| output.stdout).unwrap_or_default()
 }
 
 /// `NMMetered`: 1 = yes, 3 = by its guess yes.
@@ -100,6 +146,49 @@ mod tests {
         set("AC", "online", "0\n");
         set("BAT0", "scope", "Device\n");
         assert!(!on_battery(dir.path()), "the mouse's");
+    }
+
+    /// A program in the place of `busctl` that notes each time it is run.
+    fn fake(dir: &Path, answer: &str) -> (Line, impl Fn() -> usize) {
+        let (program, ran) = (dir.join("busctl"), dir.join("ran"));
+        let text = format!("#!/bin/sh\necho >>{}\n{answer}\n", ran.display());
+        fs_err::write(&program, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs_err::set_permissions(&program, mode).unwrap();
+        let line = Line {
+            program: program.to_str().unwrap().to_owned().leak(),
+            ..Line::default()
+        };
+        (line, move || fs_err::read(&ran).unwrap_or_default().len())
+    }
+
+    #[tokio::test]
+    async fn the_line_is_asked_for_once_in_a_while_and_not_for_each_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (line, ran) = fake(dir.path(), "echo u 1");
+        for _ in 0..5 {
+            assert!(line.is_metered().await);
+        }
+        assert_eq!(ran(), 1);
+        tokio::time::pause();
+        tokio::time::advance(HOLDS).await;
+        tokio::time::resume();
+        assert!(line.is_metered().await);
+        assert_eq!(ran(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_hangs_when_asked_for_the_line_is_left_alone_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let (line, ran) = fake(dir.path(), "exec sleep 60");
+        for _ in 0..3 {
+            assert!(!line.is_metered().await);
+        }
+        tokio::time::pause();
+        tokio::time::advance(HOLDS).await;
+        tokio::time::resume();
+        assert!(!line.is_metered().await);
+        assert_eq!(ran(), 1);
     }
 
     #[test]

@@ -33,6 +33,10 @@ const NEWS: Duration = Duration::from_secs(10);
 /// The slowest line that a file is waited for on, in bytes a second; pacman's own limits do not hold here.
 const SLOWEST: u64 = 16 << 10;
 
+/// Why nobody knows what the next update needs.
+const NO_MACHINE: &str = "what is installed here is not known: `[pacman] config` is not set";
+const NO_DATABASE: &str = "no database of pacman's repositories is here yet; `pacstore status` says why";
+
 /// Updates, as scripts see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefetchStatus {
@@ -68,7 +72,7 @@ pub(crate) async fn run(node: Node) {
             if node.missing().await.unwrap_or_default().is_empty() {
                 return node.waiting(None);
             }
-            match moment::not_now(config, hour_of(&node)).await {
+            match moment::not_now(config, &node.inner.machine.line, hour_of(&node)).await {
                 Some(why) => node.waiting(Some(why.to_owned())),
                 None => node.fetch_updates(Some(config)).await,
             }
@@ -138,6 +142,11 @@ impl Node {
     pub async fn prefetch_status(&self) -> PrefetchStatus {
         let need = self.inner.machine.need();
         let missing = self.missing().await.unwrap_or_default();
+        let unknown = if self.inner.config.machine.pacman_conf.is_none() {
+            Some(NO_MACHINE)
+        } else {
+            need.databases.is_empty().then_some(NO_DATABASE)
+        };
         let progress = Board::lock(&self.inner.machine.prefetch);
         PrefetchStatus {
             enabled: self.inner.config.machine.prefetch.is_some(),
@@ -145,7 +154,7 @@ impl Node {
             missing: missing.len() as u64,
             missing_bytes: missing.iter().map(|one| one.len).sum(),
             running: progress.running,
-            waiting: progress.waiting.clone(),
+            waiting: progress.waiting.clone().or(unknown.map(str::to_owned)),
         }
     }
 
@@ -191,7 +200,7 @@ impl Node {
         let (mut came, mut why) = (0, None);
         for listed in &missing {
             if let Some(config) = moment
-                && let Some(not_now) = moment::not_now(config, hour_of(self)).await
+                && let Some(not_now) = moment::not_now(config, &self.inner.machine.line, hour_of(self)).await
             {
                 why = Some(not_now.to_owned());
                 break;
@@ -240,6 +249,7 @@ impl Node {
         let mut file = match Box::pin(self.ask_listed(need, listed, ending)).await {
             Some(Answer::File(file)) => file,
             Some(Answer::NotFound(why)) => return Err(why),
+            Some(Answer::NotNow(why)) => return Err(why.to_owned()),
             Some(Answer::Redirect(_)) => return Err("only a mirror has it that cannot be checked".to_owned()),
             Some(Answer::Directory(_)) | None => return Err("it cannot be looked up".to_owned()),
         };

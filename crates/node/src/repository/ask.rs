@@ -44,8 +44,8 @@ enum Waited {
     Here,
     /// This mirror has something newer that does not come in time.
     Coming(Url),
-    /// No mirror answered (in time).
-    Silence,
+    /// No mirror answered (in time); from these not a word came.
+    Silence(Vec<Url>),
 }
 
 impl Node {
@@ -81,7 +81,7 @@ impl Node {
                 }
                 match self.ask_repository(client, &own, &name).await? {
                     // The mirror may know packages that the repository never had.
-                    Answer::Redirect(_) | Answer::NotFound(_) if !database => {
+                    Answer::Redirect(_) | Answer::NotFound(_) | Answer::NotNow(_) if !database => {
                         self.ask_mirror(client, &mirror, &folder, name).await
                     }
                     answer => Ok(answer),
@@ -173,46 +173,40 @@ impl Node {
         line: &Arc<Line>,
     ) -> Result<Answer, AskError> {
         let waited = self.wait(repository, line).await;
-        let young = |line: &Line| {
-            let age = line.age(self.inner.clock.unix_seconds());
-            age.is_some_and(|age| age <= MAX_AGE)
-        };
+        let age = line.age(self.inner.clock.unix_seconds());
+        let young = age.is_some_and(|age| age <= MAX_AGE);
         let asked = Asked::Database(line.name.clone().into_bytes());
         let run = repository.run_name(line);
-        let url = match waited {
-            Waited::Coming(mirror) => pacstore_upstream::url_of(&mirror, line.name.as_bytes()).ok(),
-            Waited::Here | Waited::Silence if young(line) => None,
-            Waited::Here | Waited::Silence => match repository.urls(&line.name).into_iter().next() {
-                Some(url) => Some(url),
-                None => {
-                    return Ok(Answer::NotFound(
-                        "no mirror has told of this database lately".to_owned(),
-                    ));
-                }
-            },
-        };
-        match (url, line.current()) {
-            (None, Some(state)) => {
-                self.inner.runs.head(client, &run, &asked, state.id);
-                self.state_file(repository, line, &state, &line.name, state.database)
-                    .await
-            }
-            (url, _) => {
-                // The signature has to come from there, too.
-                self.inner.runs.head(client, &run, &asked, elsewhere());
-                let url = url.or_else(|| repository.urls(&line.name).into_iter().next());
-                info!(
-                    repository = repository.config.name,
-                    file = line.name,
-                    "pacman is sent to a mirror for a database"
-                );
-                Ok(lead(
-                    url,
-                    "a newer database is not here in time, or no mirror answered",
-                    "no mirror gives this database",
-                ))
-            }
+        if young
+            && !matches!(waited, Waited::Coming(_))
+            && let Some(state) = line.current()
+        {
+            self.inner.runs.head(client, &run, &asked, state.id);
+            return self
+                .state_file(repository, line, &state, &line.name, state.database)
+                .await;
         }
+        // The signature has to come from there, too.
+        self.inner.runs.head(client, &run, &asked, elsewhere());
+        info!(
+            repository = repository.config.name,
+            file = line.name,
+            "pacman goes to a mirror for a database"
+        );
+        Ok(match &waited {
+            Waited::Coming(mirror) => lead(
+                pacstore_upstream::url_of(mirror, line.name.as_bytes()).ok(),
+                "a newer database does not come in time",
+                "no mirror gives this database",
+            ),
+            Waited::Here => lead_past(
+                repository,
+                &line.name,
+                &[],
+                "no mirror confirmed the one that is here",
+            ),
+            Waited::Silence(silent) => lead_past(repository, &line.name, silent, "no mirror answered"),
+        })
     }
 
     /// The signature that belongs to the database which this client got.
@@ -300,17 +294,17 @@ impl Node {
             let at = phase.borrow_and_update().clone();
             let until = match &at {
                 Phase::Over(Outcome::Confirmed | Outcome::New | Outcome::Behind) => return Waited::Here,
-                Phase::Over(Outcome::Failed) => return Waited::Silence,
+                Phase::Over(Outcome::Failed) => return Waited::Silence(flight.silent()),
                 Phase::Asking if here => began + ANSWER,
                 Phase::Asking | Phase::Receiving(_) => began + PATIENCE,
             };
             match tokio::time::timeout_at(until, phase.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Waited::Silence,
+                Ok(Err(_)) => return Waited::Silence(flight.silent()),
                 Err(_) => {
                     return match at {
                         Phase::Receiving(mirror) => Waited::Coming(mirror),
-                        Phase::Asking | Phase::Over(_) => Waited::Silence,
+                        Phase::Asking | Phase::Over(_) => Waited::Silence(flight.silent()),
                     };
                 }
             }
@@ -328,20 +322,22 @@ impl Node {
         let file = signature.unwrap_or(name);
         let mut found = self.find(client, repository, file).await?;
         let line = &repository.database;
+        let mut silent = Vec::new();
         if found.is_none() {
             let age = line.age(self.inner.clock.unix_seconds());
             if age.is_none_or(|age| LOOKED <= age) {
-                self.wait(repository, line).await;
+                if let Waited::Silence(mirrors) = self.wait(repository, line).await {
+                    silent = mirrors;
+                }
                 found = self.find(client, repository, file).await?;
             }
         }
         let Some((state, package)) = found else {
-            self.inner.repositories.redirected.put(file, None);
-            return Ok(lead(
-                repository.urls(name).into_iter().next(),
-                "no database here names this package",
-                "no database names this package",
-            ));
+            let answer = lead_past(repository, name, &silent, "no database here names this package");
+            if matches!(answer, Answer::Redirect(_)) {
+                self.inner.repositories.redirected.put(file, None);
+            }
+            return Ok(answer);
         };
         if signature.is_some() {
             return self.signature_answer(repository, &state, name, &package).await;
@@ -443,6 +439,19 @@ fn lead(url: Option<Url>, because: &'static str, else_why: &str) -> Answer {
         || Answer::NotFound(else_why.to_owned()),
         |url| Answer::Redirect(Redirect::new(plain(&url), because)),
     )
+}
+
+/// To the first mirror that was not just `silent`. pacman would wait ten seconds there, for nothing, before its next Server.
+fn lead_past(repository: &Repository, name: &str, silent: &[Url], because: &'static str) -> Answer {
+    let mirrors = repository.mirrors();
+    match mirrors.iter().find(|mirror| !silent.contains(mirror)) {
+        None if !mirrors.is_empty() => Answer::NotNow("its mirrors do not answer"),
+        mirror => lead(
+            mirror.and_then(|mirror| pacstore_upstream::url_of(mirror, name.as_bytes()).ok()),
+            because,
+            "no mirror gives it",
+        ),
+    }
 }
 
 fn several(repo: &str, arch: &str, mirror: &str, folders: &[String]) -> Answer {

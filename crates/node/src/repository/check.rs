@@ -8,6 +8,7 @@
 //! - Invariant: only configured mirrors are asked, never peers.
 //! - Not here: what pacman is told meanwhile (`super::ask`).
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -69,6 +70,8 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) phase: watch::Sender<Phase>,
+    /// Mirrors that were asked and have not said a word, and since when; nothing once they are given up.
+    unheard: std::sync::Mutex<HashMap<Url, Option<Instant>>>,
     ended: std::sync::Mutex<Option<Instant>>,
 }
 
@@ -85,6 +88,7 @@ impl Flight {
     fn new() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Asking),
+            unheard: std::sync::Mutex::default(),
             ended: std::sync::Mutex::default(),
         }
     }
@@ -97,6 +101,30 @@ impl Flight {
         if ended.is_none() {
             *ended = Some(Instant::now());
             self.phase.send_replace(Phase::Over(outcome));
+        }
+    }
+
+    /// Mirrors that send nothing, as far as this look shows.
+    pub(super) fn silent(&self) -> Vec<Url> {
+        let unheard = self.unheard();
+        let long = unheard
+            .iter()
+            .filter(|(_, since)| since.is_none_or(|since| HEDGE <= since.elapsed()));
+        long.map(|(mirror, _)| mirror.clone()).collect()
+    }
+
+    fn unheard(&self) -> std::sync::MutexGuard<'_, HashMap<Url, Option<Instant>>> {
+        self.unheard
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// `mirror` gave something, or failed by `error` at least with a word.
+    fn heard(&self, mirror: &Url, error: Option<&LookError>) {
+        if error.is_some_and(LookError::is_silence) {
+            self.unheard().insert(mirror.clone(), None);
+        } else {
+            self.unheard().remove(mirror);
         }
     }
 
@@ -140,11 +168,12 @@ impl Node {
 async fn all(node: &Node, repository: &Arc<Repository>, line: &Arc<Line>, flight: &Flight) -> Outcome {
     let mut left = repository.mirrors();
     let (mut behind, mut failed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    while let Some((mirror, header)) = first(node, repository, line, &mut left, &mut failed).await {
+    while let Some((mirror, header)) = first(node, repository, line, (flight, &mut left, &mut failed)).await {
         if matches!(header, Header::Other(..)) {
             flight.phase.send_replace(Phase::Receiving(mirror.clone()));
         }
         let looked = pair::whole(node, repository, line, &mirror, header).await;
+        flight.heard(&mirror, looked.as_ref().err());
         match take(node, repository, line, &mirror, looked).await {
             Ok(outcome) => {
                 settle(node, repository, line, &mirror);
@@ -268,22 +297,21 @@ async fn first(
     node: &Node,
     repository: &Repository,
     line: &Arc<Line>,
-    left: &mut Vec<Url>,
-    failed: &mut Vec<String>,
+    (flight, left, failed): (&Flight, &mut Vec<Url>, &mut Vec<String>),
 ) -> Option<(Url, Header)> {
     let mut asked = FuturesUnordered::new();
     let mut next = 0;
     loop {
         if asked.is_empty() {
             let mirror = left.get(next)?.clone();
-            asked.push(ask(node, line, mirror));
+            asked.push(ask(node, line, flight, mirror));
             next += 1;
         }
         let more = left.get(next).cloned();
         let answered = tokio::select! {
             Some(answered) = asked.next() => answered,
             () = tokio::time::sleep(HEDGE), if more.is_some() => {
-                asked.extend(more.map(|mirror| ask(node, line, mirror)));
+                asked.extend(more.map(|mirror| ask(node, line, flight, mirror)));
                 next += 1;
                 continue;
             }
@@ -295,6 +323,7 @@ async fn first(
         match header {
             Ok(header) => return Some((mirror, header)),
             Err(error) => {
+                flight.heard(&mirror, Some(&error));
                 if matches!(error, LookError::Stalled(_)) {
                     repository.failed(&mirror);
                 }
@@ -310,7 +339,16 @@ async fn first(
     }
 }
 
-async fn ask(node: &Node, line: &Arc<Line>, mirror: Url) -> (Url, Result<Header, LookError>) {
+async fn ask(
+    node: &Node,
+    line: &Arc<Line>,
+    flight: &Flight,
+    mirror: Url,
+) -> (Url, Result<Header, LookError>) {
+    flight
+        .unheard()
+        .entry(mirror.clone())
+        .or_insert_with(|| Some(Instant::now()));
     let header = pair::header(node, line, &mirror).await;
     (mirror, header)
 }

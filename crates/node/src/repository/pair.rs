@@ -81,6 +81,15 @@ pub(super) enum LookError {
 }
 
 impl LookError {
+    /// pacman would wait there in vain, too.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::Stalled(_) => true,
+            Self::Http(error) => error.is_silence(),
+            _ => false,
+        }
+    }
+
     /// A moment later it may be another.
     fn may_pass(&self) -> bool {
         matches!(self, Self::Torn(_) | Self::Unsigned(_) | Self::Moved(_))

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use pacstore_node::config::{Hours, PrefetchConfig};
 use pacstore_runtime::Clock;
-use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
+use pacstore_testkit::{Fault, Repo, RepoSpec, TestResult, Upstream};
 
 use crate::machine::{Machine, folder};
 use crate::service::until;
@@ -59,5 +59,26 @@ async fn updates_stop_coming_when_their_hours_are_over_save_those_that_are_order
     // Who orders it gets it whatever the hour.
     let status = node.node.prefetch().await?;
     assert_eq!((status.ready, status.missing, status.waiting), (6, 0, None));
+    Ok(())
+}
+
+/// "Nothing to update" is something that nobody can know then.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_database_came_yet_the_status_says_so() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path(), RepoSpec::new("core").packages(1, 3_000))?;
+    let mirror = Upstream::folder(dir.path())?;
+    mirror.fault("*", Fault::Status(503));
+    let machine = Machine::new("");
+    let node = machine.under(solo(&[&mirror])).start().await;
+    let status = node.node.prefetch().await?;
+    let why = status.waiting.unwrap_or_default();
+    assert!(
+        (status.ready, status.missing) == (0, 0) && why.contains("no database"),
+        "{why}"
+    );
+    mirror.heal();
+    let status = node.node.prefetch().await?;
+    assert_eq!((status.ready, status.missing, status.waiting), (0, 0, None));
     Ok(())
 }

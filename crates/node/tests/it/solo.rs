@@ -298,9 +298,16 @@ async fn without_an_answer_the_database_that_is_here_is_given_while_it_is_young(
     node.rested().await;
     assert!(node.pacman_bytes("core.db").await? == db);
     assert_eq!(node.state().await.0, "warn");
-    // A year later by a clock that jumped: too old to be given; pacman tries the mirror.
+    // A year later by a clock that jumped: too old to be given; pacman tries its next Server, or a mirror that says a word.
     hand.advance(Duration::from_hours(24 * 365));
     assert_eq!(node.state().await.0, "refused");
+    node.rested().await;
+    match node.pacman(1, "core.db").await {
+        Answer::NotNow(_) => {}
+        other => panic!("{other:?}"),
+    }
+    mirror.heal();
+    mirror.fault("*", Fault::Status(503));
     node.rested().await;
     for name in ["core.db", "core.db.sig"] {
         match node.pacman(1, name).await {

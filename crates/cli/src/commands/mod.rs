@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use pacstore_upstream::HttpError;
 
 use crate::context::{Context, Exit, Hinted, block_on};
 use crate::home::Home;
@@ -133,10 +134,18 @@ pub(crate) fn report(ctx: &Context, error: &anyhow::Error) {
     // anyhow finds a context at any depth; what `chain` gives are wrappers of it.
     let hint = error
         .downcast_ref::<Hinted>()
-        .and_then(|hinted| hinted.hint.clone());
+        .and_then(|hinted| hinted.hint.clone())
+        .or_else(|| connecting(error).map(str::to_owned));
     if let Some(hint) = hint {
         ctx.out.note(format!("hint: {hint}"));
     }
+}
+
+/// What can be done where a mirror cannot be reached, or its certificate is not good.
+fn connecting(error: &anyhow::Error) -> Option<&'static str> {
+    let mut http = error.chain().filter_map(|part| part.downcast_ref::<HttpError>());
+    http.find(|error| matches!(error, HttpError::Connect { .. }))?
+        .hint()
 }
 
 /// What is logged where `PACSTORE_LOG` does not say it. Of libp2p's crates errors alone: they warn of each stream that a

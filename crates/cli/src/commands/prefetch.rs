@@ -19,7 +19,7 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-/// Exits 0 if all is ready, 1 if something is missing, 3 if nothing is to be updated.
+/// Exits 0 if all is ready, 1 if something is missing or nobody knows, 3 if nothing is to be updated.
 pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     let ended = if let Some(daemon) = ctx.daemon().await {
         if args.dry_run {
@@ -52,7 +52,8 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     };
     ctx.out.data(&ended, human)?;
     Ok(match (ended.ready, ended.missing) {
-        (0, 0) => Exit::Nothing,
+        (0, 0) if ended.waiting.is_none() => Exit::Nothing,
+        (0, 0) => Exit::Failed,
         (_, 0) => Exit::Done,
         _ => Exit::Failed,
     })
@@ -61,7 +62,10 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
 /// In a line: how many are ready, how many are missing and why.
 pub(super) fn human(status: &PrefetchStatus) -> String {
     if status.ready + status.missing == 0 {
-        return "nothing to update".to_owned();
+        return status
+            .waiting
+            .clone()
+            .unwrap_or_else(|| "nothing to update".to_owned());
     }
     let mut text = format!("{} files ready, {} missing", status.ready, status.missing);
     if status.missing > 0 {
@@ -70,5 +74,18 @@ pub(super) fn human(status: &PrefetchStatus) -> String {
     match &status.waiting {
         Some(why) => format!("{text}; {why}"),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nothing_is_to_be_updated_is_said_only_where_it_is_known() {
+        let mut status = PrefetchStatus::default();
+        assert_eq!(human(&status), "nothing to update");
+        status.waiting = Some("no database is here yet".to_owned());
+        assert_eq!(human(&status), "no database is here yet");
     }
 }

@@ -96,9 +96,11 @@ pub(crate) struct DaemonFacts {
 pub(crate) struct UpstreamFacts {
     pub(crate) repository: String,
     pub(crate) url: String,
-    /// Time of the database and the server's clock, or why it failed.
-    pub(crate) answer: Result<(Option<SystemTime>, Option<SystemTime>), String>,
+    pub(crate) answer: Asked,
 }
+
+/// Time of a database and the server's clock, or why it failed and what can be done.
+pub(crate) type Asked = Result<(Option<SystemTime>, Option<SystemTime>), (String, Option<&'static str>)>;
 
 /// One repository in pacman's configuration.
 #[derive(Clone, Debug, Default)]
@@ -446,10 +448,12 @@ fn upstreams(facts: &Facts) -> Vec<Line> {
     let one = |upstream: &UpstreamFacts| {
         let what = format!("{} ({})", upstream.url, upstream.repository);
         match &upstream.answer {
-            Err(why) => warn(
+            Err((why, hint)) => warn(
                 "upstream",
                 format!("{what}: {why}"),
-                "other mirrors are used meanwhile; if it stays so, take it out of the mirror list",
+                hint.unwrap_or(
+                    "other mirrors are used meanwhile; if it stays so, take it out of the mirror list",
+                ),
             ),
             Ok((time, _)) => {
                 let behind = time.zip(newest(&upstream.repository));

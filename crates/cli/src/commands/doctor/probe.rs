@@ -10,17 +10,17 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use pacstore_pacman::Settings;
-use pacstore_upstream::{Get, Http, HttpOptions, url_of};
+use pacstore_upstream::{Get, Http, HttpError, HttpOptions, url_of};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use url::Url;
 
 use super::judge::{
-    CacheFacts, DaemonFacts, Facts, PacmanFacts, Reached, RepositoryFacts, Served, UpstreamFacts,
+    Asked, CacheFacts, DaemonFacts, Facts, PacmanFacts, Reached, RepositoryFacts, Served, UpstreamFacts,
 };
 use crate::commands::setup::lines::port_of;
-use crate::commands::setup::repositories::{Repository, sort};
+use crate::commands::setup::repositories::{Repository, is_gateway, sort};
 use crate::config::gateway_listen;
 use crate::context::Context;
 use crate::machine::{Guess, PacmanConf, Place, architecture, pacman_version};
@@ -84,7 +84,10 @@ pub(super) async fn probe(ctx: &Context, place: &Place, guess: Option<&Guess>, p
         swarm_ports: ports(listens.iter().map(ToString::to_string)),
         upstreams: upstreams(&repositories).await,
         pacman: match &pacman {
-            Ok(pacman) => Ok(pacman_facts(pacman, &repositories, place, program)),
+            Ok(pacman) => {
+                let machine = (place, program, gateway.port());
+                Ok(pacman_facts(pacman, &repositories, machine))
+            }
             Err(error) => Err(format!("{error:#}")),
         },
         free: free(&state_dir),
@@ -242,22 +245,30 @@ async fn upstreams(repositories: &[Repository]) -> Vec<UpstreamFacts> {
 }
 
 /// The header of a repository's database; its body is not read.
-async fn ask(
-    http: &Http,
-    repository: &str,
-    folder: &str,
-) -> Result<(Option<SystemTime>, Option<SystemTime>), String> {
-    let folder = Url::parse(folder).map_err(|error| error.to_string())?;
-    let url = url_of(&folder, format!("{repository}.db").as_bytes()).map_err(|error| error.to_string())?;
+async fn ask(http: &Http, repository: &str, folder: &str) -> Asked {
+    let bad = |error: &dyn std::error::Error| (error.to_string(), None);
+    let folder = Url::parse(folder).map_err(|error| bad(&error))?;
+    let url = url_of(&folder, format!("{repository}.db").as_bytes()).map_err(|error| bad(&error))?;
     let mut get = Get::new(&url);
     get.deadline = Some(PATIENCE);
     match http.get(&get).await {
         Ok(response) => Ok((response.last_modified, response.date)),
-        Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => {
+            // What a status means for a whole mirror is not what it means for one repository of it.
+            let hint = error
+                .hint()
+                .filter(|_| !matches!(error, HttpError::Status { .. }));
+            Err((format!("{:#}", anyhow::Error::from(error)), hint))
+        }
     }
 }
 
-fn pacman_facts(conf: &PacmanConf, ours: &[Repository], place: &Place, program: &Path) -> PacmanFacts {
+fn pacman_facts(
+    conf: &PacmanConf,
+    ours: &[Repository],
+    (place, program, gateway): (&Place, &Path, u16),
+) -> PacmanFacts {
+    let port = |url: &String| port(url, gateway);
     let settings = &conf.settings;
     let repository = |one: &pacstore_pacman::RepositorySettings| RepositoryFacts {
         name: one.name.clone(),
@@ -268,7 +279,7 @@ fn pacman_facts(conf: &PacmanConf, ours: &[Repository], place: &Place, program: 
             .filter_map(|(place, url)| Some((place, port(url)?)))
             .collect(),
         servers: one.servers.len(),
-        cache: one.cache_servers.iter().filter_map(|url| port(url)).collect(),
+        cache: one.cache_servers.iter().filter_map(port).collect(),
         ordinary: ours.iter().any(|known| known.name == one.name),
     };
     PacmanFacts {
@@ -283,8 +294,12 @@ fn pacman_facts(conf: &PacmanConf, ours: &[Repository], place: &Place, program: 
     }
 }
 
-/// The port of a server line of our form.
-fn port(url: &str) -> Option<u16> {
+/// The port of a server line that asks us: one of the form that `setup` writes, or any other of ours on the port of our `gateway`.
+pub(super) fn port(url: &str, gateway: u16) -> Option<u16> {
+    let is_ours = |url: &Url| is_gateway(url) && url.port_or_known_default() == Some(gateway);
+    if Url::parse(url).is_ok_and(|url| is_ours(&url)) {
+        return Some(gateway);
+    }
     port_of(&pacstore_pacman::Directive {
         line: 0,
         key: "Server",

@@ -181,7 +181,7 @@ fn each_broken_link_is_the_one_that_is_named() {
         "29 h behind",
     );
     only(
-        &with(|f| f.upstreams[0].answer = Err("refused".to_owned())),
+        &with(|f| f.upstreams[0].answer = Err(("refused".to_owned(), None))),
         Warn,
         "upstream",
         "a.example/ (core): refused",
@@ -426,4 +426,27 @@ fn a_proxy_that_pacman_asks_for_us_is_told() {
         ),
         "{lines:?}"
     );
+}
+
+#[test]
+fn a_line_for_us_that_a_person_wrote_is_known_in_each_of_its_forms() {
+    use super::probe::port;
+    for line in [
+        "http://127.0.0.1:8080/pacman/$repo/$arch",
+        "http://127.0.0.1:8080/pacman/core/x86_64/",
+        "http://localhost:8080/ipns/arch.example.org/$repo/os/$arch",
+        "http://arch.example.org.ipns.localhost:8080/$repo/os/$arch",
+        "http://[::1]:8080/pacman/core/$arch",
+    ] {
+        assert_eq!(port(line, 8080), Some(8080), "{line}");
+    }
+    // For another port only what nobody else would have there.
+    assert_eq!(port("http://127.0.0.1:8081/pacman/$repo/$arch", 8080), Some(8081));
+    for line in [
+        "http://127.0.0.1:8081/ipns/arch.example.org/$repo",
+        "http://127.0.0.1:8080/mirror/$repo",
+        "https://mirror.example/pacman/$repo/$arch",
+    ] {
+        assert_eq!(port(line, 8080), None, "{line}");
+    }
 }

@@ -130,7 +130,7 @@ fn is_known(name: &str) -> bool {
 }
 
 /// A gateway of this machine, ours or another one: it is no mirror but asks mirrors itself.
-fn is_gateway(url: &Url) -> bool {
+pub(crate) fn is_gateway(url: &Url) -> bool {
     let here = match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),

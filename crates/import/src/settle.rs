@@ -22,6 +22,7 @@ use crate::stamp::ChangeStamp;
 use crate::state::{Alarm, DatabaseTimes, Kept, RegionMark, RepoFacts, RepoState, State};
 use crate::tree::{Difference, Row, Rows};
 use crate::trouble::Trouble;
+use crate::view::Item;
 use crate::work::{AllOpened, Checked, Work};
 
 /// Warnings that are kept of one round.
@@ -79,7 +80,8 @@ impl Work {
                 .get(self.look.slot(self.look.region(path)))
                 .copied()
                 .unwrap_or_default();
-            !stays && self.view.position(path).is_none()
+            // A name without bytes says nothing of what was there.
+            !stays && !matches!(self.view.get(path), Some(Item::File { .. }))
         })?;
         let spec = &self.plan.spec;
         let stamp = self.stamp.as_ref().and_then(ChangeStamp::written_time);

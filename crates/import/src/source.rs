@@ -210,6 +210,8 @@ impl Importer {
                 known: state.map(|state| state.known()).unwrap_or_default(),
                 found: None,
                 unlisted: false,
+                unasked: BTreeSet::new(),
+                listed: BTreeSet::new(),
                 meter: Meter::default(),
             })),
         })

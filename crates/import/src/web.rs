@@ -68,6 +68,9 @@ pub(crate) struct Web {
     pub(crate) found: Option<(Vec<Repo>, Vec<Vec<u8>>)>,
     /// It gives no listings, so the repositories are those of the last tree.
     pub(crate) unlisted: bool,
+    /// Twins of databases that the last look did not ask for, and those that a listing named since: the next one does.
+    pub(crate) unasked: BTreeSet<Vec<u8>>,
+    pub(crate) listed: BTreeSet<Vec<u8>>,
     pub(crate) meter: Meter,
 }
 
@@ -100,7 +103,7 @@ impl Web {
         let absent = also.into_iter().filter(|path| view.get(path).is_none());
         let absent: Vec<Vec<u8>> = absent.filter(|path| self.is_ours(path)).collect();
         without_bytes(&mut view, absent);
-        let mut more = Vec::new();
+        let (mut more, mut unasked) = (Vec::new(), BTreeSet::new());
         for repo in &repos {
             let Some(Item::File { stamp, place }) = view.get(&main(repo)) else {
                 continue;
@@ -110,12 +113,18 @@ impl Web {
             for name in pacman::database_names(&repo.name) {
                 let path = repo.path(&name);
                 let usual = pacman::DbFileName::parse(&name).is_some_and(|name| name.ending.is_empty());
-                if path != main(repo) && (usual || !quiet || self.is_remembered(&path).await?) {
+                if path == main(repo) {
+                    continue;
+                }
+                if usual || !quiet || self.listed.contains(&path) || self.is_remembered(&path).await? {
                     more.push(want(path));
+                } else {
+                    unasked.insert(path);
                 }
             }
         }
         self.get_all(&mut view, more, None).await?;
+        self.unasked = unasked;
         let lost = if self.wanted.is_some() || self.unlisted {
             repos.into_iter().map(|repo| (repo, NoFile::Absent)).collect()
         } else {
@@ -187,6 +196,10 @@ impl Web {
             }
         }
         let named = self.named_in_vain(view, asked).await;
+        // What was not asked for is not missing.
+        let (listed, named): (Vec<_>, Vec<_>) =
+            named.into_iter().partition(|path| self.unasked.contains(path));
+        self.listed.extend(listed);
         without_bytes(view, named);
         Ok(())
     }

@@ -20,6 +20,7 @@ mod stamps;
 mod stops;
 mod torn;
 mod trees;
+mod twins;
 mod unread;
 mod upstreams;
 mod year;

@@ -84,6 +84,17 @@ pub(crate) fn children(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, dag::ReadErro
 /// fetched at its first request instead.
 pub(crate) async fn databases(node: &Node, mirror: &Arc<Mirror>, head: &Head) {
     for path in mirror.used_databases() {
+        if matches!(mirror.look_up(&head.tree, &segments(&path)), Ok(None)) {
+            let (mirror_, path_) = (mirror.clone(), path.clone());
+            if let Err(error) = blocking(node, move || mirror_.drop_database(&path_)).await {
+                debug!(
+                    path,
+                    error = &error as &dyn std::error::Error,
+                    "a database that is gone is held on"
+                );
+            }
+            continue;
+        }
         for path in [path.clone(), format!("{path}.sig")] {
             let Some((root, sources)) = database(node, mirror, head, &path) else {
                 continue;

@@ -1,6 +1,6 @@
 //! What clients use of a mirror: its databases are kept, whatever else is evicted, and its heads while they are served.
 //!
-//! - Invariant: a database that somebody asked for is held with its newest root.
+//! - Invariant: a database that somebody asked for is held with its newest root, while the newest tree has it.
 //! - Not here: heads and their trees (`super`), how a new root comes in (`crate::follow`).
 
 use std::sync::PoisonError;
@@ -33,6 +33,18 @@ impl Mirror {
     pub(crate) fn uses_database(&self, path: &str) -> bool {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.iter().any(|known| known == path) || used.len() >= MAX_USED
+    }
+
+    /// The database at `path` is in the newest tree no more, nor its signature: no client can use them.
+    pub(crate) fn drop_database(&self, path: &str) -> Result<(), StoreError> {
+        for path in [path, &format!("{path}.sig")] {
+            self.store
+                .release(&format!("{USED}{}/{path}", self.config.name))?;
+        }
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|known| known != path);
+        drop(used);
+        self.change(|_| ())
     }
 
     /// Notes that `head` is served to somebody.

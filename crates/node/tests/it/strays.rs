@@ -11,7 +11,7 @@ use pacstore_import::Files;
 use pacstore_node::{Keys, Node, Online, Outcome};
 use pacstore_runtime::{Clock, Tasks};
 use pacstore_store::Tuning;
-use pacstore_testkit::TestResult;
+use pacstore_testkit::{Repo, RepoSpec, TestResult};
 
 use crate::nodes::{Failure, NAME, Plan, SOON, TestNode, copy_folder};
 use crate::publish::{StopAt, Then};
@@ -300,5 +300,38 @@ async fn databases_that_clients_used_are_held_only_while_their_mirror_is_followe
     plan.config.mirrors = client("here.example").config.mirrors;
     let node = plan.start().await;
     assert_eq!(held(&node, "used/"), ["here.example/core/os/x86_64/core.db"]);
+    Ok(())
+}
+
+/// Of a repository that upstream gave up a client keeps nothing for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_the_newest_tree_has_no_more_is_held_no_longer() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let folder = |name: &str| dir.path().join(name).join("os/x86_64");
+    for name in ["community", "core"] {
+        Repo::create(folder(name), RepoSpec::new(name).packages(2, 600))?;
+    }
+    let importer = Plan::importer(dir.path(), Files::Listed).start().await;
+    importer.import().await;
+    let client = Plan::client(vec![importer.plan.key()], vec![importer.address().await]);
+    let client = client.start().await;
+    client.follows(&importer).await;
+    for name in ["community", "core"] {
+        client.get(&format!("{name}/os/x86_64/{name}.db")).await?;
+    }
+    let all = |name: &str| {
+        let path = format!("{}/{name}/os/x86_64/{name}.db", NAME);
+        [path.clone(), format!("{path}.sig")]
+    };
+    // With the next tree their signatures are held, too.
+    let mut core = Repo::create(folder("core"), RepoSpec::new("core").packages(2, 600))?;
+    core.update(&["pkg0"])?;
+    importer.import().await;
+    client.follows(&importer).await;
+    assert_eq!(held(&client, "used/"), [all("community"), all("core")].concat());
+    fs_err::remove_dir_all(dir.path().join("community"))?;
+    importer.import().await;
+    client.follows(&importer).await;
+    assert_eq!(held(&client, "used/"), all("core"));
     Ok(())
 }

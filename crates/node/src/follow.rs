@@ -286,11 +286,18 @@ async fn own(node: &Node, mirror: &Arc<Mirror>, import: &Arc<Importing>) -> Resu
     }
     let (node_, sequence) = (node.clone(), record.sequence());
     blocking(node, move || publish::saw_sequence(&node_, &key, sequence)).await?;
-    // Without a head of our own, the first that we publish goes above it.
-    let Some(ours) = ours.filter(|ours| record.head() != Some(ours.head_cid)) else {
+    // Without a head of our own, the first that we publish goes above it. While others were asked we may have published.
+    let ours = mirror.signed().into_iter().find(|signed| signed.key == key);
+    let is_other = |ours: &Signed| record.head() != Some(ours.head_cid) && ours.record.sequence() <= sequence;
+    let Some(ours) = ours.filter(is_other) else {
         return Ok(());
     };
     let theirs = read_head(node, mirror, key, record).await?;
+    if import.began < theirs.head.checked() {
+        import
+            .rival
+            .store(node.inner.clock.unix_seconds(), Ordering::Relaxed);
+    }
     // An old copy of ours must not be put above what was published after it.
     if theirs.head.checked() < ours.head.checked() {
         warn!(mirror = %mirror.config.name, %key, sequence, "the network knows a later record of this key than this node; publishing above it");

@@ -9,7 +9,7 @@
 //! - Invariant: a round in which nothing moves for [`STILL`] is given up, wherever it stands.
 //! - Not here: what a round does (`pacstore-import`), heads (`crate::publish`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -62,6 +62,9 @@ pub struct Importing {
     look: AtomicBool,
     pub(crate) rounds: Rounds,
     pub(crate) replicas: Replicas,
+    /// When this daemon began, and when it last saw what another one signed with our key since then; seconds since 1970, 0 = never.
+    pub(crate) began: u64,
+    pub(crate) rival: AtomicU64,
     asks: mpsc::Sender<oneshot::Sender<RoundReport>>,
     asked: tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<RoundReport>>>,
 }
@@ -168,6 +171,8 @@ impl Importing {
                 look: AtomicBool::new(false),
                 rounds: Rounds::load(store, &import.name)?,
                 replicas: Replicas::load(store, &import.name)?,
+                began: clock.unix_seconds(),
+                rival: AtomicU64::new(0),
                 asks,
                 asked: tokio::sync::Mutex::new(asked),
             }));

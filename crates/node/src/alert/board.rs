@@ -20,7 +20,7 @@ pub(crate) const MAX_PER_HOUR: usize = 12;
 /// Of these, how many only errors and their ends may be.
 const FOR_ERRORS: usize = 4;
 
-/// Conditions that are known at once; more are dropped.
+/// Conditions that are known at once; events that are over make way for others.
 const MAX_OPEN: usize = 1000;
 
 /// Messages that wait for their delivery.
@@ -28,6 +28,9 @@ const MAX_PENDING: usize = 64;
 
 /// What happened once is remembered for so long, in seconds, so that it is not told again.
 const REMEMBER: u64 = 7 * 86_400;
+
+/// How exactly it is noted when a condition was last seen, in seconds: each note is a write to the disk.
+const SEEN: u64 = 3600;
 
 /// How a condition ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +107,7 @@ impl Board {
             holds.insert(condition.key.clone(), condition);
         }
         for (key, condition) in &holds {
-            self.note(now, key, condition);
+            self.note(now, key, condition, &holds);
         }
         let mut news = Vec::new();
         let mut keys: Vec<(bool, String)> = self
@@ -123,8 +126,8 @@ impl Board {
         news
     }
 
-    fn note(&mut self, now: u64, key: &str, condition: &Condition) {
-        if !self.open.contains_key(key) && self.open.len() >= MAX_OPEN {
+    fn note(&mut self, now: u64, key: &str, condition: &Condition, holds: &BTreeMap<String, Condition>) {
+        if !self.open.contains_key(key) && self.open.len() >= MAX_OPEN && !self.make_way(holds) {
             return;
         }
         let open = self.open.entry(key.to_owned()).or_insert_with(|| Open {
@@ -140,7 +143,19 @@ impl Board {
         open.kind = condition.kind;
         open.text.clone_from(&condition.text);
         open.hint.clone_from(&condition.hint);
-        open.seen = now;
+        if open.seen + SEEN <= now {
+            open.seen = now;
+        }
+    }
+
+    /// Forgets the event that was seen longest ago, of those that are over; says whether there was one.
+    fn make_way(&mut self, holds: &BTreeMap<String, Condition>) -> bool {
+        let over = self
+            .open
+            .iter()
+            .filter(|(key, open)| open.lasts == Lasts::Once && !holds.contains_key(*key));
+        let first = over.min_by_key(|(_, open)| open.seen).map(|(key, _)| key.clone());
+        first.is_some_and(|key| self.open.remove(&key).is_some())
     }
 
     /// Whether the condition `key` is news, and its end.
@@ -371,6 +386,47 @@ mod tests {
             kinds(&board.look(86_400 * 12, vec![event], &rules())),
             [Kind::Warning]
         );
+    }
+
+    #[test]
+    fn thousands_of_events_keep_no_error_from_being_told() {
+        let mut board = Board::default();
+        let event = |n: u64| Condition {
+            lasts: Lasts::Once,
+            after: Duration::ZERO,
+            kind: Kind::Warning,
+            ..failing(&format!("a{n:05}"))
+        };
+        let mut last_told = None;
+        for n in 0..1500 {
+            if !board.look(n * 300, vec![event(n)], &rules()).is_empty() {
+                last_told = Some(event(n));
+            }
+        }
+        let later = 1500 * 300;
+        assert!(board.look(later, vec![failing("z")], &rules()).is_empty());
+        let news = board.look(later + 600, vec![failing("z")], &rules());
+        assert_eq!(kinds(&news), [Kind::Error]);
+        assert!(board.open.len() <= MAX_OPEN);
+        let again = vec![failing("z"), last_told.expect("some were told")];
+        assert!(
+            board.look(later + 660, again, &rules()).is_empty(),
+            "what was told of late is not told again"
+        );
+    }
+
+    #[test]
+    fn what_only_holds_on_is_not_written_again_at_each_look() {
+        let mut board = Board::default();
+        board.look(0, vec![failing("a")], &rules());
+        board.look(600, vec![failing("a")], &rules());
+        let mut written = Vec::new();
+        for second in (605..=7800).step_by(5) {
+            board.look(second, vec![failing("a")], &rules());
+            written.push(serde_json::to_vec(&board).expect("JSON"));
+        }
+        written.dedup();
+        assert!(written.len() <= 4, "{} times in two hours", written.len());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - Not here: what is told and when (`super::board`).
 
 use std::path::Path;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use pacstore_runtime::{DeadlineExceeded, deadline};
 use pacstore_upstream::{Http, HttpError};
 use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use tokio::process::{ChildStderr, Command};
+use tokio::time::timeout;
 
 use super::{Alert, AlertConfig};
 
@@ -25,7 +27,10 @@ use super::{Alert, AlertConfig};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What is kept of what a child says, in bytes.
-const MAX_SAID: u64 = 4096;
+const MAX_SAID: usize = 4096;
+
+/// How long is read what a child that has ended had said.
+const REST: Duration = Duration::from_secs(1);
 
 /// Why a message did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -115,17 +120,20 @@ async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(
             let _ = stdin.write_all(&input).await;
         }
     };
-    let read = async {
-        let mut text = Vec::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(MAX_SAID).read_to_end(&mut text).await;
+    let mut text = Vec::new();
+    let all = async {
+        let mut talk = pin!(async { tokio::join!(write, last_words(stderr, &mut text)) });
+        tokio::select! {
+            status = child.wait() => {
+                // What it left behind may keep both open for ever, and is none of our concern.
+                let _ = timeout(REST, talk).await;
+                status
+            }
+            _ = &mut talk => child.wait().await,
         }
-        String::from_utf8_lossy(&text).into_owned()
     };
-    let all = async { tokio::join!(write, read, child.wait()) };
-    let ended = deadline("the alert's program", DEADLINE, all).await;
-    let ((), text, status) = match ended {
-        Ok(ended) => ended,
+    let status = match deadline("the alert's program", DEADLINE, all).await {
+        Ok(status) => status,
         Err(late) => {
             if let Some(group) = group.and_then(rustix::process::Pid::from_raw) {
                 // Gone already is just as good.
@@ -141,8 +149,18 @@ async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(
     Err(SendError::Ended {
         program: shown,
         status,
-        text,
+        text: String::from_utf8_lossy(&text).into_owned(),
     })
+}
+
+/// Reads to the end, for who is not read cannot go on, and keeps the end of it.
+async fn last_words(from: Option<ChildStderr>, text: &mut Vec<u8>) {
+    let Some(mut from) = from else { return };
+    let mut part = [0; MAX_SAID];
+    while let Ok(len @ 1..) = from.read(&mut part).await {
+        text.extend(part.iter().take(len));
+        text.drain(..text.len().saturating_sub(MAX_SAID));
+    }
 }
 
 /// The mail as `sendmail -t` reads it.
@@ -291,6 +309,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_program_has_ended_whatever_it_leaves_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let left = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}", left.display());
+        let sent = child(Path::new("/bin/sh"), &["-c".to_owned(), script], Vec::new()).await;
+        let pid = fs_err::read_to_string(&left).expect("it was started");
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs on");
+        sent.expect("it took the message");
+    }
+
+    #[tokio::test]
+    async fn a_program_may_say_much_and_its_last_words_are_told() {
+        let script = "i=0; while [ $i -lt 5000 ]; do echo 'a line of what it does' >&2; i=$((i+1)); done; \
+                      echo nobody is there >&2; exit 3";
+        let sent = child(
+            Path::new("/bin/sh"),
+            &["-c".to_owned(), script.to_owned()],
+            Vec::new(),
+        )
+        .await;
+        let text = sent.expect_err("it fails").to_string();
+        assert!(
+            text.contains("exit status: 3") && text.ends_with("saying: nobody is there"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
     async fn a_program_that_never_ends_is_killed() {
         let dir = tempfile::tempdir().expect("a folder");
         let ready = dir.path().join("pid");
@@ -306,7 +353,7 @@ mod tests {
                 break pid;
             }
             assert!(std::time::Instant::now() < until, "the child starts");
-            let step = tokio::time::timeout(Duration::from_millis(20), &mut delivery).await;
+            let step = timeout(Duration::from_millis(20), &mut delivery).await;
             assert!(step.is_err(), "it does not end by itself");
         };
         tokio::time::pause();

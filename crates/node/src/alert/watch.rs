@@ -5,19 +5,20 @@
 //!   back-off for [`KEEP`].
 //! - Not here: whether it is news (`super::board`).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::error::Error;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pacstore_import::Step;
 use pacstore_names::{rfc3339, unix_seconds};
-use pacstore_runtime::{Backoff, Pool, Stopped, TaskState};
+use pacstore_runtime::{Pool, Stopped, TaskState};
 use pacstore_upstream::{AddressRules, Http, HttpOptions};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::board::{Condition, Lasts, Rules};
+use super::channels::Channels;
 use super::{Alert, AlertConfig, Delivery, Kind, send};
 use crate::config::Every;
 use crate::importer::{Importing, Outcome};
@@ -73,7 +74,7 @@ pub(crate) async fn run(node: Node) {
         slept: slept(),
         jumped: None,
     };
-    let mut tried: HashMap<String, (Backoff, Instant)> = HashMap::new();
+    let mut tried = Channels::default();
     let mut saved = Vec::new();
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,7 +166,7 @@ fn say(alert: &Alert) {
 }
 
 /// Carries what waits to the channels whose time has come.
-async fn carry(node: &Node, http: &Http, tried: &mut HashMap<String, (Backoff, Instant)>) {
+async fn carry(node: &Node, http: &Http, tried: &mut Channels) {
     let alerts = &node.inner.alerts;
     let waiting: Vec<(Alert, String)> = alerts.board(|board| {
         let of_one = |one: &super::board::Pending| {
@@ -177,16 +178,14 @@ async fn carry(node: &Node, http: &Http, tried: &mut HashMap<String, (Backoff, I
         };
         board.pending.iter().flat_map(of_one).collect()
     });
-    for (alert, channel) in waiting {
-        if tried
-            .get(&channel)
-            .is_some_and(|(_, next)| Instant::now() < *next)
-        {
+    let mut failed = HashSet::new();
+    for (alert, channel) in tried.due(waiting, Instant::now()) {
+        if failed.contains(&channel) {
             continue;
         }
         match send::deliver(&channel, &alert, &node.inner.config.alert, http).await {
             Ok(()) => {
-                tried.remove(&channel);
+                tried.took(&channel);
                 alerts.sent.fetch_add(1, Ordering::Relaxed);
                 alerts.board(|board| board.delivered(&alert, &channel));
             }
@@ -194,16 +193,12 @@ async fn carry(node: &Node, http: &Http, tried: &mut HashMap<String, (Backoff, I
                 alerts.failed.fetch_add(1, Ordering::Relaxed);
                 warn!(
                     channel,
+                    key = alert.key,
                     error = &error as &dyn Error,
                     "an alert was not delivered; will retry"
                 );
-                let (backoff, next) = tried.entry(channel).or_insert_with(|| {
-                    (
-                        Backoff::new(Duration::from_secs(30), Duration::from_mins(30)),
-                        Instant::now(),
-                    )
-                });
-                *next = Instant::now() + backoff.next();
+                failed.insert(channel.clone());
+                tried.refused(channel, alert.key, Instant::now());
             }
         }
     }
@@ -297,6 +292,7 @@ fn conditions(node: &Node, now: u64) -> Vec<Condition> {
         key(node, import, &mut found);
         shared(node, import, &mut found);
         replicas(import, &mut found);
+        rival(import, now, &mut found);
     }
     disk(node, &mut found);
     for task in node.inner.tasks.report() {
@@ -513,6 +509,20 @@ fn replicas(import: &Importing, found: &mut Vec<Condition>) {
     found.push(Condition {
         hint: Some(hint.to_owned()),
         ..about(import, "replicas", Kind::Warning, text)
+    });
+}
+
+/// Two daemons sign with one key: each takes the name from the other.
+fn rival(import: &Importing, now: u64, found: &mut Vec<Condition>) {
+    let seen = import.rival.load(Ordering::Relaxed);
+    if seen == 0 || STANDS.as_secs() < now.abs_diff(seen) {
+        return;
+    }
+    let text =
+        "another node signs with the same key, so clients are led from the tree of one to that of the other";
+    found.push(Condition {
+        hint: Some("stop one of the two: a copy of this machine, or the old one after a move".to_owned()),
+        ..about(import, "rival", Kind::Error, text.to_owned())
     });
 }
 

@@ -154,5 +154,41 @@ async fn an_importer_that_lost_all_but_its_key_is_followed_again() -> TestResult
     again.connected().await;
     again.refresh().await;
     client.follows(&again).await;
+    assert_eq!(
+        again.node.status(None).await.alerts,
+        [],
+        "it is the only one that runs"
+    );
+    Ok(())
+}
+
+/// Two machines with a copy of one key, each of which goes on publishing.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_node_that_signs_with_the_same_key_is_told() -> TestResult {
+    let (dir, copy) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    Repo::create(dir.path(), RepoSpec::new("core").packages(2, 500))?;
+    Repo::create(copy.path(), RepoSpec::new("core").packages(3, 500))?;
+    let first = importer(dir.path()).await;
+    let mut plan = Plan::importer(copy.path(), Files::Listed);
+    let key = |plan: &Plan| plan.config.state_dir.join("keys/k.key");
+    fs_err::copy(key(&first.plan), key(&plan))?;
+    plan.config.mirrors.clone_from(&first.plan.config.mirrors);
+    plan.config.swarm.peers = vec![first.address().await];
+    let (clock, hand) = pacstore_runtime::Clock::fake(std::time::SystemTime::now());
+    hand.advance(std::time::Duration::from_secs(5));
+    let second = plan.clock(&clock).start().await;
+    second.import().await;
+    second.connected().await;
+    let told = async {
+        loop {
+            first.refresh().await;
+            let alerts = first.node.status(None).await.alerts;
+            if alerts.iter().any(|one| one.key == "rival/test.mirror") {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(crate::nodes::SOON, told).await?;
     Ok(())
 }

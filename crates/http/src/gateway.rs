@@ -189,7 +189,7 @@ impl Gateway {
         let fits = match &answer {
             Ok(Answer::File(file)) => asked.form.fits(file),
             Ok(Answer::Directory(_) | Answer::Redirect(_)) => asked.form == Form::Plain,
-            Ok(Answer::NotFound(_)) | Err(_) => true,
+            Ok(Answer::NotFound(_) | Answer::NotNow(_)) | Err(_) => true,
         };
         if !fits {
             return text(

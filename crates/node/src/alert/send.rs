@@ -156,7 +156,7 @@ async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(
 /// Reads to the end, for who is not read cannot go on, and keeps the end of it.
 async fn last_words(from: Option<ChildStderr>, text: &mut Vec<u8>) {
     let Some(mut from) = from else { return };
-    let mut part = [0; MAX_SAID];
+    let mut part = vec![0; MAX_SAID];
     while let Ok(len @ 1..) = from.read(&mut part).await {
         text.extend(part.iter().take(len));
         text.drain(..text.len().saturating_sub(MAX_SAID));

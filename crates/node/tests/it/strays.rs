@@ -320,7 +320,7 @@ async fn a_database_that_the_newest_tree_has_no_more_is_held_no_longer() -> Test
         client.get(&format!("{name}/os/x86_64/{name}.db")).await?;
     }
     let all = |name: &str| {
-        let path = format!("{}/{name}/os/x86_64/{name}.db", NAME);
+        let path = format!("{NAME}/{name}/os/x86_64/{name}.db");
         [path.clone(), format!("{path}.sig")]
     };
     // With the next tree their signatures are held, too.

@@ -53,6 +53,10 @@ pub(crate) async fn run(mut args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     if args.output == Path::new("-") {
         args.output = PathBuf::from("/dev/stdout");
     }
+    if let Some(left) = left_by_pacman(&args) {
+        let hint = "pacman replaces `%o` and `%u` only where each is a word of its own: XferCommand = pacstore get -o %o %u";
+        return Err(Hinted::new(format!("pacman has left `{left}` as it is"), hint).into());
+    }
     if args.output.is_dir() {
         let hint = "name the file in it, such as -o FOLDER/NAME";
         return Err(Hinted::new(format!("`{}` is a folder", args.output.display()), hint).into());
@@ -67,6 +71,13 @@ pub(crate) async fn run(mut args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         ctx.out.data(&report, |_| String::new())?;
     }
     Ok(Exit::Done)
+}
+
+/// A word in which pacman should have put a file or a URL, and did not. No file that it asks for has such a name.
+fn left_by_pacman(args: &Args) -> Option<&str> {
+    let words = [args.output.to_str().unwrap_or_default(), &args.path];
+    let is_left = |word: &&str| word.ends_with("%o") || word.ends_with("%u");
+    words.into_iter().find(is_left)
 }
 
 /// The file goes to where the JSON would.

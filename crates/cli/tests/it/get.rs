@@ -153,6 +153,14 @@ fn a_file_of_this_machine_is_copied_and_what_is_no_file_refused() -> TestResult 
     let folder = place.path().to_str().unwrap();
     home.run(["get", "file:///etc/hostname", "-o", folder])
         .fails_with(&["is a folder", "hint: name the file in it"]);
+    for arguments in [
+        ["get", "--output=%o", "file:///etc/hostname"],
+        ["get", "%u", "--output=file"],
+    ] {
+        home.run(arguments)
+            .fails_with(&["as it is", "hint: pacman replaces `%o`"]);
+    }
+    assert!(!Path::new("%o").exists());
     Ok(())
 }
 

@@ -158,6 +158,8 @@ pub(crate) struct Facts {
     pub(crate) guessed: bool,
     /// Free bytes where the store is.
     pub(crate) free: Option<u64>,
+    /// Nobody may write to the state directory's file system.
+    pub(crate) read_only: bool,
     pub(crate) max_size: u64,
     /// Programs that filter packets here.
     pub(crate) firewalls: Vec<&'static str>,
@@ -508,6 +510,13 @@ fn clock(facts: &Facts) -> Line {
 }
 
 fn disk(facts: &Facts) -> Line {
+    if facts.read_only {
+        return bad(
+            "disk",
+            "the state directory's file system is read-only",
+            "see `dmesg` for an error of the disk; nothing is kept until it can be written to",
+        );
+    }
     let Some(free) = facts.free else {
         return warn(
             "disk",

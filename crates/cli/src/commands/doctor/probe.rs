@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use pacstore_pacman::Settings;
 use pacstore_upstream::{Get, Http, HttpError, HttpOptions, url_of};
+use rustix::fs::{StatVfs, StatVfsMountFlags};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -91,6 +92,7 @@ pub(super) async fn probe(ctx: &Context, place: &Place, guess: Option<&Guess>, p
             Err(error) => Err(format!("{error:#}")),
         },
         free: free(&state_dir),
+        read_only: is_read_only(&state_dir),
         max_size: loaded.as_ref().map_or(0, |loaded| loaded.node.max_size),
         firewalls: FIREWALLS
             .iter()
@@ -340,8 +342,8 @@ fn cache(path: &Path) -> CacheFacts {
 
 /// As pacman looks at it: it leaves out folders without any `w`, and file systems that are read-only.
 fn is_writable(path: &Path, meta: &std::fs::Metadata) -> bool {
-    let read_only = rustix::fs::statvfs(path)
-        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    let read_only =
+        rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
     !read_only && meta.permissions().mode() & 0o222 != 0
 }
 
@@ -364,7 +366,16 @@ fn is_running(name: &str) -> bool {
 
 /// Free bytes where `path` is, or would be.
 fn free(path: &Path) -> Option<u64> {
-    let there = path.ancestors().find(|path| path.exists())?;
-    let stat = rustix::fs::statvfs(there).ok()?;
+    let stat = file_system(path)?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Nobody may write there: it was mounted so, or became so after an error of the disk.
+fn is_read_only(path: &Path) -> bool {
+    file_system(path).is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+fn file_system(path: &Path) -> Option<StatVfs> {
+    let there = path.ancestors().find(|path| path.exists())?;
+    rustix::fs::statvfs(there).ok()
 }

@@ -40,7 +40,7 @@ use pacstore_net::Net;
 use pacstore_runtime::{Buffers, ByteBudget, Tasks};
 use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tracing::warn;
 use url::Url;
 
@@ -135,6 +135,7 @@ pub(crate) struct Inner {
     givers: givers::Givers,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: InFlight<Small>,
+    written: small::Written,
     room: small::Room,
     whole: InFlight<()>,
     nodes: InFlight<Bytes>,
@@ -164,7 +165,7 @@ pub struct Small {
     /// Where they came from.
     pub origin: Origin,
     /// How keeping it ended, once it has.
-    kept: watch::Receiver<Option<Result<(), FetchError>>>,
+    kept: small::Kept,
 }
 
 impl Opened {
@@ -204,6 +205,7 @@ impl Fetcher {
             givers: givers::Givers::default(),
             jobs: Mutex::new(HashMap::new()),
             small: InFlight::default(),
+            written: small::Written::default(),
             room: small::Room::default(),
             whole: InFlight::default(),
             nodes: InFlight::default(),

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -162,6 +162,38 @@ impl<T> InFlight<T> {
     }
 }
 
+/// How keeping a file ends, once it has.
+pub(super) type Kept = watch::Receiver<Option<Result<(), FetchError>>>;
+
+/// Files that are written and not durable yet, with where they came from. They are not in the cell of their fetch any more, and
+/// not in the index yet.
+#[derive(Debug, Default)]
+pub(crate) struct Written(Mutex<HashMap<Cid, (Origin, Kept)>>);
+
+impl Written {
+    fn begin(&self, root: Cid, of: (Origin, Kept)) {
+        self.lock().insert(root, of);
+    }
+
+    fn end(&self, root: &Cid) {
+        self.lock().remove(root);
+    }
+
+    /// The file `root`, if it is one of them. To be asked before the index: in there it is before it goes from here.
+    async fn read(&self, inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> {
+        let Some((origin, kept)) = self.lock().get(root).cloned() else {
+            return Ok(None);
+        };
+        let (store, wanted) = (inner.store.clone(), *root);
+        let data = inner.blocking(*root, move || store.block(&wanted)).await?;
+        Ok(data.map(|data| Small { data, origin, kept }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Cid, (Origin, Kept)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Small {
     /// Waits until it is on disk.
     ///
@@ -196,6 +228,9 @@ async fn bring(
     sources: &Sources,
 ) -> Result<Small, FetchError> {
     // Another fetch may have ended between the caller's look at the disk and this one.
+    if let Some(small) = inner.written.read(inner, root).await? {
+        return Ok(small);
+    }
     if let Some(small) = stored(inner, root).await? {
         return Ok(small);
     }
@@ -227,6 +262,7 @@ async fn bring(
         let turn = inner.room.disk.acquire().await;
         // Until it is written whoever asks finds it in the cell.
         let result = keep(&inner, &root, of_task, (cell, lease)).await;
+        inner.written.end(&root);
         drop(turn);
         if let Err(error) = &result {
             warn!(cid = %root, error = error as &dyn Error, "a small file is given but not kept");
@@ -530,9 +566,14 @@ async fn body(
 }
 
 /// Writes it and makes it durable. `held` goes in between: by then it can be read from where it was written.
-async fn keep(inner: &Inner, root: &Cid, small: Small, held: impl Send + 'static) -> Result<(), FetchError> {
-    let store = inner.store.clone();
-    let Small { data, origin, .. } = small;
+async fn keep(
+    inner: &Arc<Inner>,
+    root: &Cid,
+    small: Small,
+    held: impl Send + 'static,
+) -> Result<(), FetchError> {
+    let (of_write, written) = (Arc::clone(inner), *root);
+    let Small { data, origin, kept } = small;
     let layout = one_leaf(root, data.len() as u64);
     let sha256 = match (
         root.hash().code() == dag::HashKind::Sha2_256.code(),
@@ -542,11 +583,12 @@ async fn keep(inner: &Inner, root: &Cid, small: Small, held: impl Send + 'static
         _ => Sha256::Compute,
     };
     let write = move || -> Result<(), StoreError> {
-        let partial = store.begin_partial(&layout)?;
+        let partial = of_write.store.begin_partial(&layout)?;
         if !partial.is_complete() {
             partial.write_leaf(0, &data, origin)?;
         }
         // A sync takes long, and others need the room.
+        of_write.written.begin(written, (origin, kept));
         drop((data, held));
         partial.finish(sha256)?;
         Ok(())

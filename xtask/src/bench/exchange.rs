@@ -49,8 +49,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
     let (mut bare, mut leaves, mut small) = (vec![], vec![], vec![]);
     let (mut product, mut whole) = (Vec::new(), Vec::new());
-    // What a pass made stays until the end: for minutes ext4 steps over each inode that was given back when it makes a file, which
-    // in a profile was a sixth of the client's time.
+    // What a pass made stays until the end: for minutes ext4 steps over each inode that was given back when it makes a file.
     for pass in 0..args.passes {
         let alone = Alone::run(&example)?;
         bare.push(alone.bare);

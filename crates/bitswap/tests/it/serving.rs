@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::AsyncReadExt as _;
+use libp2p::Stream;
 use pacstore_bitswap::wire::{Entry, Field, Prefix, WantKind};
 use pacstore_bitswap::{Config, SessionOptions};
 use pacstore_dag::{HashKind, RAW, raw_cid};
@@ -174,21 +175,27 @@ async fn a_cancel_takes_wants_out_of_the_queue() {
     );
 }
 
+/// Peers that ask for `entries` and read nothing, for as long as they are held.
+async fn deaf(server: &Node, count: usize, entries: &[Entry]) -> Vec<(Raw, Stream, Stream)> {
+    let mut peers = Vec::new();
+    for _ in 0..count {
+        let raw = Raw::start().await;
+        server.host.connect(&raw.host).await;
+        let mut stream = raw.open().await;
+        send(&mut stream, &wants_message(entries, false)).await;
+        let answers = raw.accept().await;
+        peers.push((raw, stream, answers));
+    }
+    peers
+}
+
 /// A peer that never reads costs one answer's credit, and others are served meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_that_do_not_read_hold_up_nobody() {
     let server = Node::start().await;
     let cids: Vec<_> = (0..40).map(|n| server.blocks.put(bytes(n, 1 << 20))).collect();
     let entries: Vec<_> = cids.iter().map(|cid| want(*cid, WantKind::Block, true)).collect();
-    let mut kept = Vec::new();
-    for _ in 0..12 {
-        let raw = Raw::start().await;
-        server.host.connect(&raw.host).await;
-        let mut stream = raw.open().await;
-        send(&mut stream, &wants_message(&entries, false)).await;
-        let answers = raw.accept().await;
-        kept.push((raw, stream, answers));
-    }
+    let _deaf = deaf(&server, 12, &entries).await;
     let client = Node::start().await;
     client.connect(&server).await;
     let session = client.bitswap.session(SessionOptions::with_peers([server.id()]));
@@ -210,15 +217,7 @@ async fn however_many_peers_do_not_read_others_are_served() {
     let server = Node::with(config, Transport::Tcp).await;
     let cids: Vec<_> = (0..4).map(|n| server.blocks.put(bytes(n, 1 << 20))).collect();
     let entries: Vec<_> = cids.iter().map(|cid| want(*cid, WantKind::Block, true)).collect();
-    let mut kept = Vec::new();
-    for _ in 0..8 {
-        let raw = Raw::start().await;
-        server.host.connect(&raw.host).await;
-        let mut stream = raw.open().await;
-        send(&mut stream, &wants_message(&entries, false)).await;
-        let answers = raw.accept().await;
-        kept.push((raw, stream, answers));
-    }
+    let _deaf = deaf(&server, 8, &entries).await;
     let client = Node::start().await;
     client.connect(&server).await;
     let options = SessionOptions::with_peers([server.id()]).patience(Duration::from_secs(25));

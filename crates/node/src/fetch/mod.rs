@@ -17,6 +17,7 @@ mod givers;
 mod hedge;
 mod here;
 mod job;
+mod keep;
 mod line;
 mod peers;
 mod plan;
@@ -135,7 +136,7 @@ pub(crate) struct Inner {
     givers: givers::Givers,
     jobs: Mutex<HashMap<Cid, Weak<Job>>>,
     small: InFlight<Small>,
-    written: small::Written,
+    written: keep::Written,
     room: small::Room,
     whole: InFlight<()>,
     nodes: InFlight<Bytes>,
@@ -165,7 +166,7 @@ pub struct Small {
     /// Where they came from.
     pub origin: Origin,
     /// How keeping it ended, once it has.
-    kept: small::Kept,
+    kept: keep::Kept,
 }
 
 impl Opened {
@@ -205,7 +206,7 @@ impl Fetcher {
             givers: givers::Givers::default(),
             jobs: Mutex::new(HashMap::new()),
             small: InFlight::default(),
-            written: small::Written::default(),
+            written: keep::Written::default(),
             room: small::Room::default(),
             whole: InFlight::default(),
             nodes: InFlight::default(),

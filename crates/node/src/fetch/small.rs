@@ -11,11 +11,12 @@
 //!
 //! - Invariant: nothing is returned or kept that does not match the CID.
 //! - Invariant: the bytes count as in flight until they are written.
+//! - Not here: how they are kept (`super::keep`).
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -25,19 +26,17 @@ use futures::stream::FuturesUnordered;
 use pacstore_bitswap::Session;
 use pacstore_dag::{self as dag, FileDag};
 use pacstore_runtime::Pool;
-use pacstore_store::{Origin, Sha256};
+use pacstore_store::Origin;
 use pacstore_upstream::{Get, HttpError, Observation, Response};
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tracing::{debug, warn};
 use url::Url;
 
-use crate::error::StoreError;
-
 use super::hedge::{hedged, mirrors_first};
 use super::line::{Go, Host, Turn};
 use super::plan::LATE;
 use super::{AskPeers, FetchError, Inner, PATIENCE, Small, Sources};
-use super::{balance, here, one_leaf, peers, turns, upstreams};
+use super::{balance, here, keep, peers, turns, upstreams};
 
 /// How long peers are asked alone.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
@@ -162,53 +161,6 @@ impl<T> InFlight<T> {
     }
 }
 
-/// How keeping a file ends, once it has.
-pub(super) type Kept = watch::Receiver<Option<Result<(), FetchError>>>;
-
-/// Files that are written and not durable yet, with where they came from. They are not in the cell of their fetch any more, and
-/// not in the index yet.
-#[derive(Debug, Default)]
-pub(crate) struct Written(Mutex<HashMap<Cid, (Origin, Kept)>>);
-
-impl Written {
-    fn begin(&self, root: Cid, of: (Origin, Kept)) {
-        self.lock().insert(root, of);
-    }
-
-    fn end(&self, root: &Cid) {
-        self.lock().remove(root);
-    }
-
-    /// The file `root`, if it is one of them. To be asked before the index: in there it is before it goes from here.
-    async fn read(&self, inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> {
-        let Some((origin, kept)) = self.lock().get(root).cloned() else {
-            return Ok(None);
-        };
-        let (store, wanted) = (inner.store.clone(), *root);
-        let data = inner.blocking(*root, move || store.block(&wanted)).await?;
-        Ok(data.map(|data| Small { data, origin, kept }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Cid, (Origin, Kept)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Small {
-    /// Waits until it is on disk.
-    ///
-    /// # Errors
-    /// Why it cannot be kept.
-    pub(crate) async fn kept(&self) -> Result<(), FetchError> {
-        let mut kept = self.kept.clone();
-        let ended = kept.wait_for(Option::is_some).await;
-        // The task went without a word: everything stops.
-        ended.map_or(Err(FetchError::Stopping), |ended| {
-            ended.clone().unwrap_or(Err(FetchError::Stopping))
-        })
-    }
-}
-
 /// Fetches the raw leaf `root` and has it kept as a file. Where its length is not told in `sources`, peers are asked alone.
 pub(crate) async fn fetch(inner: &Arc<Inner>, root: &Cid, sources: &Sources) -> Result<Small, FetchError> {
     if let Some(Got { data, origin }) = here::carried(root) {
@@ -231,7 +183,7 @@ async fn bring(
     if let Some(small) = inner.written.read(inner, root).await? {
         return Ok(small);
     }
-    if let Some(small) = stored(inner, root).await? {
+    if let Some(small) = keep::stored(inner, root).await? {
         return Ok(small);
     }
     let files = Arc::clone(&inner.room.files);
@@ -261,7 +213,7 @@ async fn bring(
     tasks.spawn("fetch/keep", async move {
         let turn = inner.room.disk.acquire().await;
         // Until it is written whoever asks finds it in the cell.
-        let result = keep(&inner, &root, of_task, (cell, lease)).await;
+        let result = keep::keep(&inner, &root, of_task, (cell, lease)).await;
         inner.written.end(&root);
         drop(turn);
         if let Err(error) = &result {
@@ -309,32 +261,6 @@ pub(crate) async fn found(inner: &Arc<Inner>, wanted: &Wanted, sources: &Sources
             hedged(peers, peers_are_late(inner, session, &sources.upstreams), mirrors).await
         }
     }
-}
-
-/// The file, if it is on disk.
-async fn stored(inner: &Inner, root: &Cid) -> Result<Option<Small>, FetchError> {
-    if !here::may_be_file(inner, root) {
-        return Ok(None);
-    }
-    let (store, wanted) = (inner.store.clone(), *root);
-    let read = move || -> Result<Option<Small>, StoreError> {
-        let Some(info) = store.file(&wanted)? else {
-            return Ok(None);
-        };
-        let by = info.by_origin;
-        let origin = [
-            (by.disk, Origin::Disk),
-            (by.lan, Origin::Lan),
-            (by.peer, Origin::Peer),
-            (by.upstream, Origin::Upstream),
-        ];
-        let origin = origin.into_iter().max_by_key(|(bytes, _)| *bytes);
-        let origin = origin.map_or(Origin::Disk, |(_, origin)| origin);
-        let (_, kept) = watch::channel(Some(Ok(())));
-        let small = |data| Small { data, origin, kept };
-        Ok(store.block(&wanted)?.map(small))
-    };
-    inner.blocking(*root, read).await
 }
 
 /// Returns once a mirror should be asked too: there are no peers, or they are silent, or slower than need be.
@@ -563,35 +489,4 @@ async fn body(
             turn.came(chunk.len() as u64, from);
         }
     }
-}
-
-/// Writes it and makes it durable. `held` goes in between: by then it can be read from where it was written.
-async fn keep(
-    inner: &Arc<Inner>,
-    root: &Cid,
-    small: Small,
-    held: impl Send + 'static,
-) -> Result<(), FetchError> {
-    let (of_write, written) = (Arc::clone(inner), *root);
-    let Small { data, origin, kept } = small;
-    let layout = one_leaf(root, data.len() as u64);
-    let sha256 = match (
-        root.hash().code() == dag::HashKind::Sha2_256.code(),
-        root.hash().digest().try_into(),
-    ) {
-        (true, Ok(digest)) => Sha256::Known(digest),
-        _ => Sha256::Compute,
-    };
-    let write = move || -> Result<(), StoreError> {
-        let partial = of_write.store.begin_partial(&layout)?;
-        if !partial.is_complete() {
-            partial.write_leaf(0, &data, origin)?;
-        }
-        // A sync takes long, and others need the room.
-        of_write.written.begin(written, (origin, kept));
-        drop((data, held));
-        partial.finish(sha256)?;
-        Ok(())
-    };
-    inner.blocking(*root, write).await
 }

@@ -30,7 +30,7 @@ const HUNG: Duration = Duration::from_mins(2);
 #[derive(Debug)]
 pub(crate) struct Line {
     program: &'static str,
-    /// Until when, what.
+    /// Until when, what. Held while it is asked, which is bounded: who comes meanwhile waits for the same answer.
     heard: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 

@@ -50,7 +50,7 @@ pub struct PrefetchStatus {
     pub missing_bytes: u64,
     /// They are being fetched.
     pub running: bool,
-    /// Why they are not being fetched now, or why one did not come.
+    /// Why they are not being fetched now, why one did not come, or why nobody knows what is needed.
     pub waiting: Option<String>,
 }
 

@@ -99,14 +99,18 @@ pub fn edit_directory(
             source,
         })?;
     }
-    edit_checked(profile, root, &changes, source, &mut Output::new(sink))
+    let changes = changes.into_iter().collect();
+    edit_checked(profile, root, changes, source, &mut Output::new(sink))
 }
 
-/// As [`edit_directory`], with names already checked.
+/// What becomes of entries, in the order of their names; each name once.
+pub(crate) type Changes = Vec<(Vec<u8>, Option<Entry>)>;
+
+/// As [`edit_directory`], with names already checked. The changes go as their links come: there may be 100,000.
 pub(crate) fn edit_checked(
     profile: &Profile,
     root: Option<&Cid>,
-    changes: &BTreeMap<Vec<u8>, Option<Entry>>,
+    changes: Changes,
     source: &dyn BlockSource,
     out: &mut Output<'_>,
 ) -> Result<Entry, EditError> {
@@ -132,7 +136,7 @@ pub(crate) fn edit_checked(
             write_all(profile, Some(root), merge(items, changes), out)
         }
         Opened::Shard(shard) if is_of(profile, root, &shard) => {
-            edit_shards(profile, root, &shard, changes, source, out)
+            edit_shards(profile, root, &shard, &changes, source, out)
         }
         Opened::Shard(_) => {
             let items = list(root, source)?
@@ -161,15 +165,21 @@ fn item(name: Cow<'_, [u8]>, entry: Entry) -> Item<'_> {
 }
 
 /// Old sorted items with the changes applied.
-fn merge<'a>(old: Vec<Item<'a>>, changes: &'a BTreeMap<Vec<u8>, Option<Entry>>) -> Vec<Item<'a>> {
+fn merge(old: Vec<Item<'_>>, changes: Changes) -> Vec<Item<'_>> {
+    if old.is_empty() {
+        let new = changes.into_iter();
+        return new
+            .filter_map(|(name, change)| Some(item(Cow::Owned(name), change?)))
+            .collect();
+    }
     let mut merged = Vec::with_capacity(old.len() + changes.len());
     let mut old: Peekable<_> = old.into_iter().peekable();
     for (name, change) in changes {
-        while let Some(item) = old.next_if(|item| *item.name < **name) {
+        while let Some(item) = old.next_if(|item| *item.name < *name) {
             merged.push(item);
         }
-        old.next_if(|item| *item.name == **name);
-        merged.extend(change.map(|entry| item(Cow::Borrowed(name), entry)));
+        old.next_if(|item| *item.name == *name);
+        merged.extend(change.map(|entry| item(Cow::Owned(name), entry)));
     }
     merged.extend(old);
     merged
@@ -229,7 +239,7 @@ fn edit_shards(
     profile: &Profile,
     root: &Cid,
     shard: &Shard<'_>,
-    changes: &BTreeMap<Vec<u8>, Option<Entry>>,
+    changes: &[(Vec<u8>, Option<Entry>)],
     source: &dyn BlockSource,
     out: &mut Output<'_>,
 ) -> Result<Entry, EditError> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cid::Cid;
 
-use crate::edit::{EditError, Output, edit_checked};
+use crate::edit::{Changes, EditError, Output, edit_checked};
 use crate::flat::empty_directory;
 use crate::hash::DAG_PB;
 use crate::limits::MAX_TREE_DEPTH;
@@ -66,8 +66,8 @@ pub fn edit_tree(
         out: Output::new(sink),
         empty: empty_directory(profile).0.cid,
     };
-    let entries = edit.entries(root, &plan, &mut Vec::new())?;
-    let root = edit_checked(profile, root, &entries, source, &mut edit.out)?;
+    let entries = edit.entries(root, plan.below, &mut Vec::new())?;
+    let root = edit_checked(profile, root, entries, source, &mut edit.out)?;
     Ok(TreeEdit {
         root,
         new_nodes: edit.out.nodes,
@@ -123,22 +123,23 @@ struct Edit<'e> {
 }
 
 impl Edit<'_> {
-    /// The changes to the entries of one directory, after those below were written.
+    /// The changes to the entries of one directory, after those below were written. The plan goes as they come: a folder may
+    /// have 100,000 names.
     fn entries(
         &mut self,
         base: Option<&Cid>,
-        plan: &Plan,
+        plans: BTreeMap<Vec<u8>, Plan>,
         path: &mut Vec<u8>,
-    ) -> Result<BTreeMap<Vec<u8>, Option<Entry>>, EditError> {
-        let mut entries = BTreeMap::new();
-        for (name, child) in &plan.below {
+    ) -> Result<Changes, EditError> {
+        let mut entries = Changes::with_capacity(plans.len());
+        for (name, child) in plans {
             let length = path.len();
             if length > 0 {
                 path.push(b'/');
             }
-            path.extend_from_slice(name);
-            if let Fate::Becomes(entry) = self.child(base, name, child, path)? {
-                entries.insert(name.clone(), entry);
+            path.extend_from_slice(&name);
+            if let Fate::Becomes(entry) = self.child(base, &name, child, path)? {
+                entries.push((name, entry));
             }
             path.truncate(length);
         }
@@ -149,7 +150,7 @@ impl Edit<'_> {
         &mut self,
         base: Option<&Cid>,
         name: &[u8],
-        plan: &Plan,
+        plan: Plan,
         path: &mut Vec<u8>,
     ) -> Result<Fate, EditError> {
         match plan.own {
@@ -186,13 +187,13 @@ impl Edit<'_> {
     fn directory(
         &mut self,
         old: Option<Entry>,
-        plan: &Plan,
+        plan: Plan,
         path: &mut Vec<u8>,
     ) -> Result<Option<Entry>, EditError> {
         let base = old.as_ref().map(|entry| &entry.cid);
         let stays = plan.own == Some(Change::EmptyDir);
-        let entries = self.entries(base, plan, path)?;
-        if entries.values().all(Option::is_none) && old.is_none() && !stays {
+        let entries = self.entries(base, plan.below, path)?;
+        if entries.iter().all(|(_, entry)| entry.is_none()) && old.is_none() && !stays {
             return Ok(None);
         }
         if entries.is_empty() && old.is_some() {
@@ -200,7 +201,7 @@ impl Edit<'_> {
         }
         let mut fresh = Vec::new();
         let mut out = Output::new(&mut fresh);
-        let entry = edit_checked(self.profile, base, &entries, self.source, &mut out)?;
+        let entry = edit_checked(self.profile, base, entries, self.source, &mut out)?;
         let vanishes = entry.cid == self.empty && !stays && base != Some(&entry.cid);
         if vanishes {
             return Ok(None);

@@ -8,7 +8,7 @@
 //! - Not here: which rows (`crate::settle`).
 //! - Read first: `crate::tree`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cid::Cid;
 use pacstore_dag::{Block, Profile, edit_tree};
@@ -21,6 +21,10 @@ use crate::tree::{Difference, Regions, Row, Rows, difference};
 
 /// Nodes of one transaction, in bytes: with them a few thousand references, so that other writers go on meanwhile.
 const NODE_BATCH: usize = 256 << 10;
+
+/// One tree is built at a time, of all mirrors: a folder of 100,000 new names takes tens of MB meanwhile, and all of it is
+/// work of our own, with nobody to wait for.
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// The labels under which the store holds a mirror's trees.
 #[derive(Debug, Clone)]
@@ -114,6 +118,7 @@ impl Build {
         old: Option<&State>,
         finish: impl FnOnce(&Cid, &Difference) -> (State, Vec<Box<[u8]>>),
     ) -> Result<Outcome, IntakeError> {
+        let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let difference = difference(rows, regions, stays, |each| self.manifest.rows(each))?;
         if let Some(sign) = behind.filter(|_| !difference.rows.is_empty()) {
             return Ok(Outcome::Behind(sign));

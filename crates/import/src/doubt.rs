@@ -31,8 +31,9 @@ use crate::names;
 use crate::repos;
 use crate::spec::to_array;
 use crate::state::Alarm;
+use crate::taken::Taker;
 use crate::trouble::Trouble;
-use crate::work::{AllOpened, Checked, Taker, Work, facts};
+use crate::work::{AllOpened, Checked, Work, facts};
 
 /// Files verified in one go on one thread, at most.
 const BATCH_FILES: usize = 64;

@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use crate::error::{IntakeError, SourceError};
 use crate::facts::FileFacts;
 use crate::hash::Digests;
-use crate::intake::{Intakes, Job, Taken};
+use crate::intake::{Intakes, Job};
 use crate::progress::Progress;
 use crate::round::{Failed, ours};
+use crate::taken::Taken;
 use crate::view::{Place, Stamp};
 
 /// Files that go into the store at once, as [`crate::Limits::pile`] says of bytes.

@@ -26,12 +26,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{IntakeError, is_full};
-use crate::facts::FileFacts;
 use crate::hash::{Digests, Hashed, hash};
 use crate::manifest::{Manifest, Update};
 use crate::names;
 use crate::progress::Progress;
 use crate::scan::{self, Root};
+use crate::taken::Taken;
 use crate::view::{NoFile, Place, Stamp};
 
 /// What one turn on a hashing thread takes at most.
@@ -64,17 +64,6 @@ pub(crate) struct Job {
     pub(crate) place: Place,
     /// Which digests are needed of it.
     pub(crate) digests: Digests,
-}
-
-/// What became of a file.
-#[derive(Debug, Clone)]
-pub(crate) enum Taken {
-    /// It is in the store.
-    Facts(FileFacts),
-    /// It is not what the view says any more.
-    Moved,
-    /// It cannot be read.
-    None(NoFile),
 }
 
 /// Everything that taking files needs.
@@ -130,24 +119,19 @@ impl Intakes {
         // The collector's error is the cause where both have one.
         let mut outcomes = collected?;
         worked.into_iter().collect::<Result<Vec<()>, _>>()?;
-        let more: Vec<Outcome> = outcomes
-            .iter()
-            .filter_map(|(at, taken)| twins.get(at).map(|same| (same, taken)))
-            .flat_map(|(same, taken)| same.iter().map(|(at, _)| (*at, taken.clone())))
-            .collect();
-        let facts = twins.values().flatten().filter_map(|(at, job)| {
-            let taken = more.iter().find(|(other, _)| other == at);
-            match taken {
-                Some((_, Taken::Facts(facts))) if job.stamp.is_settled(self.now) => {
-                    Some((job.path.clone(), job.stamp.clone(), facts.clone()))
+        let mut update = Update::default();
+        let mut more: Vec<Outcome> = Vec::new();
+        for (at, taken) in &outcomes {
+            for (other, job) in twins.get(at).into_iter().flatten() {
+                if let Taken::Facts(facts) = taken
+                    && job.stamp.is_settled(self.now)
+                {
+                    let fact = (job.path.clone(), job.stamp.clone(), facts.clone());
+                    update.facts.push(fact);
                 }
-                _ => None,
+                more.push((*other, taken.clone()));
             }
-        });
-        let update = Update {
-            facts: facts.collect(),
-            ..Update::default()
-        };
+        }
         if !update.facts.is_empty() {
             let manifest = Arc::clone(&self.manifest);
             self.tasks
@@ -475,10 +459,7 @@ fn slice(queue: &mut VecDeque<Job>) -> Vec<Job> {
 
 /// The largest first, so that no core is left alone with one at the end; files of one inode once.
 fn unite(mut jobs: Vec<Job>) -> (Vec<Job>, Twins) {
-    let inode = |job: &Job| match &job.stamp {
-        Stamp::Disk { dev, ino, .. } => (0, *dev, *ino, 0),
-        Stamp::Web { .. } | Stamp::Listed { .. } => (1, 0, 0, job.at),
-    };
+    let inode = |job: &Job| job.stamp.inode().ok_or(job.at);
     jobs.sort_by_key(inode);
     let mut twins = Twins::new();
     let mut first: Vec<Job> = Vec::with_capacity(jobs.len());

@@ -46,6 +46,7 @@ mod stamped;
 mod stat;
 mod state;
 mod survey;
+mod taken;
 mod tree;
 mod trouble;
 mod upstreams;

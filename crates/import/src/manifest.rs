@@ -39,6 +39,9 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The form of the tables; any other is thrown away, since it can be had again.
 const FORMAT: &[u8] = b"pacstore import 1";
 
+/// Bytes of pages kept in memory, by each mirror: it is walked over in order, and the system has its pages too.
+const CACHE: usize = 4 << 20;
+
 /// Why the importer's memory failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the importer's manifest `{}` failed", .path.display())]
@@ -120,7 +123,7 @@ impl Manifest {
     }
 
     fn attempt(path: &Path) -> Result<Option<Self>, redb::Error> {
-        let mut db = redb::Builder::new().set_cache_size(16 << 20).create(path)?;
+        let mut db = redb::Builder::new().set_cache_size(CACHE).create(path)?;
         // All pages, once a start: a wrong number in a row would go into the tree as it is.
         if !db.check_integrity()? {
             return Err(redb::Error::Corrupted("a page has other bytes".to_owned()));
@@ -208,10 +211,10 @@ impl Manifest {
         })
     }
 
-    /// For each of `wanted`, a list of paths in order and their stamps, the facts if they still hold.
+    /// For each of `wanted`, `count` paths in order and their stamps, the facts if they still hold.
     pub(crate) fn facts<'a>(
         &self,
-        wanted: impl ExactSizeIterator<Item = (&'a [u8], &'a Stamp)>,
+        (count, wanted): (usize, impl Iterator<Item = (&'a [u8], &'a Stamp)>),
         mut each: impl FnMut(Option<FileFacts>),
     ) -> Result<(), ManifestError> {
         let holds = |row: &[u8], stamp: &Stamp| {
@@ -221,7 +224,7 @@ impl Manifest {
         self.with(|db| {
             let table = db.begin_read()?.open_table(FACTS)?;
             // Many are found faster by walking over all.
-            if (wanted.len() as u64) < table.len()? / 8 {
+            if (count as u64) < table.len()? / 8 {
                 for (path, stamp) in wanted {
                     each(table.get(path)?.and_then(|row| holds(row.value(), stamp)));
                 }

@@ -38,9 +38,10 @@ use crate::stamp::ChangeStamp;
 use crate::stamped::Seen;
 use crate::state::{RepoFacts, RepoState, State};
 use crate::survey::Print;
+use crate::taken::Taker;
 use crate::upstreams::Upstreams;
 use crate::view::View;
-use crate::work::{Sure, Taker, Work};
+use crate::work::{Sure, Work};
 
 /// Imports one mirror, round by round.
 #[derive(Debug)]
@@ -316,7 +317,7 @@ impl Importer {
                 });
             }
             let intakes = self.intakes(&transport, progress)?;
-            let mut taken = Taker::new();
+            let mut taken = Taker::default();
             let mut work = Work {
                 plan: Arc::clone(&self.plan),
                 look,
@@ -336,9 +337,11 @@ impl Importer {
                 return Err(Failed::Source(older));
             }
             let wants = work.wants(&opened.databases);
+            let databases = taken.into_names(&work.view);
             transport
                 .fetch(Arc::make_mut(&mut work.view), wants, &intakes)
                 .await?;
+            let mut taken = Taker::of_names(databases, &work.view);
             let (opened, picks) = self
                 .aside(work.clone(), move |work| {
                     let picks = work.picks(&opened);
@@ -381,6 +384,8 @@ impl Importer {
                 pass += 1;
                 continue;
             }
+            // All names once more: no longer than they are compared.
+            drop(again);
             let stamped = stamp.as_ref().and_then(ChangeStamp::time);
             work.stamp.clone_from(&stamp);
             progress.begin(Step::Checking, work.look.repos.len() as u64, 0);

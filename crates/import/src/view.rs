@@ -59,6 +59,14 @@ impl Stamp {
         }
     }
 
+    /// Device and inode of a file on disk: names with the same ones are one file.
+    pub(crate) fn inode(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Disk { dev, ino, .. } => Some((*dev, *ino)),
+            Self::Web { .. } | Self::Listed { .. } => None,
+        }
+    }
+
     /// When the upstream last changed it, whole seconds since 1970.
     pub(crate) fn seconds(&self) -> Option<i64> {
         match self {
@@ -316,6 +324,14 @@ impl View {
     }
 
     /// Where in `files` a path stands.
+    /// The name at a place, the file that it stands for, and where that is.
+    pub(crate) fn file(&self, at: usize) -> Option<(&[u8], &Stamp, &Place)> {
+        match self.files.get(at)? {
+            (path, Item::File { stamp, place }) => Some((path, stamp, place)),
+            (_, Item::None(_)) => None,
+        }
+    }
+
     pub(crate) fn position(&self, path: &[u8]) -> Option<usize> {
         self.files.binary_search_by(|(name, _)| (**name).cmp(path)).ok()
     }

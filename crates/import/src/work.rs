@@ -4,6 +4,7 @@
 //! - Not here: passes and sources (`crate::round`), what becomes of the answer (`crate::settle`).
 //! - Read first: `crate::round`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use pacstore_runtime::Pool;
 use crate::error::IntakeError;
 use crate::facts::FileFacts;
 use crate::hash::Digests;
-use crate::intake::{Intakes, Job, Taken};
+use crate::intake::{Intakes, Job};
 use crate::look::Look;
 use crate::names;
 use crate::progress::Step;
@@ -21,9 +22,10 @@ use crate::source::Want;
 use crate::spec::{Files, Plan};
 use crate::stamp::ChangeStamp;
 use crate::state::State;
+use crate::taken::{Taken, Taker};
 use crate::tree::{Row, Rows, arrange};
 use crate::trouble::Trouble;
-use crate::view::{Item, NoFile, Place, Stamp, View};
+use crate::view::{Item, NoFile, Place, View};
 
 /// Whether what is known of a file must be proven to be in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +36,8 @@ pub(crate) enum Sure {
     Later,
 }
 
-/// What was taken in this round, by upstream path.
-pub(crate) type Taker = HashMap<Box<[u8]>, Taken>;
+/// Names that are read in one go: what is told of each is in memory until all of them are in the store.
+const PIECE: usize = 16_384;
 
 /// One pass at work. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -98,7 +100,7 @@ pub(crate) fn facts(view: &View, taken: &Taker, at: usize) -> Result<FileFacts, 
         });
     };
     let shown = || names::show(path);
-    match (item, taken.get(path)) {
+    match (item, taken.get(at)) {
         (Item::None(why), _) | (_, Some(Taken::None(why))) => Err(Trouble::NoFile {
             path: shown(),
             why: *why,
@@ -249,8 +251,8 @@ impl Work {
             Ok::<_, IntakeError>(damaged)
         });
         let damaged = damaged.await??;
-        for (path, _) in damaged.iter().filter_map(|at| self.view.files.get(*at)) {
-            taken.remove(path);
+        for at in &damaged {
+            taken.remove(*at);
         }
         Ok(damaged)
     }
@@ -331,28 +333,23 @@ impl Work {
         taken: &mut Taker,
         sure: Sure,
     ) -> Result<(), IntakeError> {
-        let view = &*self.view;
-        let mut asked: Vec<(usize, Box<[u8]>, Stamp, Place)> = Vec::new();
+        taken.reserve(self.view.files.len());
+        let mut asked: Vec<usize> = Vec::new();
         for at in places {
-            let Some((path, Item::File { stamp, place })) = view.files.get(*at) else {
-                continue;
-            };
-            if taken.contains_key(path) || *place == Place::Later {
-                continue;
+            match self.view.file(*at) {
+                None | Some((_, _, Place::Later)) => {}
+                _ if taken.get(*at).is_some() => {}
+                Some((_, _, Place::Known(facts))) => taken.insert(*at, Taken::Facts((**facts).clone())),
+                Some(_) => asked.push(*at),
             }
-            if let Place::Known(facts) = place {
-                taken.insert(path.clone(), Taken::Facts((**facts).clone()));
-                continue;
-            }
-            asked.push((*at, path.clone(), stamp.clone(), place.clone()));
         }
         let (manifest, store) = (Arc::clone(&intakes.manifest), intakes.store.clone());
+        let view = Arc::clone(&self.view);
         let look_up = move || -> Result<_, IntakeError> {
             let mut known: Vec<Option<Box<FileFacts>>> = Vec::with_capacity(asked.len());
-            manifest.facts(
-                asked.iter().map(|(_, path, stamp, _)| (&**path, stamp)),
-                |facts| known.push(facts.map(Box::new)),
-            )?;
+            let files = asked.iter().filter_map(|at| view.file(*at));
+            let wanted = files.map(|(path, stamp, _)| (path, stamp));
+            manifest.facts((asked.len(), wanted), |facts| known.push(facts.map(Box::new)))?;
             if sure == Sure::Yes {
                 for slot in &mut known {
                     if let Some(facts) = slot
@@ -373,25 +370,29 @@ impl Work {
         } else {
             Digests::Whole
         };
-        let mut jobs = Vec::new();
-        for ((at, path, stamp, place), known) in asked.into_iter().zip(known) {
+        let mut unknown: Vec<usize> = Vec::new();
+        for (at, known) in asked.into_iter().zip(known) {
             let enough = |facts: &FileFacts| digests == Digests::Leaves || facts.sha256.is_some();
             match known.filter(|facts| enough(facts)) {
-                Some(facts) => drop(taken.insert(path, Taken::Facts(*facts))),
-                None => jobs.push(Job {
-                    at,
-                    path,
-                    stamp,
-                    place,
-                    digests,
-                }),
+                Some(facts) => taken.insert(at, Taken::Facts(*facts)),
+                None => unknown.push(at),
             }
         }
-        let bytes = jobs.iter().map(|job| job.stamp.size()).sum();
-        intakes.progress.begin(Step::Reading, jobs.len() as u64, bytes);
-        for (at, outcome) in intakes.take(jobs).await? {
-            if let Some((path, _)) = view.files.get(at) {
-                taken.insert(path.clone(), outcome);
+        let bytes = unknown.iter().map(|at| size_and_inode(&self.view, *at).0).sum();
+        intakes.progress.begin(Step::Reading, unknown.len() as u64, bytes);
+        for piece in pieces(&self.view, &mut unknown, PIECE) {
+            let job = |at: &usize| {
+                let (path, stamp, place) = self.view.file(*at)?;
+                Some(Job {
+                    at: *at,
+                    path: path.into(),
+                    stamp: stamp.clone(),
+                    place: place.clone(),
+                    digests,
+                })
+            };
+            for (at, outcome) in intakes.take(piece.iter().filter_map(job).collect()).await? {
+                taken.insert(at, outcome);
             }
         }
         Ok(())
@@ -464,5 +465,60 @@ impl Work {
             loose,
             rows,
         }
+    }
+}
+
+/// The places in pieces of about so many, the largest files first; names of one file are in the same piece, so that it is
+/// read once.
+fn pieces<'a>(view: &View, places: &'a mut [usize], most: usize) -> impl Iterator<Item = &'a [usize]> {
+    places.sort_by_cached_key(|at| {
+        let (size, inode) = size_and_inode(view, *at);
+        (Reverse(size), inode, *at)
+    });
+    let mut rest = &*places;
+    std::iter::from_fn(move || {
+        let inode = |at: usize| size_and_inode(view, *rest.get(at)?).1;
+        let is_twin = |at: usize| inode(at).is_some_and(|own| inode(at - 1) == Some(own));
+        let cut = (most..rest.len()).find(|at| !is_twin(*at));
+        let (piece, after) = rest.split_at(cut.unwrap_or(rest.len()));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+fn size_and_inode(view: &View, at: usize) -> (u64, Option<(u64, u64)>) {
+    let stamp = view.file(at).map(|(_, stamp, _)| stamp);
+    stamp.map_or((0, None), |stamp| (stamp.size(), stamp.inode()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::Stamp;
+
+    #[test]
+    fn the_largest_files_come_first_and_names_of_one_file_are_not_taken_apart() {
+        let file = |(number, (ino, size)): (usize, (u64, u64))| {
+            let stamp = Stamp::Disk {
+                dev: 1,
+                ino,
+                size,
+                seconds: 0,
+                nanos: 0,
+                born: 0,
+            };
+            let path = format!("{number}").into_bytes().into();
+            let place = Place::Here;
+            (path, Item::File { stamp, place })
+        };
+        let files = [(7, 5), (9, 1), (7, 5), (8, 5), (7, 5), (6, 2)];
+        let view = View {
+            files: files.into_iter().enumerate().map(file).collect(),
+            ..View::default()
+        };
+        let mut places = vec![0, 1, 2, 3, 4, 5];
+        let cut: Vec<Vec<usize>> = pieces(&view, &mut places, 2).map(<[usize]>::to_vec).collect();
+        assert_eq!(cut, [vec![0, 2, 4], vec![3, 5], vec![1]]);
+        assert_eq!(pieces(&view, &mut [], 2).count(), 0);
     }
 }

@@ -7,10 +7,12 @@
 //!
 //! - Invariant: a signature that verified over the same bytes is never verified again.
 //! - Invariant: what was found without a keyring never counts as verified by one.
+//! - Invariant: what did not verify is looked at again with every other keyring, also what was published all the same.
 //! - Invariant: a repository is held at most for `hold` without a break, also over restarts and clocks that are set (`crate::hold`).
 //! - Not here: what a signature is worth (`pacstore_pacman::openpgp`), files without one (they are counted, no more).
 //! - Read first: `docs/semantics.md`, "Signatures".
 
+use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +54,8 @@ pub(crate) type Pair = [u8; 64];
 pub(crate) enum Known {
     /// It verified.
     Good,
-    /// It did not, and was published all the same.
-    Accepted(String),
+    /// It did not, with the keyring of this digest, and was published all the same.
+    Accepted([u8; 32], String),
     /// It did not, with the keyring of this digest.
     Bad([u8; 32], String),
 }
@@ -62,20 +64,23 @@ impl Known {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Good => vec![0],
-            Self::Accepted(why) => [&[1], why.as_bytes()].concat(),
             Self::Bad(keyring, why) => [&[2], &keyring[..], why.as_bytes()].concat(),
+            Self::Accepted(keyring, why) => [&[3], &keyring[..], why.as_bytes()].concat(),
         }
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let with = |rest: &[u8]| {
+            let (keyring, why) = rest.split_first_chunk::<32>()?;
+            Some((*keyring, text(why)))
+        };
         match bytes.split_first()? {
             (0, _) => Some(Self::Good),
-            (1, why) => Some(Self::Accepted(text(why))),
-            (2, rest) => {
-                let (keyring, why) = rest.split_first_chunk::<32>()?;
-                Some(Self::Bad(*keyring, text(why)))
-            }
+            // As it was written first, without the keyring: it is looked at again.
+            (1, why) => Some(Self::Accepted([0; 32], text(why))),
+            (2, rest) => with(rest).map(|(keyring, why)| Self::Bad(keyring, why)),
+            (3, rest) => with(rest).map(|(keyring, why)| Self::Accepted(keyring, why)),
             _ => None,
         }
     }
@@ -200,14 +205,24 @@ impl Work {
             let (old, new): (Vec<_>, Vec<_>) =
                 signed.into_iter().zip(known).partition(|(_, known)| match known {
                     Some(Known::Bad(with, _)) => Some(*with) == digest,
+                    Some(Known::Accepted(with, _)) => digest.is_none_or(|digest| *with == digest),
                     known => known.is_some(),
                 });
             let holds = manifest.holds()?;
             Ok((old, new, holds))
         };
         let (old, new, holds) = intakes.tasks.blocking(Pool::Disk, look_up).await??;
+        let before = |(signed, known): &(Signed, Option<Known>)| {
+            matches!(known, Some(Known::Accepted(..))).then_some(signed.pair)
+        };
+        let accepted_before: BTreeSet<Pair> = new.iter().filter_map(before).collect();
         let fresh = new.into_iter().map(|(signed, _)| signed).collect();
-        let fresh = verify_all(fresh, keyring.as_ref(), intakes, now).await?;
+        let mut fresh = verify_all(fresh, keyring.as_ref(), intakes, now).await?;
+        for (signed, known) in &mut fresh {
+            if let (Known::Bad(with, why), true) = (&*known, accepted_before.contains(&signed.pair)) {
+                *known = Known::Accepted(*with, why.clone());
+            }
+        }
         let verified = fresh.iter().filter(|_| keyring.is_some());
         let notes: Vec<(Pair, Known)> = verified.map(|(s, k)| (s.pair, k.clone())).collect();
         let mut found = old;
@@ -241,7 +256,7 @@ impl Work {
             until: vec![0; count],
             ..Doubts::default()
         };
-        let mut bad: Vec<Vec<(Pair, Trouble, String)>> = (0..count).map(|_| Vec::new()).collect();
+        let mut bad: Vec<Vec<(Pair, Trouble, Known)>> = (0..count).map(|_| Vec::new()).collect();
         let mut looked_at = vec![false; count];
         for (signed, known) in found {
             if let Some(slot) = looked_at.get_mut(signed.repo) {
@@ -252,10 +267,10 @@ impl Work {
                 why: why.clone(),
             };
             match known {
-                Some(Known::Accepted(why)) => doubts.alarm(trouble(&why)),
-                Some(Known::Bad(_, why)) => {
+                Some(Known::Accepted(_, why)) => doubts.alarm(trouble(&why)),
+                Some(Known::Bad(with, why)) => {
                     if let Some(slot) = bad.get_mut(signed.repo) {
-                        slot.push((signed.pair, trouble(&why), why));
+                        slot.push((signed.pair, trouble(&why), Known::Accepted(with, why)));
                     }
                 }
                 Some(Known::Good) | None => {}
@@ -273,9 +288,9 @@ impl Work {
             let left = next.left(&shown, hold);
             if accept || left.is_zero() {
                 next.free(&shown);
-                for (pair, trouble, why) in bad {
+                for (pair, trouble, as_accepted) in bad {
                     doubts.alarm(trouble);
-                    accepted.push((pair, Known::Accepted(why)));
+                    accepted.push((pair, as_accepted));
                 }
                 continue;
             }
@@ -417,12 +432,14 @@ mod tests {
     fn what_is_known_comes_back_as_it_was_written() {
         for known in [
             Known::Good,
-            Known::Accepted("why".into()),
+            Known::Accepted([8; 32], "why".into()),
             Known::Bad([7; 32], "signed by nobody".into()),
         ] {
             assert_eq!(Known::decode(&known.encode()), Some(known));
         }
-        for bad in [&b""[..], b"\x02short", b"\x09"] {
+        let old = Known::decode(b"\x01why");
+        assert_eq!(old, Some(Known::Accepted([0; 32], "why".into())));
+        for bad in [&b""[..], b"\x02short", b"\x03short", b"\x09"] {
             assert_eq!(Known::decode(bad), None);
         }
     }

@@ -406,7 +406,7 @@ impl Manifest {
             {
                 let mut table = write.open_table(SIGNED)?;
                 if 4 * files + 4096 < table.len()? {
-                    let stays = |row: &[u8]| matches!(Known::decode(row), Some(Known::Accepted(_)));
+                    let stays = |row: &[u8]| matches!(Known::decode(row), Some(Known::Accepted(..)));
                     table.retain(|_, row| stays(row))?;
                 }
                 for (pair, known) in notes.iter().chain(accepted) {

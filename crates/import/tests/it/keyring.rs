@@ -224,6 +224,36 @@ async fn a_person_may_accept_it_at_once() -> TestResult {
     Ok(())
 }
 
+/// A key is rolled over: upstream signs with the new one before the keyring has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_was_accepted_nothing_is_told_any_more_once_its_key_is_known() -> TestResult {
+    let mut held = Held::new()?;
+    held.round().await?;
+    held.repo.update(&["pkg1"])?;
+    held.forge("pkg1")?;
+    held.importer.accept();
+    assert_eq!(held.round().await?.alarms.len(), 1);
+
+    // Another key is none of its business: it stays accepted, and is told.
+    let other = SigningKey::from_seed([98; 32], "Other <o@example.org>", 1_700_000_000)?;
+    fs::write(held.bench.dir.path().join("keys/other.gpg"), other.public_key())?;
+    held.repo.update(&["pkg0"])?;
+    let next = held.round().await?;
+    assert_eq!(next.tree, cid_of(held.upstream.path()));
+    assert_eq!(next.alarms.len(), 1);
+
+    let stranger = SigningKey::from_seed([99; 32], "Stranger <s@example.org>", 1_700_000_000)?;
+    fs::write(
+        held.bench.dir.path().join("keys/stranger.gpg"),
+        stranger.public_key(),
+    )?;
+    held.repo.update(&["pkg2"])?;
+    let last = held.round().await?;
+    assert_eq!(last.tree, cid_of(held.upstream.path()));
+    assert!(last.alarms.is_empty(), "{:?}", last.alarms);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_state_is_held_as_well_and_a_new_key_frees_it() -> TestResult {
     let mut held = Held::new()?;

@@ -494,9 +494,9 @@ fn repository_report(facts: &RepoFacts) -> RepositoryReport {
             vec![format!("{with}, with which it moves, is torn or held")],
         ),
         RepoState::Doubted { troubles, until } => {
-            let mut problems: Vec<String> = troubles.iter().map(ToString::to_string).collect();
-            problems.push(format!("published as it is after {}", rfc3339(*until)));
-            ("held", problems)
+            let problems = troubles.iter().map(ToString::to_string);
+            let until = format!("published as it is after {}", rfc3339(*until));
+            ("held", problems.chain([until]).collect())
         }
     };
     RepositoryReport {
@@ -509,7 +509,11 @@ fn repository_report(facts: &RepoFacts) -> RepositoryReport {
 
 /// What a head says of a repository; `old` is what the last head said of it.
 pub(crate) fn head_repository(facts: &RepoFacts, old: Option<&Repository>, now: u64) -> Repository {
-    let problems = repository_report(facts).problems;
+    let mut problems = repository_report(facts).problems;
+    if matches!(facts.state, RepoState::Doubted { .. }) {
+        // Until when it waits, to the second: that would be another head with every round.
+        problems.pop();
+    }
     let (state, detail) = match &facts.state {
         RepoState::Whole => (HeadState::Whole, None),
         RepoState::Torn(_) => (HeadState::Torn, Some(short(&problems))),

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pacstore_import::{Files, StampSource};
 use pacstore_node::{Node, Online, Outcome};
-use pacstore_runtime::Tasks;
+use pacstore_pacman::build::SigningKey;
+use pacstore_runtime::{Clock, Tasks};
 use pacstore_store::{Steps, Tuning};
 use pacstore_testkit::{Repo, RepoSpec, TestResult};
 
@@ -245,5 +246,32 @@ async fn a_time_that_is_still_to_come_stands_in_no_head() -> TestResult {
     let told = head().repositories[0].clone();
     assert_eq!((told.upstream_time, told.db_time), (now + 60, now + 50));
     short.stop().await;
+    Ok(())
+}
+
+/// Each round knows anew, to the second, until when it is held: that is nothing a client needs a head for.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_repository_is_held_no_round_makes_another_head() -> TestResult {
+    let (dir, keys) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut repo = Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(2, 500))?;
+    let (clock, hand) = Clock::fake(SystemTime::now());
+    let mut plan = Plan::importer(dir.path(), Files::Listed).clock(&clock);
+    let keyring = keys.path().join("own.gpg");
+    fs_err::write(&keyring, repo.key().public_key())?;
+    plan.config.imports[0].spec.keyring = Some(keyring.clone());
+    let node = plan.start().await;
+    assert_eq!(node.import().await.outcome, Outcome::Published);
+
+    repo.update(&["pkg0"])?;
+    let stranger = SigningKey::from_seed([7; 32], "Stranger <stranger@example.org>", 1_700_000_000)?;
+    fs_err::write(&keyring, stranger.public_key())?;
+    let mut heads = Vec::new();
+    for _ in 0..3 {
+        hand.advance(Duration::from_secs(61));
+        assert_eq!(node.round().await.outcome, Outcome::Torn);
+        let mirror = node.node.mirror(NAME).expect("it imports");
+        heads.push(mirror.current().expect("it was published").cid);
+    }
+    assert_eq!(heads[1..], [heads[0], heads[0]]);
     Ok(())
 }

@@ -48,7 +48,7 @@ pub struct Accepted {
     /// What it says.
     pub head: Head,
     /// Seconds since the epoch when it was accepted here.
-    pub accepted: u64,
+    accepted: AtomicU64,
     /// Seconds since the epoch when it was last served; 0 = never.
     served: AtomicU64,
     /// It and all its directories were here since it is held.
@@ -71,14 +71,15 @@ impl Accepted {
         now.abs_diff(before) >= 3600 || before == 0
     }
 
-    /// When it was last served, not later than `now`: a clock that ran ahead must not keep it until then.
-    fn served_by(&self, now: u64) -> u64 {
-        let served = self.served.load(Ordering::Relaxed);
-        if now.saturating_add(SERVED.as_secs()) < served {
-            self.served.store(now, Ordering::Relaxed);
-            return now;
-        }
-        served
+    /// When it was accepted and last served, not later than `now`: a clock that ran ahead must not keep it until then.
+    fn times_by(&self, now: u64) -> (u64, u64) {
+        let mended = |time: &AtomicU64| {
+            if now.saturating_add(SERVED.as_secs()) < time.load(Ordering::Relaxed) {
+                time.store(now, Ordering::Relaxed);
+            }
+            time.load(Ordering::Relaxed)
+        };
+        (mended(&self.accepted), mended(&self.served))
     }
 }
 
@@ -348,7 +349,7 @@ impl Mirror {
         let accepted = Arc::new(Accepted {
             cid: new.head_cid,
             head: new.head.clone(),
-            accepted: now,
+            accepted: AtomicU64::new(now),
             served: AtomicU64::new(0),
             whole: AtomicBool::new(false),
         });
@@ -408,11 +409,11 @@ impl Mirror {
         self.change(|heads| {
             heads.accepted.retain(|one| {
                 let known = trees.contains(&one.head.tree);
-                let served = one.served_by(seconds);
+                let (accepted, served) = one.times_by(seconds);
                 let stays = in_use.contains(&one.cid)
                     || (served != 0 && seconds < served.saturating_add(SERVED.as_secs()))
                     || (!known && trees.len() < keep.count.max(1))
-                    || (!known && seconds < one.accepted.saturating_add(keep.age.as_secs()));
+                    || (!known && seconds < accepted.saturating_add(keep.age.as_secs()));
                 if stays && !known {
                     trees.push(one.head.tree);
                 }
@@ -506,7 +507,7 @@ impl Mirror {
                 .iter()
                 .map(|one| SavedHead {
                     cid: one.cid.to_string(),
-                    accepted: one.accepted,
+                    accepted: one.accepted.load(Ordering::Relaxed),
                     served: one.served.load(Ordering::Relaxed),
                 })
                 .collect(),
@@ -558,7 +559,7 @@ fn load_head(store: &Store, saved: &SavedHead) -> Option<Accepted> {
     Some(Accepted {
         cid,
         head,
-        accepted: saved.accepted,
+        accepted: AtomicU64::new(saved.accepted),
         served: AtomicU64::new(saved.served),
         whole: AtomicBool::new(false),
     })

@@ -1,13 +1,13 @@
-//! A client whose clock is wrong, or whose machine slept: nothing older is given, and it is over when the clock is right.
+//! A node whose clock is wrong, or whose machine slept: nothing older is given, and it is over when the clock is right.
 
 use std::time::{Duration, SystemTime};
 
 use pacstore_import::Files;
-use pacstore_node::Answer;
+use pacstore_node::{Answer, Outcome};
 use pacstore_runtime::Clock;
 use pacstore_testkit::{Fault, Repo, RepoSpec, Request, TestResult, Upstream};
 
-use crate::nodes::{Plan, SOON, TestNode, copy_folder};
+use crate::nodes::{Failure, NAME, Plan, SOON, TestNode, copy_folder};
 use crate::solo::{on_disk, solo};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -212,5 +212,32 @@ async fn after_a_sleep_mirrors_are_asked_before_pacman_asks() -> TestResult {
         }
     };
     tokio::time::timeout(SOON, arrived).await?;
+    Ok(())
+}
+
+/// A snapshot of that time is kept as long as others from then on, also over a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clock_that_ran_ahead_published_stays_no_longer_than_other_snapshots() -> TestResult {
+    let (dir, right) = (tempfile::tempdir()?, SystemTime::now());
+    let (clock, hand) = Clock::fake(right + 365 * DAY);
+    let mut plan = Plan::importer(dir.path(), Files::All).clock(&clock);
+    (plan.config.imports[0].keep.age, plan.config.imports[0].keep.count) = (7 * DAY, 1);
+    let node = plan.start().await;
+    fs_err::write(dir.path().join("file"), "one")?;
+    assert_eq!(node.import().await.outcome, Outcome::Published);
+    hand.set(right);
+    node.node.gc(None).await?;
+    fs_err::write(dir.path().join("file"), "and two")?;
+    assert_eq!(node.import().await.outcome, Outcome::Published);
+
+    let node = node.stop().await.start().await;
+    let kept = async |node: &TestNode| {
+        node.node.gc(None).await?;
+        Ok::<usize, Failure>(node.node.mirror(NAME).expect("it imports").heads().len())
+    };
+    hand.advance(6 * DAY);
+    assert_eq!(kept(&node).await?, 2, "younger than a week");
+    hand.advance(2 * DAY);
+    assert_eq!(kept(&node).await?, 1, "older than a week");
     Ok(())
 }

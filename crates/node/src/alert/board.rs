@@ -68,6 +68,9 @@ struct Open {
     since: u64,
     seen: u64,
     told: Option<u64>,
+    /// It does not hold any more, and that is not told yet.
+    #[serde(default)]
+    over: bool,
 }
 
 /// A message and the channels that do not have it yet.
@@ -139,6 +142,7 @@ impl Board {
             since: now.saturating_sub(condition.held.as_secs()),
             seen: now,
             told: None,
+            over: false,
         });
         open.kind = condition.kind;
         open.text.clone_from(&condition.text);
@@ -161,6 +165,7 @@ impl Board {
     /// Whether the condition `key` is news, and its end.
     fn decide(&mut self, now: u64, key: &str, holds: Option<&Condition>, rules: &Rules) -> Option<Alert> {
         let open = self.open.get_mut(key)?;
+        open.over = holds.is_none();
         let kept_free = if open.kind == Kind::Error { 0 } else { FOR_ERRORS };
         let room = self.written.len() + kept_free < MAX_PER_HOUR;
         match (holds, open.told, open.lasts) {
@@ -235,12 +240,17 @@ impl Board {
         self.pending.retain(|one| !one.channels.is_empty());
     }
 
+    /// When `key` was seen to hold last, to the hour; nothing if it is over.
+    pub(super) fn seen(&self, key: &str) -> Option<u64> {
+        self.open.get(key).filter(|one| !one.over).map(|one| one.seen)
+    }
+
     /// What lasts now, the oldest first.
     pub(crate) fn open(&self) -> Vec<OpenAlert> {
         let mut open: Vec<(u64, OpenAlert)> = self
             .open
             .iter()
-            .filter(|(_, one)| one.lasts == Lasts::Until)
+            .filter(|(_, one)| one.lasts == Lasts::Until && !one.over)
             .map(|(key, one)| {
                 (
                     one.since,
@@ -413,6 +423,23 @@ mod tests {
             board.look(later + 660, again, &rules()).is_empty(),
             "what was told of late is not told again"
         );
+    }
+
+    #[test]
+    fn what_is_over_does_not_hold_any_more_though_its_end_waits_to_be_told() {
+        let mut board = Board::default();
+        let all: Vec<Condition> = (0..MAX_PER_HOUR).map(|n| failing(&n.to_string())).collect();
+        board.look(0, all.clone(), &rules());
+        assert_eq!(board.look(600, all.clone(), &rules()).len(), MAX_PER_HOUR);
+        assert!(
+            board.look(660, Vec::new(), &rules()).is_empty(),
+            "there is no room"
+        );
+        assert!(board.open().is_empty(), "{:?}", board.open());
+        board.look(670, all[..1].to_vec(), &rules());
+        assert_eq!(board.open().len(), 1, "it came again");
+        let ends = board.look(600 + 3600, all[..1].to_vec(), &rules());
+        assert_eq!(kinds(&ends), vec![Kind::Recovery; MAX_PER_HOUR - 1]);
     }
 
     #[test]

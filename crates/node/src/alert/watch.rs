@@ -68,6 +68,14 @@ struct Before {
 pub(crate) async fn run(node: Node) {
     let stop = node.inner.tasks.stop();
     let http = client(&node.inner.config.alert);
+    for import in node.imports() {
+        // What the last process saw of another one that signs is not over because this one has seen nothing yet.
+        let seen = node
+            .inner
+            .alerts
+            .board(|board| board.seen(&format!("rival/{}", import.name())));
+        import.rival.fetch_max(seen.unwrap_or(0), Ordering::Relaxed);
+    }
     let mut before = Before {
         wall: node.inner.clock.unix_seconds(),
         at: Instant::now(),

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use pacstore_import::Files;
+use pacstore_node::AlertKind;
 use pacstore_testkit::{Repo, RepoSpec, TestResult};
 
 use crate::nodes::{Plan, TestNode, copy_folder};
+use crate::service::{told, told_in};
 
 async fn importer(dir: &Path) -> TestNode {
     let importer = Plan::importer(dir, Files::Listed).start().await;
@@ -168,7 +170,11 @@ async fn another_node_that_signs_with_the_same_key_is_told() -> TestResult {
     let (dir, copy) = (tempfile::tempdir()?, tempfile::tempdir()?);
     Repo::create(dir.path(), RepoSpec::new("core").packages(2, 500))?;
     Repo::create(copy.path(), RepoSpec::new("core").packages(3, 500))?;
-    let first = importer(dir.path()).await;
+    let file = dir.path().join("told");
+    let mut plan = Plan::importer(dir.path(), Files::Listed);
+    plan.config.alert = told_in(&file);
+    let first = plan.start().await;
+    first.import().await;
     let mut plan = Plan::importer(copy.path(), Files::Listed);
     let key = |plan: &Plan| plan.config.state_dir.join("keys/k.key");
     fs_err::copy(key(&first.plan), key(&plan))?;
@@ -179,16 +185,39 @@ async fn another_node_that_signs_with_the_same_key_is_told() -> TestResult {
     let second = plan.clock(&clock).start().await;
     second.import().await;
     second.connected().await;
-    let told = async {
+    let seen = async {
         loop {
             first.refresh().await;
             let alerts = first.node.status(None).await.alerts;
-            if alerts.iter().any(|one| one.key == "rival/test.mirror") {
+            if alerts
+                .iter()
+                .any(|one| one.key == "rival/test.mirror" && one.told)
+            {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(crate::nodes::SOON, told).await?;
+    tokio::time::timeout(crate::nodes::SOON, seen).await?;
+    crate::service::until("it arrived", async || !told(&file).is_empty()).await;
+
+    // A restart knows of nothing that it saw, and ends nothing by that.
+    second.stop().await;
+    let first = first.stop().await.start().await;
+    let looked = async || {
+        let text = pacstore_node::metrics::render(&first.node.status(None).await);
+        let of = |line: &str| {
+            line.strip_prefix("pacstore_alerts_looks_total ")
+                .map(str::to_owned)
+        };
+        text.lines().find_map(of).is_some_and(|looks| looks != "0")
+    };
+    crate::service::until("it looked for what is wrong", looked).await;
+    let rival = format!("rival/{}", crate::nodes::NAME);
+    assert_eq!(
+        told(&file),
+        [(AlertKind::Error, rival)],
+        "told once, and not over"
+    );
     Ok(())
 }

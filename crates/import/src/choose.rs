@@ -241,8 +241,9 @@ impl Importer {
         };
         let known = self.seen.as_ref().and_then(|seen| seen.stamp_of(source)).cloned();
         let answer = self.asker().ask(stamp, source, known.as_ref()).await;
-        if let Answer::Away(why) | Answer::Odd(why) = &answer {
-            warn!(mirror = self.plan.spec.mirror, %source, why, "the change stamp cannot be used");
+        // An odd one is a warning of the round.
+        if let Answer::Away(why) = &answer {
+            warn!(mirror = self.plan.spec.mirror, %source, why, "the change stamp cannot be asked for");
         }
         let tree = state.and_then(|state| state.tree());
         if !self.look

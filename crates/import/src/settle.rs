@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use cid::Cid;
 use pacstore_dag::Profile;
-use tracing::warn;
 
 use crate::build::{Build, Labels, Outcome};
 use crate::doubt::Doubts;
@@ -301,9 +300,6 @@ impl Work {
         let all = unknown.len() + self.look.gone.len() + loose.len();
         if warnings.len() < all {
             warnings.push(format!("and {} more", all - warnings.len()));
-        }
-        for warning in &warnings {
-            warn!(mirror = self.plan.spec.mirror, "{warning}");
         }
         warnings
     }

@@ -30,7 +30,7 @@ use crate::keys::Keys;
 use crate::node::{Node, StartError};
 use crate::publish::{PublishError, Published, publish, wants_check};
 use crate::replicas::Replicas;
-use crate::rounds::Rounds;
+use crate::rounds::{Odd, Rounds};
 use crate::status::chain;
 use crate::turn;
 
@@ -333,7 +333,7 @@ async fn round(node: &Node, import: &Arc<Importing>) -> RoundReport {
         }
         never = turn::keep(import, &node.inner.turns, turn) => match never {},
     };
-    tell_log(&report);
+    tell_log(&report, &import.rounds.news(&report));
     let (node_, import_, report_) = (node.clone(), Arc::clone(import), report.clone());
     let keep = move || {
         let now = node_.inner.clock.unix_seconds();
@@ -365,12 +365,16 @@ async fn stands_still(import: &Importing) -> Step {
     }
 }
 
-fn tell_log(report: &RoundReport) {
+/// `news`: what of it was not in the last round as well.
+fn tell_log(report: &RoundReport, news: &Odd) {
+    for warning in &news.warnings {
+        warn!(mirror = report.name, "{warning}");
+    }
     match report.outcome {
         Outcome::Published => info!(mirror = report.name, tree = report.tree, "imported"),
         Outcome::Unchanged => {}
         Outcome::Torn => {
-            for one in report.repositories.iter().filter(|one| one.state != "whole") {
+            for one in &news.torn {
                 warn!(mirror = report.name, repository = one.name, folder = one.folder, state = one.state, problems = ?one.problems.iter().take(5).collect::<Vec<_>>(), "a repository stays as it was");
             }
         }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::StoreError;
-use crate::importer::{Outcome, RoundReport};
+use crate::importer::{Outcome, RepositoryReport, RoundReport};
 
 /// A report that says nothing new is written at most this often, in seconds.
 const REWRITE: u64 = 600;
@@ -70,6 +70,16 @@ struct Facts {
     beat: Instant,
     outcomes: Outcomes,
     took: Option<Duration>,
+    /// What was odd in the last round that did not fail.
+    odd: Odd,
+}
+
+/// What a round found odd.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Odd {
+    /// Repositories that are torn or held.
+    pub(crate) torn: Vec<RepositoryReport>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What a look at a round under way or to come says.
@@ -124,6 +134,7 @@ impl Rounds {
             beat: Instant::now(),
             outcomes: Outcomes::default(),
             took: None,
+            odd: Odd::default(),
         })))
     }
 
@@ -181,6 +192,33 @@ impl Rounds {
             running.moved = now;
             running.seen.clone_from(status);
         });
+    }
+
+    /// What `report` says that is odd and was not when this was asked last: what is wrong with an upstream is so for days.
+    pub(crate) fn news(&self, report: &RoundReport) -> Odd {
+        if report.outcome == Outcome::Failed {
+            return Odd::default();
+        }
+        let torn = report.repositories.iter().filter(|one| one.state != "whole");
+        // Alarms are told as alerts.
+        let warnings = report.warnings.iter().filter(|one| !report.alarms.contains(one));
+        let now = Odd {
+            torn: torn.cloned().collect(),
+            warnings: warnings.cloned().collect(),
+        };
+        // Further problems may come and go; the last may be until when it waits.
+        let same = |a: &RepositoryReport, b: &RepositoryReport| {
+            (&a.folder, &a.name, &a.state) == (&b.folder, &b.name, &b.state)
+                && a.problems.first() == b.problems.first()
+        };
+        self.facts(|facts| {
+            let before = std::mem::replace(&mut facts.odd, now.clone());
+            let mut news = now;
+            news.torn
+                .retain(|one| !before.torn.iter().any(|known| same(one, known)));
+            news.warnings.retain(|one| !before.warnings.contains(one));
+            news
+        })
     }
 
     /// The round ended; what a restart must know of it is written. Blocking.
@@ -341,6 +379,49 @@ mod tests {
         assert_eq!(rounds.glance().failing, Duration::from_mins(6));
         round(Outcome::Torn, 1).await;
         assert_eq!(rounds.glance().failing, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_stays_torn_is_news_once() {
+        let (_dir, store) = store();
+        let rounds = Rounds::load(&store, &"a.example".parse().expect("a name")).expect("new");
+        let news = |outcome, torn: &[(&str, &str)]| {
+            let repositories = torn.iter().map(|(name, problem)| RepositoryReport {
+                name: (*name).to_owned(),
+                folder: String::new(),
+                state: "torn".to_owned(),
+                problems: vec![(*problem).to_owned(), "until then".to_owned()],
+            });
+            let report = RoundReport {
+                repositories: repositories.collect(),
+                ..report(outcome)
+            };
+            let news = rounds.news(&report);
+            news.torn.into_iter().map(|one| one.name).collect::<Vec<_>>()
+        };
+        assert_eq!(news(Outcome::Torn, &[("core", "p1 is missing")]), ["core"]);
+        assert!(news(Outcome::Torn, &[("core", "p1 is missing")]).is_empty());
+        assert!(news(Outcome::Failed, &[]).is_empty());
+        let two = [("core", "p1 is missing"), ("extra", "p2 is missing")];
+        assert_eq!(news(Outcome::Torn, &two), ["extra"]);
+        assert_eq!(news(Outcome::Torn, &[("core", "p3 is missing")]), ["core"]);
+        assert!(news(Outcome::Unchanged, &[]).is_empty());
+        assert_eq!(
+            news(Outcome::Torn, &[("core", "p3 is missing")]),
+            ["core"],
+            "again"
+        );
+
+        let warned = |warnings: &[&str]| {
+            let report = RoundReport {
+                warnings: warnings.iter().map(|one| (*one).to_owned()).collect(),
+                alarms: vec!["core shrank".to_owned()],
+                ..report(Outcome::Unchanged)
+            };
+            rounds.news(&report).warnings
+        };
+        assert_eq!(warned(&["core shrank", "iso is left out"]), ["iso is left out"]);
+        assert_eq!(warned(&["iso is left out", "old is gone"]), ["old is gone"]);
     }
 
     #[tokio::test]

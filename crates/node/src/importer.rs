@@ -479,10 +479,11 @@ fn round_failed(node: &Node, import: &Importing, error: &RoundError) -> RoundRep
             report.repositories = repositories.iter().map(repository_report).collect();
         }
         RoundError::NoSource { attempts, .. } => {
-            report.warnings = attempts
+            let each = attempts
                 .iter()
-                .map(|(source, error)| format!("{source}: {}", chain(error)))
-                .collect();
+                .map(|(source, why)| format!("{source}: {}", chain(why)));
+            let why: Vec<String> = each.collect();
+            report.error = Some(format!("{error}: {}", why.join("; ")));
         }
         _ => {}
     }

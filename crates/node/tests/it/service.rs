@@ -70,7 +70,11 @@ async fn a_mirror_that_fails_is_told_once_over_a_restart_and_its_recovery_too() 
     let error = (AlertKind::Error, format!("round/{NAME}"));
     until("the error is told", async || told(&file).contains(&error)).await;
     let open = importer.node.status(None).await.alerts;
-    assert!(open.iter().any(|one| one.key == error.1 && one.told), "{open:?}");
+    let open = open.iter().find(|one| one.key == error.1).ok_or("it is open")?;
+    assert!(
+        open.told && open.text.contains(&*mirror.to_string_lossy()) && open.text.contains("No such file"),
+        "it says why: {open:?}"
+    );
     // A restart in the middle of it, and a while in which the next look could tell it again.
     let importer = importer.stop().await.start().await;
     let failures = |status: &Status| status.imports[0].failures;

@@ -48,7 +48,7 @@ pub struct Accepted {
     /// What it says.
     pub head: Head,
     /// Seconds since the epoch when it was accepted here.
-    accepted: AtomicU64,
+    since: AtomicU64,
     /// Seconds since the epoch when it was last served; 0 = never.
     served: AtomicU64,
     /// It and all its directories were here since it is held.
@@ -79,7 +79,7 @@ impl Accepted {
             }
             time.load(Ordering::Relaxed)
         };
-        (mended(&self.accepted), mended(&self.served))
+        (mended(&self.since), mended(&self.served))
     }
 }
 
@@ -349,7 +349,7 @@ impl Mirror {
         let accepted = Arc::new(Accepted {
             cid: new.head_cid,
             head: new.head.clone(),
-            accepted: AtomicU64::new(now),
+            since: AtomicU64::new(now),
             served: AtomicU64::new(0),
             whole: AtomicBool::new(false),
         });
@@ -409,11 +409,11 @@ impl Mirror {
         self.change(|heads| {
             heads.accepted.retain(|one| {
                 let known = trees.contains(&one.head.tree);
-                let (accepted, served) = one.times_by(seconds);
+                let (since, served) = one.times_by(seconds);
                 let stays = in_use.contains(&one.cid)
                     || (served != 0 && seconds < served.saturating_add(SERVED.as_secs()))
                     || (!known && trees.len() < keep.count.max(1))
-                    || (!known && seconds < accepted.saturating_add(keep.age.as_secs()));
+                    || (!known && seconds < since.saturating_add(keep.age.as_secs()));
                 if stays && !known {
                     trees.push(one.head.tree);
                 }
@@ -507,7 +507,7 @@ impl Mirror {
                 .iter()
                 .map(|one| SavedHead {
                     cid: one.cid.to_string(),
-                    accepted: one.accepted.load(Ordering::Relaxed),
+                    accepted: one.since.load(Ordering::Relaxed),
                     served: one.served.load(Ordering::Relaxed),
                 })
                 .collect(),
@@ -559,7 +559,7 @@ fn load_head(store: &Store, saved: &SavedHead) -> Option<Accepted> {
     Some(Accepted {
         cid,
         head,
-        accepted: AtomicU64::new(saved.accepted),
+        since: AtomicU64::new(saved.accepted),
         served: AtomicU64::new(saved.served),
         whole: AtomicBool::new(false),
     })

@@ -6,7 +6,8 @@
 //! built anew: fsck does.
 //!
 //! - Invariant: the counters change in the transaction that changes what they count.
-//! - Invariant: after a failed transaction the database is opened anew before the next one.
+//! - Invariant: after a failed transaction the database is opened anew before the next one; where its file cannot be
+//!   written, it is read as it is, and each write tries again.
 //! - Not here: what is done in a transaction (`crate::files`, `crate::nodes`, `crate::refs`).
 
 use std::fs::File;
@@ -21,10 +22,11 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::error::IndexError;
 use crate::files;
+use crate::frozen::Frozen;
 use crate::record::in_blocks;
 use crate::steps::Hook;
 
@@ -187,9 +189,30 @@ pub(crate) struct Index {
     path: PathBuf,
     settings: Settings,
     hook: Hook,
-    db: RwLock<Option<Database>>,
+    db: RwLock<Option<Opened>>,
+    /// It failed: it refuses all work until it is opened anew.
     broken: AtomicBool,
     counters: Mutex<Counters>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    db: Database,
+    /// Over [`Frozen`]: nothing that is written here is kept.
+    is_frozen: bool,
+}
+
+impl Opened {
+    fn does(&self, want: Want) -> bool {
+        want == Want::Read || !self.is_frozen
+    }
+}
+
+/// What somebody wants of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Read,
+    Write,
 }
 
 impl Index {
@@ -264,7 +287,7 @@ impl Index {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, IndexError>,
     ) -> Result<T, IndexError> {
-        self.with(|db| read(&db.begin_read()?))
+        self.with(Want::Read, |db| read(&db.begin_read()?))
     }
 
     /// Runs `change` in one durable transaction: all of it is visible afterwards, or nothing.
@@ -288,7 +311,7 @@ impl Index {
         durability: Durability,
         change: impl FnOnce(&mut Tables<'_>) -> Result<T, IndexError>,
     ) -> Result<T, IndexError> {
-        self.with(|db| {
+        self.with(Want::Write, |db| {
             let mut txn = db.begin_write()?;
             txn.set_durability(durability)?;
             let mut tables = Tables::open(&txn, &self.settings)?;
@@ -304,40 +327,94 @@ impl Index {
         })
     }
 
-    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, IndexError>) -> Result<T, IndexError> {
-        if self.broken.load(Ordering::Acquire) {
-            self.reopen()?;
+    fn with<T>(
+        &self,
+        want: Want,
+        run: impl FnOnce(&Database) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        if self.must_reopen(want, self.opened().as_ref()) {
+            self.reopen(want)?;
         }
-        let db: RwLockReadGuard<'_, _> = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let answer = run(db.as_ref().ok_or_else(IndexError::closed)?);
+        let opened = self.opened();
+        // Looked at again where it is used: a write over a frozen file would be told as done.
+        let fit = opened.as_ref().filter(|opened| opened.does(want));
+        let answer = run(&fit.ok_or_else(IndexError::closed)?.db);
         if answer.as_ref().is_err_and(IndexError::needs_reopen) {
             self.broken.store(true, Ordering::Release);
         }
         answer
     }
 
-    /// Opens the database after a failed write: it refuses all work until then.
-    fn reopen(&self) -> Result<(), IndexError> {
-        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.broken.load(Ordering::Acquire) {
+    fn opened(&self) -> RwLockReadGuard<'_, Option<Opened>> {
+        self.db.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn must_reopen(&self, want: Want, opened: Option<&Opened>) -> bool {
+        self.broken.load(Ordering::Acquire) || !opened.is_some_and(|opened| opened.does(want))
+    }
+
+    /// Opens the database after a failed write: it refuses all work until then. Where its file cannot be written any
+    /// more, what it says can still be read.
+    fn reopen(&self, want: Want) -> Result<(), IndexError> {
+        let mut opened = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.must_reopen(want, opened.as_ref()) {
             return Ok(());
         }
-        drop(db.take());
-        let mut builder = Builder::new();
-        builder.set_cache_size(self.settings.cache_bytes);
-        *db = Some(if self.hook.is_set() {
-            builder.create_with_backend(Hooked::open(&self.path, self.hook.clone())?)?
-        } else {
-            builder.create(&self.path)?
-        });
+        let was_frozen = opened.as_ref().is_some_and(|opened| opened.is_frozen);
+        if !was_frozen || self.broken.load(Ordering::Acquire) {
+            // The lock on the file goes with it. What is frozen has none, and is read until the file can be written.
+            drop(opened.take());
+        }
+        let now = match self.open_file() {
+            Err(error) if want == Want::Read && error.needs_reopen() => {
+                let frozen = self.open_frozen().map_err(|_| error.clone())?;
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the index of the store cannot be written; what is here is read all the same"
+                );
+                frozen
+            }
+            db => Opened {
+                db: db?,
+                is_frozen: false,
+            },
+        };
+        if was_frozen && !now.is_frozen {
+            info!("the index of the store can be written again");
+        }
+        *opened = Some(now);
         self.broken.store(false, Ordering::Release);
         Ok(())
+    }
+
+    fn builder(&self) -> Builder {
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.settings.cache_bytes);
+        builder
+    }
+
+    fn open_file(&self) -> Result<Database, IndexError> {
+        Ok(if self.hook.is_set() {
+            let file = Hooked::open(&self.path, self.hook.clone())?;
+            self.builder().create_with_backend(file)?
+        } else {
+            self.builder().create(&self.path)?
+        })
+    }
+
+    fn open_frozen(&self) -> Result<Opened, IndexError> {
+        let file = Frozen::open(&self.path)?;
+        Ok(Opened {
+            db: self.builder().create_with_backend(file)?,
+            is_frozen: true,
+        })
     }
 
     /// Lets the database check the checksum of every page; true if all are right.
     pub(crate) fn check_pages(&self) -> Result<bool, IndexError> {
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(db.as_mut().ok_or_else(IndexError::closed)?.check_integrity()?)
+        let opened = db.as_mut().ok_or_else(IndexError::closed)?;
+        Ok(opened.db.check_integrity()?)
     }
 }
 
@@ -351,6 +428,7 @@ struct Hooked {
 
 impl Hooked {
     fn open(path: &Path, hook: Hook) -> Result<Self, IndexError> {
+        hook.before("index open")?;
         let file = File::options()
             .read(true)
             .write(true)

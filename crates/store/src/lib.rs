@@ -47,6 +47,7 @@ mod digests;
 mod disk;
 mod error;
 mod files;
+mod frozen;
 mod fsck;
 mod gc;
 mod group;

@@ -5,11 +5,12 @@
 //! acknowledged, and no file besides.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cid::Cid;
 use pacstore_dag::{Block, FileDag};
-use pacstore_store::{Intake, Origin, PartialError, Sha256, Store, WriteError};
+use pacstore_store::{Intake, Origin, PartialError, Sha256, Steps, Store, WriteError};
 
 use crate::kit::{Home, Hook, TINY, TestResult, add, assert_sound, bytes, dag, put, read, tree};
 
@@ -433,5 +434,56 @@ fn files_are_synced_before_the_index_names_them() -> TestResult {
         "one sync for all files"
     );
     assert_eq!(log.iter().filter(|step| **step == "index commit").count(), 1);
+    Ok(())
+}
+
+/// Lets so many steps through, and no more: the file system became read-only.
+#[derive(Debug)]
+struct Gate(AtomicU64);
+
+impl Steps for Gate {
+    fn before(&self, _: &'static str) -> std::io::Result<()> {
+        let through = |left: u64| left.checked_sub(1);
+        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, through) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(std::io::Error::from_raw_os_error(30)),
+        }
+    }
+}
+
+/// A failed write leaves an index that has to be opened anew, which writes as well.
+#[test]
+fn what_is_here_is_read_while_nothing_can_be_written_and_writing_goes_on_when_it_can() -> TestResult {
+    let world = World::new();
+    for steps in 0.. {
+        let home = Home::new(100_000);
+        let gate = Arc::new(Gate(AtomicU64::new(u64::MAX)));
+        let store = home.open_hooked(&gate)?;
+        world.import(&store, &home)?;
+        store.state_put(&[("before", Some(b"1"))])?;
+        gate.0.store(steps, Ordering::SeqCst);
+        let mut taken = 0;
+        for _ in 0..3 {
+            taken += usize::from(store.state_put(&[("meanwhile", Some(b"2"))]).is_ok());
+            assert!(world.is_whole(&store), "after {steps} steps");
+            assert_eq!(store.state_get("before")?.as_deref(), Some(&b"1"[..]));
+            let meanwhile = store.state_get("meanwhile")?;
+            assert!(taken == 0 || meanwhile.is_some(), "after {steps} steps");
+        }
+        gate.0.store(u64::MAX, Ordering::SeqCst);
+        store.state_put(&[("after", Some(b"3"))])?;
+        drop(store);
+        let store = home.open();
+        assert_sound(&store, &home);
+        assert!(world.is_whole(&store));
+        let mut kept = store.state_list("")?.into_iter().map(|(key, _)| key);
+        assert_eq!(kept.next().as_deref(), Some("after"));
+        assert_eq!(kept.next().as_deref(), Some("before"));
+        assert!(taken == 0 || kept.next().is_some(), "after {steps} steps");
+        if taken == 3 {
+            assert!(steps > 5, "only {steps} steps were seen");
+            break;
+        }
+    }
     Ok(())
 }

@@ -37,6 +37,17 @@ pub enum KeyError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The file system keeps no permissions: what is written for its owner alone others can read at once.
+    #[error("the file system of `{}` keeps no permissions: a key there has mode {mode:o}", dir.display())]
+    NoModes {
+        /// The folder of the keys.
+        dir: PathBuf,
+        /// The permission bits that it gave to a file.
+        mode: u32,
+    },
+    /// The file system has no hard links, by which a key gets its name.
+    #[error("the file system of `{}` has no hard links", .0.display())]
+    NoLinks(PathBuf, #[source] io::Error),
     /// Not a key.
     #[error("`{}` holds no key", .0.display())]
     Malformed(PathBuf),
@@ -59,6 +70,10 @@ impl KeyError {
                 "restore it from your copy; if nothing was published with it yet, `pacstore key new {label}` makes it (else a new key needs a label of its own, and is a new name for clients)"
             )),
             Self::Mode { path, .. } => Some(format!("chmod 600 {}", path.display())),
+            Self::NoModes { .. } | Self::NoLinks(..) => Some(
+                "keep the state directory on a file system of Linux, such as ext4; the files of the store may lie on this one: `store.dir`"
+                    .to_owned(),
+            ),
             Self::Malformed(_) => Some("restore it from your copy".to_owned()),
             Self::Exists(_) | Self::Label(_) | Self::Random | Self::Io(..) => None,
         }
@@ -150,7 +165,7 @@ impl Keys {
         match fs_err::hard_link(self.path(check(label)?), &aside) {
             Ok(()) => self.sync(),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(KeyError::Io(aside, error)),
+            Err(error) => Err(self.unlinked(aside, error)),
         }
     }
 
@@ -249,18 +264,44 @@ impl Keys {
         self.sweep();
         let _writing = self.writing()?;
         let temporary = self.write_beside(label, &key.to_bytes())?;
+        // It would be refused at the next start, when it is a node's or a mirror's name already.
+        let fit = fs_err::metadata(&temporary)
+            .map_err(io(&temporary))
+            .and_then(|meta| self.keeps_modes(meta.mode()));
         // A link, not a rename: an existing key is never replaced.
-        let linked = fs_err::hard_link(&temporary, &path);
+        let linked = fit.map(|()| fs_err::hard_link(&temporary, &path));
         fs_err::remove_file(&temporary).map_err(io(&temporary))?;
-        match linked {
+        match linked? {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(KeyError::Exists(label.to_owned()));
             }
-            Err(error) => return Err(KeyError::Io(path, error)),
+            Err(error) => return Err(self.unlinked(path, error)),
         }
         self.sync()?;
         Ok(key)
+    }
+
+    /// Whether a file of this mode, which was made for its owner alone, is that.
+    fn keeps_modes(&self, mode: u32) -> Result<(), KeyError> {
+        match mode & 0o777 {
+            mode if mode & 0o077 != 0 => Err(KeyError::NoModes {
+                dir: self.dir.clone(),
+                mode,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why a link at `path` was not made, in a folder in which files can be written.
+    fn unlinked(&self, path: PathBuf, error: io::Error) -> KeyError {
+        match error.kind() {
+            // What Linux says (link(2)), and what file systems in user space do.
+            io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => {
+                KeyError::NoLinks(self.dir.clone(), error)
+            }
+            _ => KeyError::Io(path, error),
+        }
     }
 
     /// Removes what writers that were killed left: it may be a key. Nothing while somebody writes. A failure is told
@@ -370,6 +411,24 @@ mod tests {
             keys.node().expect("made").name(),
             keys.node().expect("kept").name()
         );
+    }
+
+    /// As on NTFS and exFAT, of which none can be mounted here.
+    #[test]
+    fn where_permissions_or_links_are_not_kept_it_is_said_before_there_is_a_key() {
+        let keys = Keys::new(Path::new("/mnt/disk"));
+        assert!(keys.keeps_modes(0o100_600).is_ok());
+        let open = keys.keeps_modes(0o100_777).expect_err("everybody reads it");
+        assert_eq!(
+            open.to_string(),
+            "the file system of `/mnt/disk/keys` keeps no permissions: a key there has mode 777"
+        );
+        let refused = |code| keys.unlinked(PathBuf::from("x"), io::Error::from_raw_os_error(code));
+        for (code, says) in [(1, true), (95, true), (38, true), (28, false), (5, false)] {
+            let told = refused(code).to_string().contains("no hard links");
+            assert_eq!(told, says, "{code}");
+        }
+        assert!(open.hint().is_some_and(|hint| hint.contains("store.dir")));
     }
 
     #[test]

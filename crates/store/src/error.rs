@@ -20,6 +20,17 @@ impl IndexError {
         matches!(&*self.0, redb::Error::Io(error) if is_full(error))
     }
 
+    /// True if the system does not let us write the disk that holds the index: no sign of a damage.
+    pub fn is_refused(&self) -> bool {
+        let refused = |kind| {
+            matches!(
+                kind,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            )
+        };
+        matches!(&*self.0, redb::Error::Io(error) if refused(error.kind()))
+    }
+
     /// True if the database must be opened anew before it can be used again.
     pub(crate) fn needs_reopen(&self) -> bool {
         matches!(
@@ -104,6 +115,9 @@ impl OpenError {
             ),
             Self::File(_, error) if is_full(error) => Some("make room on the disk of the store"),
             Self::Index(error) if error.is_storage_full() => Some("make room on the disk of the store"),
+            Self::Index(error) if error.is_refused() => Some(
+                "the store must be writable for who runs the daemon: see its owner, and whether its file system is read-only",
+            ),
             Self::Index(_) => Some(
                 "if it is damaged, move the store (`store.dir`; by default `store` in the state directory) away: what it held comes again from mirrors and peers, and keys lie elsewhere",
             ),

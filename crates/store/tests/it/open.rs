@@ -1,6 +1,8 @@
 //! Opening, closing, locks, formats, state.
 
-use pacstore_store::{OpenError, Origin, Store};
+use std::sync::Arc;
+
+use pacstore_store::{OpenError, Origin, Steps, Store};
 
 use crate::kit::{Home, TINY, TestResult, assert_sound, bytes, dag, put, read};
 
@@ -207,5 +209,28 @@ fn state_is_kept_listed_by_prefix_and_changed_in_one_go() -> TestResult {
     );
     assert_eq!(store.state_list("")?.len(), 3);
     assert!(store.state_put(&[("", Some(b"x"))]).is_err());
+    Ok(())
+}
+
+/// The next hint would be to move it away.
+#[test]
+fn an_index_that_may_not_be_written_is_not_called_damaged() -> TestResult {
+    #[derive(Debug)]
+    struct Refuse(i32);
+    impl Steps for Refuse {
+        fn before(&self, step: &'static str) -> std::io::Result<()> {
+            match step {
+                "index open" => Err(std::io::Error::from_raw_os_error(self.0)),
+                _ => Ok(()),
+            }
+        }
+    }
+    for (code, is_refused) in [(1, true), (13, true), (30, true), (5, false)] {
+        let home = Home::new(1 << 20);
+        put(&home.open(), &home, b"x");
+        let refused = home.open_hooked(&Arc::new(Refuse(code))).err().ok_or("refused")?;
+        let hint = refused.hint().ok_or("a hint")?;
+        assert_eq!(hint.contains("damaged"), !is_refused, "{code}: {hint}");
+    }
     Ok(())
 }

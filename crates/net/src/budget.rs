@@ -5,10 +5,13 @@
 //! quarter is refused at once.
 //!
 //! - Invariant: connections of peers that are neither configured nor of the LAN never exceed [`Connections::hard`].
+//! - Invariant: no other machine takes all of [`MAX_PENDING`](crate::config::MAX_PENDING) with handshakes that it does
+//!   not go on with.
 //! - Not here: which ones are closed (`crate::peers`); the limits of all connections together, which protect the
 //!   machine and not its line (`crate::behaviour`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr};
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
@@ -19,7 +22,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::address::is_lan;
+use crate::address::{ip_of, is_lan};
+use crate::config::MAX_PENDING_OF_ONE;
 
 /// How many connections to strangers there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +48,31 @@ impl Connections {
 #[error("no room for more than {0} connections to strangers")]
 pub(crate) struct Full(usize);
 
-/// Counts connections to strangers.
+/// Why the handshake of a connection was not begun.
+#[derive(Debug, thiserror::Error)]
+#[error("{MAX_PENDING_OF_ONE} handshakes of {0} are under way already")]
+pub(crate) struct Crowded(IpAddr);
+
+/// Counts connections to strangers, and handshakes of one address.
 #[derive(Debug)]
 pub(crate) struct Budget {
     most: Connections,
     open: HashSet<ConnectionId>,
     exempt: HashSet<PeerId>,
+    /// From where the inbound connections came whose handshake is under way.
+    pending: HashMap<ConnectionId, IpAddr>,
+}
+
+/// The machine or line behind an address, as far as that tells: of IPv6 one has 2^64 of them. Nothing for this machine.
+fn whose(remote: &Multiaddr) -> Option<IpAddr> {
+    let ip = ip_of(remote)?.to_canonical();
+    if ip.is_loopback() {
+        return None;
+    }
+    Some(match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    })
 }
 
 impl Budget {
@@ -58,6 +81,7 @@ impl Budget {
             most,
             open: HashSet::new(),
             exempt: HashSet::new(),
+            pending: HashMap::new(),
         }
     }
 
@@ -83,13 +107,29 @@ impl NetworkBehaviour for Budget {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = std::convert::Infallible;
 
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let Some(from) = whose(remote) else { return Ok(()) };
+        let others = self.pending.values().filter(|other| **other == from).count();
+        if MAX_PENDING_OF_ONE <= others {
+            return Err(ConnectionDenied::new(Crowded(from)));
+        }
+        self.pending.insert(id, from);
+        Ok(())
+    }
+
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending.remove(&id);
         self.admit(&peer, remote)
     }
 
@@ -113,6 +153,9 @@ impl NetworkBehaviour for Budget {
             }
             FromSwarm::ConnectionClosed(closed) => {
                 self.open.remove(&closed.connection_id);
+            }
+            FromSwarm::ListenFailure(failed) => {
+                self.pending.remove(&failed.connection_id);
             }
             _ => {}
         }
@@ -175,6 +218,58 @@ mod tests {
             let lan = address("/ip4/192.168.1.2/tcp/1");
             assert!(open(&mut budget, n, PeerId::random(), &lan), "{n}");
         }
+    }
+
+    #[test]
+    fn one_machine_does_not_take_all_handshakes_and_gets_on_as_they_end() {
+        let mut budget = Budget::new(Connections(8));
+        let mut number = 0;
+        let mut begin = |budget: &mut Budget, remote: &str| {
+            number += 1;
+            let id = ConnectionId::new_unchecked(number);
+            let begun = budget.handle_pending_inbound_connection(
+                id,
+                &address("/ip4/10.0.0.1/tcp/1"),
+                &address(remote),
+            );
+            begun.is_ok().then_some(id)
+        };
+        let mut all = |budget: &mut Budget, remotes: &mut dyn Iterator<Item = String>| {
+            let begun: Vec<_> = remotes.filter_map(|remote| begin(budget, &remote)).collect();
+            (begun.len(), begun)
+        };
+        let of = |ip: &'static str| (1..=100).map(move |port| format!("/{ip}/tcp/{port}"));
+        let (count, first) = all(&mut budget, &mut of("ip4/8.8.8.8"));
+        assert_eq!(count, MAX_PENDING_OF_ONE);
+        assert_eq!(all(&mut budget, &mut of("ip4/192.168.1.2")).0, MAX_PENDING_OF_ONE);
+        // The addresses of one line.
+        let mut line = (1..=100).map(|host| format!("/ip6/2600:1:2:3::{host:x}/udp/1/quic-v1"));
+        assert_eq!(all(&mut budget, &mut line).0, MAX_PENDING_OF_ONE);
+        assert_eq!(
+            all(&mut budget, &mut of("ip6/2600:1:2:4::1")).0,
+            MAX_PENDING_OF_ONE
+        );
+        assert_eq!(
+            all(&mut budget, &mut of("ip4/127.0.0.1")).0,
+            100,
+            "this machine may"
+        );
+
+        let remote = address("/ip4/8.8.8.8/tcp/1");
+        let (ended, failed) = (first[0], first[1]);
+        budget
+            .handle_established_inbound_connection(ended, PeerId::random(), &remote, &remote)
+            .unwrap();
+        budget.on_swarm_event(FromSwarm::ListenFailure(
+            libp2p::swarm::behaviour::ListenFailure {
+                local_addr: &remote,
+                send_back_addr: &remote,
+                error: &libp2p::swarm::ListenError::Aborted,
+                connection_id: failed,
+                peer_id: None,
+            },
+        ));
+        assert_eq!(all(&mut budget, &mut of("ip4/8.8.8.8")).0, 2);
     }
 
     #[test]

@@ -137,6 +137,8 @@ pub(crate) const TRIM_EVERY: Duration = Duration::from_secs(15);
 
 /// Hard limits of the connection-limits behaviour; configured peers are exempt.
 pub(crate) const MAX_PENDING: u32 = 128;
+/// Of these, inbound ones of one other machine: handshakes that stop half-way keep their room for 10 s.
+pub(crate) const MAX_PENDING_OF_ONE: usize = 16;
 pub(crate) const MAX_INBOUND: u32 = 512;
 pub(crate) const MAX_CONNECTIONS: u32 = 768;
 /// Trap 10: Kubo takes 8 connections from one IPv4 address in all, so one peer must not need many.

@@ -15,7 +15,7 @@ use libp2p::identity::Keypair;
 use libp2p::kad::{self, store::RecordStore};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, Swarm, SwarmBuilder, identify, mdns, noise, ping, tcp, tls, yamux};
+use libp2p::{StreamProtocol, Swarm, SwarmBuilder, identify, mdns, noise, ping, tcp, tls};
 use pacstore_bitswap::{Bitswap, Blocks};
 use pacstore_runtime::Tasks;
 use tracing::warn;
@@ -32,6 +32,7 @@ use crate::dht_store::DhtStore;
 use crate::error::NetError;
 use crate::fetch::Fetch;
 use crate::lookup::Lookup;
+use crate::muxer;
 use crate::peers::PeerView;
 use crate::records::Records;
 use crate::scoped::ScopedKad;
@@ -108,11 +109,9 @@ pub(crate) fn build(
 
 /// A machine without a resolver configuration still reaches numeric addresses.
 fn with_system_dns(key: &Keypair, behaviour: Behaviour) -> Result<Swarm<Behaviour>, NetError> {
-    let muxer = || {
-        let mut config = yamux::Config::default();
-        config.set_max_num_streams(YAMUX_STREAMS);
-        config
-    };
+    // One count for all connections, whichever way the swarm is built.
+    let config = muxer::Config::new(YAMUX_STREAMS);
+    let muxer = || config.clone();
     let transports = || {
         let builder = SwarmBuilder::with_existing_identity(key.clone()).with_tokio();
         let security = (

@@ -49,6 +49,7 @@ mod fetch;
 mod listen;
 mod lookup;
 mod lookups;
+mod muxer;
 mod net;
 mod peers;
 mod reach;

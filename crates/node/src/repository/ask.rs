@@ -42,8 +42,8 @@ const LOOKED: Duration = Duration::from_secs(10);
 enum Waited {
     /// What is here is the newest, as far as can be known.
     Here,
-    /// This mirror has something newer that does not come in time.
-    Coming(Url),
+    /// This mirror has something newer that does not become ours in time, and why.
+    Coming(Url, &'static str),
     /// No mirror answered (in time); from these not a word came.
     Silence(Vec<Url>),
 }
@@ -178,7 +178,7 @@ impl Node {
         let asked = Asked::Database(line.name.clone().into_bytes());
         let run = repository.run_name(line);
         if young
-            && !matches!(waited, Waited::Coming(_))
+            && !matches!(waited, Waited::Coming(..))
             && let Some(state) = line.current()
         {
             self.inner.runs.head(client, &run, &asked, state.id);
@@ -194,9 +194,9 @@ impl Node {
             "pacman goes to a mirror for a database"
         );
         Ok(match &waited {
-            Waited::Coming(mirror) => lead(
+            Waited::Coming(mirror, because) => lead(
                 pacstore_upstream::url_of(mirror, line.name.as_bytes()).ok(),
-                "a newer database does not come in time",
+                because,
                 "no mirror gives this database",
             ),
             Waited::Here => lead_past(
@@ -294,7 +294,14 @@ impl Node {
             let at = phase.borrow_and_update().clone();
             let until = match &at {
                 Phase::Over(Outcome::Confirmed | Outcome::New | Outcome::Behind) => return Waited::Here,
-                Phase::Over(Outcome::Failed) => return Waited::Silence(flight.silent()),
+                Phase::Over(Outcome::Failed) => {
+                    return match flight.unkept() {
+                        Some(mirror) => {
+                            Waited::Coming(mirror.clone(), "a newer database cannot be kept here")
+                        }
+                        None => Waited::Silence(flight.silent()),
+                    };
+                }
                 Phase::Asking if here => began + ANSWER,
                 Phase::Asking | Phase::Receiving(_) => began + PATIENCE,
             };
@@ -303,7 +310,9 @@ impl Node {
                 Ok(Err(_)) => return Waited::Silence(flight.silent()),
                 Err(_) => {
                     return match at {
-                        Phase::Receiving(mirror) => Waited::Coming(mirror),
+                        Phase::Receiving(mirror) => {
+                            Waited::Coming(mirror, "a newer database does not come in time")
+                        }
                         Phase::Asking | Phase::Over(_) => Waited::Silence(flight.silent()),
                     };
                 }

@@ -72,6 +72,8 @@ pub(super) struct Flight {
     pub(super) phase: watch::Sender<Phase>,
     /// Mirrors that were asked and have not said a word, and since when; nothing once they are given up.
     unheard: std::sync::Mutex<HashMap<Url, Option<Instant>>>,
+    /// It has another database, which cannot be kept here.
+    unkept: std::sync::OnceLock<Url>,
     ended: std::sync::Mutex<Option<Instant>>,
 }
 
@@ -89,6 +91,7 @@ impl Flight {
         Self {
             phase: watch::Sender::new(Phase::Asking),
             unheard: std::sync::Mutex::default(),
+            unkept: std::sync::OnceLock::new(),
             ended: std::sync::Mutex::default(),
         }
     }
@@ -111,6 +114,11 @@ impl Flight {
             .iter()
             .filter(|(_, since)| since.is_none_or(|since| HEDGE <= since.elapsed()));
         long.map(|(mirror, _)| mirror.clone()).collect()
+    }
+
+    /// The mirror whose database pacman has to get from there: it cannot be kept here.
+    pub(super) fn unkept(&self) -> Option<&Url> {
+        self.unkept.get()
     }
 
     fn unheard(&self) -> std::sync::MutexGuard<'_, HashMap<Url, Option<Instant>>> {
@@ -169,7 +177,8 @@ async fn all(node: &Node, repository: &Arc<Repository>, line: &Arc<Line>, flight
     let mut left = repository.mirrors();
     let (mut behind, mut failed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     while let Some((mirror, header)) = first(node, repository, line, (flight, &mut left, &mut failed)).await {
-        if matches!(header, Header::Other(..)) {
+        let is_other = matches!(header, Header::Other(..));
+        if is_other {
             flight.phase.send_replace(Phase::Receiving(mirror.clone()));
         }
         let looked = pair::whole(node, repository, line, &mirror, header).await;
@@ -180,7 +189,14 @@ async fn all(node: &Node, repository: &Arc<Repository>, line: &Arc<Line>, flight
                 return outcome;
             }
             Err(Passed::Behind(why)) => behind.push(why),
-            Err(Passed::Failed(why)) => failed.push(why),
+            Err(Passed::Unkept(why)) if is_other => {
+                // Our own disk: no other mirror can help, and what is here may be older than what this one has.
+                let _ = flight.unkept.set(mirror);
+                let rollback = false;
+                trouble(line, Some(Trouble { rollback, text: why }));
+                return Outcome::Failed;
+            }
+            Err(Passed::Unkept(why) | Passed::Failed(why)) => failed.push(why),
         }
         flight.phase.send_replace(Phase::Asking);
     }
@@ -207,6 +223,8 @@ async fn all(node: &Node, repository: &Arc<Repository>, line: &Arc<Line>, flight
 enum Passed {
     Behind(String),
     Failed(String),
+    /// It is not the mirror's fault.
+    Unkept(String),
 }
 
 /// What a mirror has becomes ours, if it is not older.
@@ -227,14 +245,16 @@ async fn take(
         repository.failed(mirror);
         Passed::Failed(chain(error))
     };
+    let unkept = |error: &dyn Error| Passed::Unkept(chain(error));
     let now = node.inner.clock.unix_seconds();
     let candidate = match looked {
+        Err(error) if error.is_ours() => return Err(unkept(&error)),
         Err(error) => return Err(failed(&error)),
         Ok(Looked::Same(seen)) => {
             let line = Arc::clone(line);
             return match node.disk(move || line.confirmed(seen, now)).await {
                 Ok(()) => Ok(Outcome::Confirmed),
-                Err(error) => Err(failed(&error)),
+                Err(error) => Err(unkept(&error)),
             };
         }
         Ok(Looked::Other(candidate)) => *candidate,
@@ -280,7 +300,7 @@ async fn take(
             node.inner.machine.look_now();
             Ok(Outcome::New)
         }
-        Err(error) => Err(failed(&error)),
+        Err(error) => Err(unkept(&error)),
     }
 }
 

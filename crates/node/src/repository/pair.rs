@@ -90,6 +90,11 @@ impl LookError {
         }
     }
 
+    /// Our own disk or store, whatever the mirror has.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self, Self::Disk(_) | Self::Store(_))
+    }
+
     /// A moment later it may be another.
     fn may_pass(&self) -> bool {
         matches!(self, Self::Torn(_) | Self::Unsigned(_) | Self::Moved(_))

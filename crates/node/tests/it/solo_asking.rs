@@ -1,5 +1,6 @@
 //! How the mirrors of a repository without importer are asked whether anything changed.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use pacstore_node::Answer;
 use pacstore_testkit::{At, Fault, Repo, RepoSpec, TestResult, Upstream};
 
+use crate::full::Small;
 use crate::nodes::SOON;
 use crate::solo::{on_disk, solo};
 
@@ -208,5 +210,37 @@ async fn a_mirror_that_refuses_two_questions_at_once_is_asked_again() -> TestRes
         );
         assert_eq!(mirror.requests("core.db.sig").len(), 2, "{fault:?}");
     }
+    Ok(())
+}
+
+/// Never staler than without us, whatever our own disk is like.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_database_that_cannot_be_kept_is_the_mirrors_own() -> TestResult {
+    let Some(disk) = Small::mount() else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let mut repo = Repo::create(dir.path(), RepoSpec::new("core").packages(2, 3_000))?;
+    let mirror = Upstream::folder(dir.path())?;
+    let mut plan = solo(&[&mirror]);
+    plan.config.store_dir = disk.0.path().join("store");
+    let node = plan.start().await;
+    let old = node.pacman_bytes("core.db").await?;
+    let ballast = disk.0.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast)?;
+    while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
+    node.rested().await;
+    assert!(node.pacman_bytes("core.db").await? == old, "nothing changed");
+    repo.update(&["pkg0"])?;
+    node.rested().await;
+    for name in ["core.db", "core.db.sig"] {
+        match node.pacman(1, name).await {
+            Answer::Redirect(url) => assert_eq!(url.as_str(), mirror.url(name)),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    fs_err::remove_file(&ballast)?;
+    node.rested().await;
+    assert!(node.pacman_bytes("core.db").await? == on_disk(&repo, "core.db"));
+    node.stop().await;
     Ok(())
 }

@@ -17,11 +17,16 @@ use crate::body::{self, Body};
 use crate::form::{Form, RAW_BLOCK};
 use crate::{listing, range};
 
+/// What stands in a query before the number of times that a request was sent back to us.
+const HELD: &str = "held=";
+
 /// What a request says beside its path.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) form: Form,
+    /// How often we sent it back to us for this file.
+    held: u8,
     head: bool,
     range: Option<String>,
     if_range: Option<String>,
@@ -47,6 +52,7 @@ impl Asked {
         Self {
             path: request.uri().path().to_owned(),
             form: Form::of(request.uri().query(), headers),
+            held: held(request.uri().query()),
             head: request.method() == Method::HEAD,
             range: value(header::RANGE),
             if_range: value(header::IF_RANGE),
@@ -189,7 +195,7 @@ pub(crate) fn page_headers(headers: &mut HeaderMap) {
 }
 
 /// A file, whole or in part.
-pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Response<Body> {
+pub(crate) async fn file(node: &Node, mut answer: FileAnswer, asked: &Asked) -> Response<Body> {
     let etag = format!("\"{}\"", answer.root);
     let mut response = Response::new(body::full(""));
     let headers = response.headers_mut();
@@ -257,12 +263,14 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
     if asked.head {
         return response;
     }
+    answer.was_held(asked.held);
     // The first bytes before the header: while nothing is sent, another answer is possible.
     match body::file(node.clone(), &answer, part).await {
         Ok(body) => {
             *response.body_mut() = body;
             response
         }
+        Err(FetchError::NotYet { held, .. }) => ask_again(&asked.path, held),
         Err(error) => {
             warn!(
                 path = asked.path,
@@ -272,6 +280,25 @@ pub(crate) async fn file(node: &Node, answer: FileAnswer, asked: &Asked) -> Resp
             cannot_give(node, &answer, &error)
         }
     }
+}
+
+/// How often a request was sent back to us already, by its query. Others may write there what they want: it only counts
+/// down what is left to them.
+fn held(query: Option<&str>) -> u8 {
+    let mut pairs = query.unwrap_or_default().split('&');
+    let times = pairs.find_map(|pair| pair.strip_prefix(HELD));
+    times.map_or(0, |times| times.parse().unwrap_or(u8::MAX))
+}
+
+/// It is coming, and pacman would not wait for it: it begins to count anew with each redirect.
+fn ask_again(path: &str, held: u8) -> Response<Body> {
+    let mut response = text(StatusCode::FOUND, "it is still coming; ask again");
+    let headers = response.headers_mut();
+    // A path with an empty name (`//host/`) is refused before.
+    let location = format!("{path}?{HELD}{held}");
+    set(headers, header::LOCATION, &location);
+    set(headers, header::CACHE_CONTROL, "no-store");
+    response
 }
 
 /// Nobody gives it, or not in time: an ordinary mirror may, else pacman goes on to its next

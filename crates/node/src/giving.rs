@@ -127,6 +127,15 @@ impl Giving {
         let given = self.left == 0;
         let why = self.why.take();
         let why = why.or_else(|| (!given).then(|| "who asked went away".to_owned()));
+        let held = answer.times_held();
+        let why = why.or_else(|| {
+            let text = || {
+                format!(
+                    "neighbours wanted it, too: who asked was sent back to us {held} times until it was here"
+                )
+            };
+            (held > 0).then(text)
+        });
         let ended = if given { Ending::Given } else { Ending::Broken };
         let mut receipt = Node::blank(&answer, &self.begin, ended, why);
         let root = self.content.root(&answer.root);

@@ -57,6 +57,7 @@ mod transfers;
 mod turn;
 mod uploads;
 mod wake;
+mod wanted;
 mod work;
 
 pub use alert::{Alert, AlertConfig, Delivery, Kind as AlertKind, OpenAlert};

@@ -35,6 +35,9 @@ const MISSES: u32 = 3;
 /// ... before it is left alone for so long.
 const REST: Duration = Duration::from_mins(1);
 
+/// The same where pacman was held for it in vain.
+const LONG_REST: Duration = Duration::from_mins(10);
+
 /// How a neighbour behaved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
@@ -44,6 +47,8 @@ pub(crate) enum Manner {
     Owes,
     /// It did not give what it said it has.
     Lies,
+    /// It was waited for long, because it said again and again that it comes.
+    LetsDown,
 }
 
 /// What a neighbour owes lately.
@@ -81,20 +86,21 @@ impl Manners {
     /// Notes how it behaved.
     pub(crate) fn note(&self, peer: PeerId, manner: Manner) {
         let mut owed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let more = match manner {
+        let (more, rest) = match manner {
             Manner::Gives => {
                 owed.remove(&peer);
                 return;
             }
-            Manner::Owes => 1,
-            Manner::Lies => 2,
+            Manner::Owes => (1, REST),
+            Manner::Lies => (2, REST),
+            Manner::LetsDown => (MISSES, LONG_REST),
         };
         let now = Instant::now();
         owed.retain(|_, known| now < known.until);
-        let until = now + REST;
+        let until = now + rest;
         let known = owed.entry(peer).or_insert(Owed { misses: 0, until });
         known.misses = known.misses.saturating_add(more);
-        known.until = until;
+        known.until = known.until.max(until);
     }
 
     fn misses(&self, peer: &PeerId) -> u32 {
@@ -157,6 +163,17 @@ mod tests {
         assert_eq!(cost, millis(450));
         advance(REST).await;
         assert!(!manners.rests(&id), "it is asked again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_waited_for_long_in_vain_has_a_long_rest() {
+        let (manners, id) = (Manners::default(), PeerId::random());
+        manners.note(id, Manner::LetsDown);
+        manners.note(id, Manner::Owes);
+        advance(LONG_REST - millis(1)).await;
+        assert!(manners.rests(&id));
+        advance(millis(1)).await;
+        assert!(!manners.rests(&id));
     }
 
     /// The first answer came after the wait was over: it was measured, and the next one is waited for.

@@ -31,6 +31,7 @@ use tracing::{debug, trace};
 use crate::blocks::Shared;
 use crate::fetch::AskPeers;
 use crate::manners::{Manner, Manners};
+use crate::wanted::Wanted;
 
 /// How long a neighbour that has a block may take to give it.
 const GIVE: Duration = Duration::from_secs(4);
@@ -145,6 +146,7 @@ struct State {
     claims: Mutex<Claims>,
     recent: Mutex<Recent>,
     manners: Manners,
+    wanted: Wanted,
     waiting: Arc<Semaphore>,
 }
 
@@ -198,6 +200,19 @@ impl Ticket {
         self.of.is_some()
     }
 
+    /// It is not here yet, and comes: those who wait ask again.
+    pub(crate) fn moves(&self) {
+        if let Some((neighbours, digest)) = &self.of {
+            let mut claims = neighbours.claims();
+            let claim = claims.ours.get_mut(digest).filter(|claim| claim.ours);
+            let waiters = claim.map(|claim| std::mem::take(&mut claim.waiters));
+            drop(claims);
+            for waiter in waiters.into_iter().flatten() {
+                let _ = waiter.send(vec![ShareState::Coming]);
+            }
+        }
+    }
+
     /// The block is in the store: those who wait may ask for it.
     pub(crate) fn done(mut self) {
         self.state = ShareState::Here;
@@ -228,6 +243,7 @@ impl Neighbours {
             claims: Mutex::default(),
             recent: Mutex::default(),
             manners: Manners::default(),
+            wanted: Wanted::default(),
             waiting: Arc::new(Semaphore::new(WAITING)),
         }))
     }
@@ -305,8 +321,8 @@ impl Neighbours {
         if !theirs.here {
             let wait = until.saturating_duration_since(Instant::now());
             match self.wait_for(cid, theirs, wait).await {
-                Some(true) => {}
-                Some(false) => {
+                Some(ShareState::Here) => {}
+                Some(ShareState::Free | ShareState::Coming) => {
                     debug!(%cid, %peer, "a neighbour gave up bringing it");
                     return None;
                 }
@@ -332,11 +348,20 @@ impl Neighbours {
         given
     }
 
-    /// Waits until the neighbour says whether it has `cid`; `None` if it does not within `wait`, at most 8 s.
-    pub(crate) async fn wait_for(&self, cid: &Cid, theirs: Theirs, wait: Duration) -> Option<bool> {
+    /// Waits until the neighbour says how it stands to `cid`: it has it, it will not come, or it still comes; `None` if it
+    /// says nothing within `wait`, at most 8 s.
+    pub(crate) async fn wait_for(&self, cid: &Cid, theirs: Theirs, wait: Duration) -> Option<ShareState> {
         let (net, digest) = (self.0.net.as_ref()?, digest_of(cid)?);
         let told = net.share(theirs.peer, ShareAsk::TellMe, &[digest], wait).await?;
-        Some(told == [ShareState::Here])
+        told.first().copied()
+    }
+
+    /// Whether a neighbour asked about `cid` within the last minute, or does so before `until`.
+    pub(crate) async fn is_wanted_before(&self, cid: &Cid, until: Instant) -> bool {
+        match digest_of(cid) {
+            Some(digest) => self.0.wanted.before(&digest, until).await,
+            None => false,
+        }
     }
 
     /// What a neighbour did that said it has or brings something.
@@ -413,6 +438,7 @@ impl Neighbours {
         let Some(net) = &self.0.net else {
             return ShareState::Free;
         };
+        self.0.wanted.note(digest);
         let recent = self.recent().known.get(digest).copied();
         if recent.is_some_and(|ask| may_know(net, ask, peer)) {
             return ShareState::Here;

@@ -111,6 +111,24 @@ impl FileAnswer {
         matches!(self.known, Known::Bytes(..))
     }
 
+    /// Who asks takes redirects as pacman does, and was sent back to us so many times for this file
+    /// ([`FetchError::NotYet`]).
+    pub fn was_held(&mut self, times: u8) {
+        if let Known::Package(package) = &self.known
+            && !package.is_small()
+        {
+            self.known = Known::Package(Arc::new(package.held(times)));
+        }
+    }
+
+    /// How many times that was.
+    pub(crate) fn times_held(&self) -> u8 {
+        match &self.known {
+            Known::Package(package) => package.times_held(),
+            Known::Tree | Known::Bytes(..) => 0,
+        }
+    }
+
     /// Who asks waits for so long, and not as pacman does.
     pub(crate) fn be_patient(&mut self, patience: Duration) {
         if let Known::Package(package) = &self.known {

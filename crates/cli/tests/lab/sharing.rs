@@ -2,10 +2,10 @@
 //!
 //! - Not here: what neighbours that lie achieve (`crates/node/tests/it/share.rs`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use pacstore_testkit::{TestResult, random, require};
+use pacstore_testkit::{Repo, RepoSpec, TestResult, random, require};
 
 use crate::machine::{Machine, output, until};
 use crate::wire::{Wire, inside};
@@ -157,6 +157,142 @@ fn three_machines_that_update_at_once_bring_it_over_the_line_once() -> TestResul
         ratio <= 1.1,
         "{ratio:.3} times the set came from outside: {bytes:?}"
     );
+    drop(mirror);
+    Ok(())
+}
+
+/// pacman in an empty system of its own.
+struct Pacman {
+    program: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Pacman {
+    fn new(program: &Path, server: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["root", "db", "cache", "gpg", "hooks"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let text = format!(
+            "[options]\nArchitecture = x86_64\nSigLevel = Never\n[core]\nServer = {server}/pacman/$repo/$arch\n"
+        );
+        std::fs::write(folder.path().join("pacman.conf"), text).unwrap();
+        Self {
+            program: program.to_owned(),
+            folder,
+        }
+    }
+
+    /// Runs it in a namespace; it has to do without a complaint.
+    #[track_caller]
+    fn run(&self, namespace: &str, arguments: &[&str]) {
+        let mut command = inside(namespace, &self.program);
+        for (flag, name) in [
+            ("--config", "pacman.conf"),
+            ("--root", "root"),
+            ("--dbpath", "db"),
+            ("--cachedir", "cache"),
+            ("--gpgdir", "gpg"),
+            ("--hookdir", "hooks"),
+            ("--logfile", "log"),
+        ] {
+            command.arg(flag).arg(self.folder.path().join(name));
+        }
+        command.args(["--noconfirm", "--noprogressbar"]).args(arguments);
+        command.env("LC_ALL", "C").stdin(Stdio::null());
+        let done = output(command);
+        let said = String::from_utf8_lossy(&done.stderr);
+        let complains = ["error", "warning", "slow"]
+            .iter()
+            .any(|word| said.contains(word));
+        assert!(done.status.success() && !complains, "{arguments:?}: {said}");
+    }
+
+    fn cached(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("cache").join(name)).unwrap()
+    }
+}
+
+/// Machines without importer that know each other, and their gateways.
+fn house(wire: &mut Wire) -> Vec<(Machine, String)> {
+    let mut machines = Vec::new();
+    for number in 1..=3 {
+        let addresses = [format!("10.77.0.{number}/24"), format!("203.0.113.1{number}/24")];
+        let addresses = [addresses[0].as_str(), addresses[1].as_str()];
+        let mut machine = Machine::new(wire.machine(&format!("m{number}"), &addresses));
+        machine.configure(&format!(
+            "[gateway]\nlisten = \"127.0.0.1:0\"\n[swarm]\nbootstrap = []\nlisten = [\"/ip4/10.77.0.{number}/tcp/4001\"]\n\
+             [[repository]]\nname = \"core\"\nupstreams = [\"http://203.0.113.1/\"]\npublic = true\n"
+        ));
+        let ready = machine.start();
+        let gateway = ready
+            .split(' ')
+            .nth(1)
+            .and_then(|word| word.strip_prefix("gateway="));
+        machines.push((machine, gateway.unwrap().to_owned()));
+    }
+    for (machine, _) in &machines {
+        until("it has found the others", || {
+            let status = machine.json(&["status", "--json"]);
+            (status["peers"].as_u64() >= Some(2)).then_some(())
+        });
+    }
+    machines
+}
+
+/// No byte of a package without importer is given before all of it was checked, and pacman waits ten seconds for one.
+#[test]
+fn three_machines_without_importer_bring_a_package_once_that_takes_longer_than_pacman_waits() -> TestResult {
+    let programs = [require("pacman"), require("nginx"), require("tc")];
+    let newer = std::env::var_os("PACSTORE_PACMAN71").map(PathBuf::from);
+    let [Some(pacman), Some(_), Some(_)] = programs else {
+        return Ok(());
+    };
+    let Some(mut wire) = Wire::new() else {
+        return Ok(());
+    };
+    let outside = wire.machine("out", &["203.0.113.1/24"]);
+    let mut slower = inside(&outside, "tc");
+    slower.args(["qdisc", "add", "dev", "eth0", "root", "tbf"]);
+    slower.args(["rate", "8mbit", "burst", "64k", "latency", "200ms"]);
+    assert!(output(slower).status.success());
+    let folder = tempfile::tempdir()?;
+    let spec = RepoSpec::new("core")
+        .package("first", 13_000_000)
+        .package("second", 14_000_000);
+    let repo = Repo::create(folder.path(), spec)?;
+    let mirror = Nginx::start(&outside, folder.path());
+    let machines = house(&mut wire);
+    for (pacman, package) in std::iter::once(pacman).chain(newer).zip(["first", "second"]) {
+        let pacmans: Vec<Pacman> = machines
+            .iter()
+            .map(|(_, gateway)| Pacman::new(&pacman, gateway))
+            .collect();
+        for ((machine, _), pacman) in machines.iter().zip(&pacmans) {
+            pacman.run(&machine.namespace, &["-Sy"]);
+        }
+        let before = sent(&outside);
+        std::thread::scope(|scope| {
+            for ((machine, _), pacman) in machines.iter().zip(&pacmans) {
+                scope.spawn(|| pacman.run(&machine.namespace, &["-Sw", package]));
+            }
+        });
+        let (name, wanted) = (repo.file_name(package)?, repo.bytes(package)?);
+        let ratio = (sent(&outside) - before) as f64 / wanted.len() as f64;
+        let bytes: Vec<_> = machines
+            .iter()
+            .map(|(machine, _)| machine.json(&["status", "--json"])["bytes"].to_string())
+            .collect();
+        let version = pacman.display();
+        eprintln!(
+            "three machines without importer, {version}: {ratio:.3} times {package} came from outside: {bytes:?}"
+        );
+        assert!(pacmans.iter().all(|pacman| pacman.cached(&name) == wanted));
+        assert!(
+            ratio <= 1.1,
+            "{version}: {ratio:.3} times from outside: {bytes:?}"
+        );
+    }
     drop(mirror);
     Ok(())
 }

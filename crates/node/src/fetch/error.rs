@@ -74,6 +74,14 @@ pub enum FetchError {
         /// The file's root.
         cid: Cid,
     },
+    /// Neighbours want it, too, and it is coming: who asks is to ask again.
+    #[error("{cid} is still coming")]
+    NotYet {
+        /// What stands for it.
+        cid: Cid,
+        /// How many times it has been asked for then.
+        held: u8,
+    },
     /// The node is stopping.
     #[error("stopping")]
     Stopping,

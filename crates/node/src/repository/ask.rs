@@ -377,7 +377,8 @@ impl Node {
                 entry: package,
                 state,
                 small,
-                patience: super::whole::PATIENCE,
+                patience: super::hold::PATIENCE,
+                holds: None,
             })),
             against: Against::Database(repository.config.name.clone(), sha256),
         })))

@@ -14,6 +14,7 @@ use pacstore_dag as dag;
 use pacstore_store::OpenFile;
 
 use super::Repository;
+use super::hold::HOLDS;
 use super::index::Package;
 use super::line::State;
 use crate::error::StoreError;
@@ -37,6 +38,8 @@ pub(crate) struct PackageOf {
     pub(super) small: bool,
     /// How long who asks waits for it.
     pub(super) patience: Duration,
+    /// How often it may be sent back to us, if it can be.
+    pub(super) holds: Option<u8>,
 }
 
 impl PackageOf {
@@ -54,6 +57,19 @@ impl PackageOf {
             state: Arc::clone(&self.state),
             patience,
             ..*self
+        }
+    }
+
+    /// How many times who asks was sent back to us.
+    pub(crate) fn times_held(&self) -> u8 {
+        self.holds.map_or(0, |holds| HOLDS.saturating_sub(holds))
+    }
+
+    /// The same, for somebody who takes redirects as pacman does, and was sent back to us so many times.
+    pub(crate) fn held(&self, times: u8) -> Self {
+        Self {
+            holds: Some(HOLDS.saturating_sub(times)),
+            ..self.within(self.patience)
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! That takes as long as the download, and pacman waits ten seconds without a byte. So the rate is watched: as soon as
 //! it shows that the file will not be whole in time, another mirror goes on if it may be much faster, else pacman is sent
-//! to a mirror, and nothing is downloaded here beside it. What a mirror left off with, the next one goes on with; the
+//! to a mirror, and nothing is downloaded here beside it; or, where neighbours want it as well, pacman is held for as long
+//! as it takes (`super::hold`). What a mirror left off with, the next one goes on with; the
 //! hash of the whole decides.
 //!
 //! - Invariant: no byte leaves before the SHA-256 of all of them is the database's.
@@ -10,7 +11,7 @@
 //! - Invariant: one fetch a file, however many ask; it ends when nobody waits for it any more.
 //! - Not here: files of one leaf (`crate::fetch`), peers that know a DAG (`super::peers`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -25,20 +26,15 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tracing::{debug, warn};
 
+use super::hold::Hold;
 use super::incoming::{Arrived, Held, Incoming};
 use super::package::{PackageOf, failed};
-use super::{agree, peers, plain, shown};
+use super::{agree, loading, peers, plain, shown};
 use crate::error::StoreError;
 use crate::fetch::{FetchError, Opened};
 use crate::node::Node;
 use crate::serve::FileAnswer;
 use crate::status::chain;
-
-/// All of it, from the first request for the file on. pacman gives up after ten seconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(8);
-
-/// Left of it for hashing the rest, the disk, and the first bytes to pacman.
-const AFTER: Duration = Duration::from_millis(700);
 
 /// How long a mirror may take for its header, and may send nothing within the body, while others are asked first.
 const STALL: Duration = Duration::from_millis(1500);
@@ -49,6 +45,9 @@ const LEAST_STALL: Duration = Duration::from_millis(500);
 /// A rate is believed after this time.
 const WATCHED: Duration = Duration::from_secs(1);
 
+/// How long a fetch goes on after pacman was sent back to us, until it asks again.
+const ASKS_AGAIN: Duration = Duration::from_secs(3);
+
 /// Fetches under way, by SHA-256.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<[u8; 32], Weak<Flight>>>);
@@ -57,6 +56,7 @@ pub(super) struct Flights(Mutex<HashMap<[u8; 32], Weak<Flight>>>);
 #[derive(Debug)]
 struct Flight {
     end: watch::Receiver<Option<Result<Cid, FetchError>>>,
+    hold: Arc<Hold>,
     _stop: DropGuard,
 }
 
@@ -76,6 +76,9 @@ impl Node {
         };
         let ended = match tokio::time::timeout(package.patience, waited).await {
             Ok(ended) => ended.unwrap_or(Err(FetchError::Stopping)),
+            Err(_) if flight.hold.is_held() && package.holds.is_some_and(|holds| 0 < holds) => {
+                Err(self.not_yet(answer, package, flight))
+            }
             Err(_) => Err(self.elsewhere(answer, package, "it does not come in time")),
         };
         let root = ended?;
@@ -84,6 +87,19 @@ impl Node {
         match file.map_err(|error| failed(&root, error))? {
             Some(file) => Ok(Opened::Stored(file)),
             None => Err(self.elsewhere(answer, package, "it was evicted at once")),
+        }
+    }
+
+    /// pacman asks again, and finds the same fetch.
+    fn not_yet(&self, answer: &FileAnswer, package: &PackageOf, flight: Arc<Flight>) -> FetchError {
+        let stop = self.inner.tasks.stop();
+        self.inner.tasks.spawn("repository/held", async move {
+            stop.run_until_cancelled(tokio::time::sleep(ASKS_AGAIN)).await;
+            drop(flight);
+        });
+        FetchError::NotYet {
+            cid: answer.root,
+            held: package.times_held() + 1,
         }
     }
 
@@ -96,20 +112,23 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&package.sha256).and_then(Weak::upgrade) {
+            flight.hold.joined(package.patience, package.holds);
             return flight;
         }
         flights.retain(|_, flight| flight.strong_count() > 0);
         let stop = self.inner.tasks.stop().child_token();
         let (ended, end) = watch::channel(None);
+        let hold = Arc::new(Hold::new(package.patience, package.holds));
         let flight = Arc::new(Flight {
             end,
+            hold: Arc::clone(&hold),
             _stop: stop.clone().drop_guard(),
         });
         flights.insert(package.sha256, Arc::downgrade(&flight));
         drop(flights);
         let (node, answer, package) = (self.clone(), answer.clone(), Arc::clone(package));
         self.inner.tasks.spawn("repository/package", async move {
-            let fetched = fetch(&node, &answer, &package, &stop).await;
+            let fetched = fetch(&node, &answer, &package, (&hold, &stop)).await;
             if let Err(error) = &fetched {
                 debug!(
                     name = package.name,
@@ -172,9 +191,8 @@ async fn fetch(
     node: &Node,
     answer: &FileAnswer,
     package: &Arc<PackageOf>,
-    stop: &CancellationToken,
+    (hold, stop): (&Arc<Hold>, &CancellationToken),
 ) -> Result<Cid, FetchError> {
-    let until = Instant::now() + package.patience - AFTER;
     let (store, len) = (node.inner.store.clone(), answer.len);
     // What is larger than the cap is not kept, so it is not fetched.
     let room = node.disk(move || Ok(store.reserve(len)?)).await;
@@ -182,15 +200,20 @@ async fn fetch(
         Ok(room) => room,
         Err(error) => return Err(node.elsewhere(answer, package, &chain(&error))),
     };
-    let turn = stop.run_until_cancelled(Box::pin(agree::turn(node, answer, package, until)));
-    let ticket = match turn.await {
+    let turn = stop.run_until_cancelled(Box::pin(agree::turn(node, answer, package, hold)));
+    match turn.await {
         None => return Err(FetchError::Stopping),
         Some(Ok(root)) => return Ok(root),
-        Some(Err(ticket)) => ticket,
-    };
-    let fetched = from_outside(node, answer, package, (until, room), stop).await;
-    if let (Ok(_), Some(ticket)) = (&fetched, ticket) {
-        ticket.done();
+        Some(Err(ticket)) => {
+            hold.claimed(ticket);
+            hold.let_go();
+        }
+    }
+    let fetched = from_outside(node, answer, package, (hold, room), stop).await;
+    match &fetched {
+        Ok(_) => hold.done(),
+        Err(FetchError::Elsewhere { .. }) => loading::keep_claim(node, package, hold),
+        Err(_) => hold.claimed(None),
     }
     fetched
 }
@@ -200,7 +223,7 @@ async fn from_outside(
     node: &Node,
     answer: &FileAnswer,
     package: &Arc<PackageOf>,
-    (until, room): (Instant, Reservation),
+    (hold, room): (&Hold, Reservation),
     stop: &CancellationToken,
 ) -> Result<Cid, FetchError> {
     let (mut caught, mut why) = (Vec::new(), String::new());
@@ -215,7 +238,7 @@ async fn from_outside(
         }
         let mut seen = Seen::default();
         let got = async {
-            let mut received = Box::pin(receive(node, answer, package, &mirrors, until, &mut seen));
+            let mut received = Box::pin(receive(node, answer, package, &mirrors, hold, &mut seen));
             tokio::select! {
                 got = &mut received => return got.map(Got::Bytes),
                 hints = &mut peers, if !asked => {
@@ -224,12 +247,12 @@ async fn from_outside(
                         return received.await.map(Got::Bytes);
                     }
                     drop(received);
-                    if let Some(root) = peers::fetch(node, answer, package, hints, until).await {
+                    if let Some(root) = peers::fetch(node, answer, package, hints, hold.until()).await {
                         return Ok(Got::Root(root));
                     }
                 }
             }
-            receive(node, answer, package, &mirrors, until, &mut seen)
+            receive(node, answer, package, &mirrors, hold, &mut seen)
                 .await
                 .map(Got::Bytes)
         };
@@ -317,7 +340,7 @@ async fn receive(
     answer: &FileAnswer,
     package: &PackageOf,
     mirrors: &[Url],
-    until: Instant,
+    hold: &Hold,
     seen: &mut Seen,
 ) -> Result<Arrived, Failed> {
     let tasks = &node.inner.tasks;
@@ -327,8 +350,19 @@ async fn receive(
     let mut shares = Vec::new();
     let mut slow: Option<Slow<'_>> = None;
     // Twice around: a mirror that stalled may go on, and then all the time that there is counts.
-    for (turn, mirror) in mirrors.iter().chain(mirrors).enumerate() {
-        let left = until.saturating_duration_since(Instant::now());
+    let mut order: VecDeque<(usize, &Url)> = mirrors.iter().chain(mirrors).enumerate().collect();
+    loop {
+        let Some((turn, mirror)) = order.pop_front() else {
+            // None is fast enough for one request.
+            let Some(first) = &slow else { break };
+            if !first.goes_on(node, answer, hold, incoming.len()).await {
+                break;
+            }
+            order.push_back((0, first.mirror));
+            slow = None;
+            continue;
+        };
+        let left = hold.left();
         if left.is_zero() {
             break;
         }
@@ -338,13 +372,13 @@ async fn receive(
             continue;
         }
         let stall = stall(turn, mirrors.len(), left);
-        if let Some(rate) = hopeless(package, mirror, answer.len - incoming.len(), until) {
+        if let Some(rate) = hopeless(package, mirror, answer.len - incoming.len(), hold) {
             slow.get_or_insert(Slow { mirror, rate });
             continue;
         }
         let asked = Instant::now();
-        let mut response = match ask(node, package, mirror, incoming.len()..answer.len, (until, stall)).await
-        {
+        let wanted = incoming.len()..answer.len;
+        let mut response = match ask(node, package, mirror, wanted, (hold, stall)).await {
             Ok(response) => response,
             Err(error) => {
                 why = chain(&error);
@@ -356,33 +390,51 @@ async fn receive(
                 continue;
             }
         };
-        if incoming.len() == 0 || response.range.is_some() {
-            let before = incoming.len();
-            let began = Instant::now();
+        if incoming.len() != 0 && response.range.is_none() {
+            continue;
+        }
+        let start = incoming.len();
+        let ended = loop {
+            let (before, began) = (incoming.len(), Instant::now());
             let ended;
-            (incoming, ended) = stretch(node, &mut response, incoming, answer.len, (until, stall))
+            (incoming, ended) = stretch(node, &mut response, incoming, answer.len, (hold, stall))
                 .await
                 .map_err(disk)?;
             let got = incoming.len() - before;
             shares.push((mirror, got));
-            seen.note(mirror, got, (asked, stall));
+            seen.note(mirror, incoming.len() - start, (asked, stall));
             package.repository.measured(mirror, got, began.elapsed());
-            match ended {
-                Ended::Whole => break,
-                Ended::Late => {
-                    let rate = got as f64 / began.elapsed().as_secs_f64().max(1e-6);
-                    match slow {
-                        None => slow = Some(Slow { mirror, rate }),
-                        Some(first) => {
-                            first.is_left_behind_by(rate, package);
-                            return Err(first.failure());
-                        }
+            let Ended::Late = ended else { break ended };
+            let rate = got as f64 / began.elapsed().as_secs_f64().max(1e-6);
+            let this = Slow { mirror, rate };
+            let may_be_faster = |(turn, other): &(usize, &Url)| {
+                *turn < mirrors.len() && package.repository.may_be_faster(other, rate)
+            };
+            match slow.take() {
+                // Another one is tried first.
+                None if order.iter().any(may_be_faster) => slow = Some(this),
+                None if this.goes_on(node, answer, hold, incoming.len()).await => continue,
+                None => slow = Some(this),
+                Some(first) => {
+                    first.is_left_behind_by(rate, package);
+                    let best = if first.rate < rate { &this } else { &first };
+                    if !best.goes_on(node, answer, hold, incoming.len()).await {
+                        return Err(first.failure());
                     }
+                    if best.mirror == mirror {
+                        continue;
+                    }
+                    order.push_front((0, first.mirror));
                 }
-                Ended::Broken(text) => {
-                    why = text;
-                    package.repository.failed(mirror);
-                }
+            }
+            break Ended::Late;
+        };
+        match ended {
+            Ended::Whole => break,
+            Ended::Late => {}
+            Ended::Broken(text) => {
+                why = text;
+                package.repository.failed(mirror);
             }
         }
     }
@@ -390,12 +442,13 @@ async fn receive(
         if let Some(slow) = slow {
             return Err(slow.failure());
         }
-        return Err(if until <= Instant::now() {
+        return Err(if hold.left().is_zero() {
             Failed::Late(why)
         } else {
             Failed::Nobody(why)
         });
     }
+    hold.beats();
     let arrived = incoming.finish(tasks).await.map_err(disk)?;
     if arrived.sha256 == package.sha256 {
         for (mirror, bytes) in shares.into_iter().filter(|(_, bytes)| *bytes > 0) {
@@ -430,6 +483,13 @@ impl Slow<'_> {
         Failed::Late(format!("{} is too slow for it", shown(self.mirror)))
     }
 
+    /// Whether it is fast enough for neighbours and us together, from the first `here` bytes on.
+    async fn goes_on(&self, node: &Node, answer: &FileAnswer, hold: &Hold, here: u64) -> bool {
+        let needed = time_for(answer.len - here, self.rate);
+        let neighbours = node.inner.fetch.neighbours();
+        hold.goes_on(&answer.root, needed, neighbours).await
+    }
+
     /// Another one gave `rate`: what is so slow that its rate is no measurement is known to be slower all the same.
     fn is_left_behind_by(&self, rate: f64, package: &PackageOf) {
         if self.rate * 2.0 <= rate && package.repository.ranking.rate(self.mirror).is_none() {
@@ -438,9 +498,14 @@ impl Slow<'_> {
     }
 }
 
+/// How long so many bytes take at `rate`.
+pub(super) fn time_for(bytes: u64, rate: f64) -> Duration {
+    Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(Duration::MAX)
+}
+
 /// Its rate, if what was seen of the mirror lately says that `bytes` cannot be here in time.
-fn hopeless(package: &PackageOf, mirror: &Url, bytes: u64, until: Instant) -> Option<f64> {
-    let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+fn hopeless(package: &PackageOf, mirror: &Url, bytes: u64, hold: &Hold) -> Option<f64> {
+    let left = hold.left().as_secs_f64();
     // Lines are shared and change: only what is clearly too much counts.
     package
         .repository
@@ -453,7 +518,7 @@ async fn ask(
     package: &PackageOf,
     mirror: &Url,
     wanted: Range<u64>,
-    (until, stall): (Instant, Duration),
+    (hold, stall): (&Hold, Duration),
 ) -> Result<Response, HttpError> {
     let stalled = || HttpError::Stalled {
         url: shown(mirror),
@@ -464,7 +529,7 @@ async fn ask(
     get.max_len = Some(wanted.end - wanted.start);
     get.range = Some(wanted).filter(|wanted| wanted.start > 0);
     get.if_range_ignored = IfRangeIgnored::Fail;
-    get.deadline = Some(until.saturating_duration_since(Instant::now()));
+    get.deadline = Some(hold.at_most());
     let answered = tokio::time::timeout(stall, node.inner.http.get(&get)).await;
     answered.map_err(|_| stalled())?
 }
@@ -481,7 +546,7 @@ async fn stretch(
     response: &mut Response,
     mut incoming: Incoming,
     len: u64,
-    (until, stall): (Instant, Duration),
+    (hold, stall): (&Hold, Duration),
 ) -> io::Result<(Incoming, Ended)> {
     let (began, start) = (Instant::now(), incoming.len());
     loop {
@@ -491,9 +556,12 @@ async fn stretch(
         } else {
             stall.max(STALL)
         };
-        let piece = match tokio::time::timeout(patience, response.chunk()).await {
+        let piece = match tokio::time::timeout(patience.min(hold.left()), response.chunk()).await {
+            Err(_) if hold.left().is_zero() => return Ok((incoming, Ended::Late)),
             Err(_) => return Ok((incoming, Ended::Broken("a mirror stalled".to_owned()))),
-            Ok(Err(HttpError::Deadline { .. })) => return Ok((incoming, Ended::Late)),
+            Ok(Err(HttpError::Deadline { .. })) if hold.left().is_zero() => {
+                return Ok((incoming, Ended::Late));
+            }
             Ok(Err(error)) => return Ok((incoming, Ended::Broken(chain(&error)))),
             Ok(Ok(None)) if incoming.len() == len => return Ok((incoming, Ended::Whole)),
             Ok(Ok(None)) => return Ok((incoming, Ended::Broken("a mirror ended early".to_owned()))),
@@ -503,11 +571,11 @@ async fn stretch(
         let elapsed = began.elapsed();
         if WATCHED < elapsed {
             let rate = (incoming.len() - start) as f64 / elapsed.as_secs_f64();
-            let needed =
-                Duration::try_from_secs_f64((len - incoming.len()) as f64 / rate).unwrap_or(Duration::MAX);
-            if until.saturating_duration_since(Instant::now()) < needed {
+            let needed = time_for(len - incoming.len(), rate);
+            if hold.left() < needed {
                 return Ok((incoming, Ended::Late));
             }
+            hold.moves(needed);
         }
     }
 }

@@ -14,6 +14,7 @@ mod foreign;
 mod full;
 mod hand_over;
 mod heads;
+mod held;
 mod liars;
 mod lookup;
 mod machine;

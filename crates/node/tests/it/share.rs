@@ -30,7 +30,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Waits until `node` knows `count` neighbours that share.
-async fn neighbours(node: &TestNode, count: usize) {
+pub(crate) async fn neighbours(node: &TestNode, count: usize) {
     let net = node.node.net().unwrap();
     let mut events = net.subscribe();
     let told = || {

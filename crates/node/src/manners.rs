@@ -170,7 +170,7 @@ mod tests {
         let (manners, id) = (Manners::default(), PeerId::random());
         manners.note(id, Manner::LetsDown);
         manners.note(id, Manner::Owes);
-        advance(LONG_REST - millis(1)).await;
+        advance(LONG_REST.saturating_sub(millis(1))).await;
         assert!(manners.rests(&id));
         advance(millis(1)).await;
         assert!(!manners.rests(&id));

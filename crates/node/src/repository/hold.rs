@@ -206,12 +206,17 @@ impl Hold {
 mod tests {
     use super::*;
 
+    /// Of so many requests.
+    fn all_of(requests: u8) -> Duration {
+        (PATIENCE * u32::from(requests)).saturating_sub(AFTER)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn holds_are_counted_down_and_never_more_than_there_are() {
         for (holds, most) in [(None, 0), (Some(0), 0), (Some(3), 3), (Some(u8::MAX), HOLDS)] {
             let hold = Hold::new(PATIENCE, holds);
             assert_eq!(hold.hold(), most > 0, "{holds:?}");
-            assert_eq!(hold.left(), PATIENCE * (1 + u32::from(most)) - AFTER, "{holds:?}");
+            assert_eq!(hold.left(), all_of(1 + most), "{holds:?}");
         }
     }
 
@@ -220,11 +225,11 @@ mod tests {
         let hold = Hold::new(PATIENCE, Some(0));
         assert!(!hold.hold());
         hold.joined(PATIENCE, Some(HOLDS));
-        assert_eq!(hold.left(), PATIENCE - AFTER);
+        assert_eq!(hold.left(), all_of(1));
         assert!(hold.hold());
-        assert_eq!(hold.left(), PATIENCE * (u32::from(HOLDS) + 1) - AFTER);
+        assert_eq!(hold.left(), all_of(HOLDS + 1));
         hold.joined(PATIENCE, Some(1));
-        assert_eq!(hold.left(), PATIENCE * (u32::from(HOLDS) + 1) - AFTER);
+        assert_eq!(hold.left(), all_of(HOLDS + 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,6 +241,6 @@ mod tests {
                 .await
         );
         assert!(!hold.is_held());
-        assert_eq!(hold.left(), PATIENCE - AFTER, "at once");
+        assert_eq!(hold.left(), all_of(1), "at once");
     }
 }

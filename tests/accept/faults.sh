@@ -25,7 +25,7 @@ start cli; cli=$PID; server=$GATEWAY/pacman/lab/x86_64
 fresh() {
   rm -rf r; mkdir -p r/root r/db r/cache r/g; chmod 755 r/g; touch r/g/pubring.gpg
   { printf '[options]\nArchitecture = x86_64\nSigLevel = Required TrustedOnly\nParallelDownloads = %s\nCacheDir = %s/r/cache/\n[lab]\n' "$1" "$PWD"; shift; for s in "$@"; do echo "Server = $s"; done; } >r/pacman.conf
-  printf 'lock-never\nno-permission-warning\n' >r/g/gpg.conf
+  printf 'lock-never\nno-autostart\nno-permission-warning\n' >r/g/gpg.conf
   gpg --homedir r/g --batch -q --import lab.gpg 2>/dev/null
   gpg --homedir r/g --batch --with-colons --list-keys 2>/dev/null | awk -F: '$1=="fpr"{print $10":6:"}' | gpg --homedir r/g --batch -q --import-ownertrust 2>/dev/null
 }

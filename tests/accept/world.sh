@@ -46,7 +46,7 @@ has_head() { for ((i = 0; i < 600; i++)); do [ "$(tree "$1" "$name" 2>/dev/null)
 machine() {
   rm -rf r; mkdir -p r/root r/db r/cache r/g; chmod 755 r/g; touch r/g/pubring.gpg
   { printf '[options]\nArchitecture = x86_64\nSigLevel = Required TrustedOnly\nParallelDownloads = 5\nDBPath = %s/r/db/\nCacheDir = %s/r/cache/\n[lab]\n' "$PWD" "$PWD"; printf '%s\n' "${@:2}"; } >r/pacman.conf
-  printf 'lock-never\nno-permission-warning\n' >r/g/gpg.conf
+  printf 'lock-never\nno-autostart\nno-permission-warning\n' >r/g/gpg.conf
   gpg --homedir r/g --batch -q --import "$1" 2>/dev/null
   gpg --homedir r/g --batch --with-colons --list-keys 2>/dev/null | awk -F: '$1=="fpr"{print $10":6:"}' | gpg --homedir r/g --batch -q --import-ownertrust 2>/dev/null
 }

@@ -41,8 +41,8 @@ enum Test {
         /// How many files the mirror has; each update changes 20 of them
         #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(100..))]
         files: u32,
-        /// Bytes of each file
-        #[arg(long, default_value_t = 8_192, value_parser = value_parser!(u32).range(64..))]
+        /// Bytes of each file; packages have more, and each costs the index the same
+        #[arg(long, default_value_t = 65_536, value_parser = value_parser!(u32).range(64..))]
         bytes: u32,
     },
 }
@@ -87,7 +87,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 .args(["--", "--ignored", "--nocapture"])
                 .env("PACSTORE_YEAR", updates.to_string())
                 .env("PACSTORE_YEAR_FILES", files.to_string())
-                .env("PACSTORE_YEAR_BYTES", bytes.to_string());
+                .env("PACSTORE_YEAR_BYTES", bytes.to_string())
+                // As the program sets them for itself (`heap.rs` of `cli`).
+                .env("MALLOC_ARENA_MAX", "2")
+                .env("MALLOC_MMAP_THRESHOLD_", "1052672")
+                .env("MALLOC_TRIM_THRESHOLD_", "2105344");
         }
     }
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -223,7 +223,7 @@ async fn a_year_of_five_minute_rounds() -> TestResult {
         updates: asked("PACSTORE_YEAR", 105_000)?,
         files: asked("PACSTORE_YEAR_FILES", 5_000)?,
         changed: 20,
-        bytes: asked("PACSTORE_YEAR_BYTES", 8_192)? as usize,
+        bytes: asked("PACSTORE_YEAR_BYTES", 65_536)? as usize,
     };
     let updates = size.updates;
     let mut year = Year::begin(size, Bench::new()).await?;

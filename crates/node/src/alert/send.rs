@@ -1,7 +1,7 @@
 //! How a message travels: by POST, to a command's standard input, or as a mail.
 //!
-//! - Invariant: every delivery ends within [`DEADLINE`]; a child that does not is killed with
-//!   its whole process group.
+//! - Invariant: every delivery ends within [`DEADLINE`]; a child that does not, or is under way when the node stops, is
+//!   killed with its whole process group.
 //! - Invariant: only the configured host is dialled, and redirects are not followed.
 //! - Invariant: nothing in a message becomes an argument or a mail header that it should not be.
 //! - Not here: what is told and when (`super::board`).
@@ -17,8 +17,9 @@ use jiff::tz::TimeZone;
 use pacstore_runtime::{DeadlineExceeded, deadline};
 use pacstore_upstream::{Http, HttpError};
 use ring::digest::{SHA256, digest};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
 use super::{Alert, AlertConfig};
@@ -100,6 +101,30 @@ pub(crate) async fn deliver(
     }
 }
 
+/// A program and what it started. Dropped, all of them are killed.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let leader = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(leader.and_then(Pid::from_raw))
+    }
+
+    /// The program has ended: what it left behind is none of our concern, and its number may soon be another's.
+    fn leave(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // Gone already is just as good.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
 async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(), SendError> {
     let shown = program.display().to_string();
     let failed = |error| SendError::Start(shown.clone(), error);
@@ -112,7 +137,7 @@ async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    let group = Group::of(&child);
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
@@ -132,16 +157,8 @@ async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(
             _ = &mut talk => child.wait().await,
         }
     };
-    let status = match deadline("the alert's program", DEADLINE, all).await {
-        Ok(status) => status,
-        Err(late) => {
-            if let Some(group) = group.and_then(rustix::process::Pid::from_raw) {
-                // Gone already is just as good.
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            return Err(late.into());
-        }
-    };
+    let status = deadline("the alert's program", DEADLINE, all).await?;
+    group.leave();
     let status = status.map_err(failed)?;
     if status.success() {
         return Ok(());
@@ -318,6 +335,39 @@ mod tests {
         let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs on");
         sent.expect("it took the message");
+    }
+
+    #[tokio::test]
+    async fn who_is_not_waited_for_any_more_ends_with_all_that_it_started() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (begun, pid) = (dir.path().join("begun"), dir.path().join("pid"));
+        let script = format!(
+            "sleep 1000 & echo $! > {}; mv {0} {}; wait",
+            pid.display(),
+            begun.display()
+        );
+        let script = ["-c".to_owned(), script];
+        let sending = child(Path::new("/bin/sh"), &script, Vec::new());
+        let has_begun = async {
+            while !begun.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            sent = sending => panic!("it waits for its child: {sent:?}"),
+            () = has_begun => {}
+        }
+        let pid = fs_err::read_to_string(&begun).expect("it was started");
+        let status = Path::new("/proc").join(pid.trim()).join("status");
+        let runs = || fs_err::read_to_string(&status).is_ok_and(|text| !text.contains("State:\tZ"));
+        let ended = async {
+            while runs() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), ended)
+            .await
+            .expect("it is killed");
     }
 
     #[tokio::test]

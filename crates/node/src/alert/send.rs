@@ -332,8 +332,8 @@ mod tests {
         let script = format!("sleep 1000 & echo $! > {}", left.display());
         let sent = child(Path::new("/bin/sh"), &["-c".to_owned(), script], Vec::new()).await;
         let pid = fs_err::read_to_string(&left).expect("it was started");
-        let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs on");
+        let pid = Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, Signal::KILL).expect("it runs on");
         sent.expect("it took the message");
     }
 
@@ -410,7 +410,7 @@ mod tests {
         let ended = delivery.await;
         assert!(matches!(ended, Err(SendError::Late(_))), "{ended:?}");
         tokio::time::resume();
-        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        let pid = Pid::from_raw(pid).expect("a pid");
         let gone = || {
             let state =
                 fs_err::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();

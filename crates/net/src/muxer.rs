@@ -8,6 +8,7 @@
 //! - Invariant: all connections together hold no more than [`ALL`] and what [`FAIR`] allows each of them.
 //! - Invariant: a connection that holds less than [`FAIR`] never ends for what others do.
 //! - Not here: QUIC, which bounds what a connection may send; how many connections there are (`crate::budget`).
+//! - Read first: decision 19.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Ready, ready};

@@ -176,8 +176,9 @@ impl<C> Counted<C> {
         let [_, kind, _, flags, number @ ..] = self.header;
         let [a, b, c, d, len @ ..] = number;
         let (stream, len) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(len));
-        let (data, window_update, syn) = (0, 1, 1);
-        if (kind == data || kind == window_update) && flags & syn != 0 {
+        let (data, window_update, syn, rst) = (0, 1, 1, 8);
+        // yamux makes no stream of one that is reset with its first frame: nobody would ever end it.
+        if (kind == data || kind == window_update) && flags & (syn | rst) == syn {
             self.held.begin(stream);
         }
         if kind == data {
@@ -552,6 +553,22 @@ mod tests {
         assert_eq!(all.len() as u64, 100 * KIB);
         assert!(drive(&mut other, &coming).await.is_none());
         assert_eq!(unread(&config), 0);
+    }
+
+    /// No stream comes of such frames, so none could ever be dropped.
+    #[tokio::test]
+    async fn streams_that_are_reset_as_they_begin_leave_nothing() {
+        let config = Config::new(512);
+        let (mut muxer, mut to, coming) = server(&config);
+        for number in 0..10_000_u32 {
+            let (data, window_update, syn_and_rst) = (0, 1, 9);
+            let kind = if number % 2 == 0 { data } else { window_update };
+            let mut frame = [0, kind, 0, syn_and_rst, 0, 0, 0, 0, 0, 0, 0, 0];
+            frame[4..8].copy_from_slice(&(2 * number + 1).to_be_bytes());
+            to.write_all(&frame).await.unwrap();
+        }
+        assert!(drive(&mut muxer, &coming).await.is_none());
+        assert_eq!(muxer.held.streams().unread.len(), 0);
     }
 
     #[tokio::test]

@@ -150,15 +150,19 @@ async fn child(program: &Path, arguments: &[String], input: Vec<u8>) -> Result<(
         let mut talk = pin!(async { tokio::join!(write, last_words(stderr, &mut text)) });
         tokio::select! {
             status = child.wait() => {
-                // What it left behind may keep both open for ever, and is none of our concern.
+                group.leave();
+                // What it left behind may keep both open for ever.
                 let _ = timeout(REST, talk).await;
                 status
             }
-            _ = &mut talk => child.wait().await,
+            _ = &mut talk => {
+                let status = child.wait().await;
+                group.leave();
+                status
+            }
         }
     };
     let status = deadline("the alert's program", DEADLINE, all).await?;
-    group.leave();
     let status = status.map_err(failed)?;
     if status.success() {
         return Ok(());

@@ -4,20 +4,17 @@
 //!   (`crates/cli/tests/lab`).
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cid::Cid;
-use pacstore_bitswap::Blocks;
-use pacstore_net::{DhtMode, Multiaddr, Net, NetConfig, PeerId, ShareAsk, ShareRequest, ShareState};
+use pacstore_net::{Multiaddr, Net, ShareAsk, ShareRequest, ShareState};
 use pacstore_node::FetchError;
-use pacstore_runtime::{Clock, Tasks};
+use pacstore_runtime::Tasks;
 use pacstore_testkit::{Repo, RepoSpec, Request, TestResult, Upstream};
 use tokio::sync::mpsc;
 
 use crate::nodes::{SOON, TestNode, read};
-use crate::share::neighbours;
+use crate::share::{neighbours, stranger};
 use crate::solo::{on_disk, solo};
 
 const LEN: u64 = 4_500_000;
@@ -231,18 +228,6 @@ enum Says {
     WithoutEnd,
 }
 
-struct Nothing;
-
-impl Blocks for Nothing {
-    fn len(&self, _: &Cid, _: &PeerId) -> Option<u64> {
-        None
-    }
-
-    fn read(&self, _: &Cid, _: &PeerId, _: &mut Vec<u8>) -> bool {
-        false
-    }
-}
-
 async fn answer(says: Says, mut requests: mpsc::Receiver<ShareRequest>) {
     let (mut said, mut kept) = (false, Vec::new());
     while let Some(request) = requests.recv().await {
@@ -258,15 +243,8 @@ async fn answer(says: Says, mut requests: mpsc::Receiver<ShareRequest>) {
 }
 
 async fn liar(says: Says, tasks: &Tasks) -> (Net, Multiaddr) {
-    let (sender, requests) = mpsc::channel(64);
-    let mut config = NetConfig::new([says as u8 + 90; 32]);
-    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-    config.dht = DhtMode::Off;
-    config.shares = Some(sender);
-    let net = Net::start(config, Arc::new(Nothing), tasks, Clock::system()).unwrap();
+    let (net, address, requests) = stranger(says as u8 + 90, tasks).await;
     tasks.spawn("liar", answer(says, requests));
-    let address = net.listen_addresses().await.remove(0);
-    let address = address.with_p2p(net.peer_id()).unwrap();
     (net, address)
 }
 

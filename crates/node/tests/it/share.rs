@@ -166,16 +166,22 @@ async fn answer(manner: Manner, mut requests: mpsc::Receiver<ShareRequest>) {
     }
 }
 
-async fn bad(manner: Manner, tasks: &Tasks) -> (Net, Multiaddr) {
+/// A neighbour that has nothing, and what it is asked.
+pub(crate) async fn stranger(seed: u8, tasks: &Tasks) -> (Net, Multiaddr, mpsc::Receiver<ShareRequest>) {
     let (sender, requests) = mpsc::channel(64);
-    let mut config = NetConfig::new([manner as u8 + 60; 32]);
+    let mut config = NetConfig::new([seed; 32]);
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     config.dht = DhtMode::Off;
     config.shares = Some(sender);
     let net = Net::start(config, Arc::new(Nothing), tasks, Clock::system()).unwrap();
-    tasks.spawn("bad neighbour", answer(manner, requests));
     let address = net.listen_addresses().await.remove(0);
     let address = address.with_p2p(net.peer_id()).unwrap();
+    (net, address, requests)
+}
+
+async fn bad(manner: Manner, tasks: &Tasks) -> (Net, Multiaddr) {
+    let (net, address, requests) = stranger(manner as u8 + 60, tasks).await;
+    tasks.spawn("bad neighbour", answer(manner, requests));
     (net, address)
 }
 

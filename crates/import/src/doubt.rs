@@ -412,10 +412,16 @@ fn verify(
         (Some(_), _, None) => Some("it is not in the store any more".to_owned()),
         (None, Some(signature), Some(open)) => {
             let start = || (&open.file).rewind().map(|()| &open.file);
-            // Something that is no signature at all is pacman's to judge.
-            let fit = Seal::read(&signature).map(|seal| seal.fit(start));
-            let other = fit.transpose().map_err(read_error)? == Some(Fit::Other);
-            other.then(|| "the signature beside it is of other bytes".to_owned())
+            match Seal::read(&signature) {
+                Some(seal) if seal.fit(start).map_err(read_error)? == Fit::Other => {
+                    Some("the signature beside it is of other bytes".to_owned())
+                }
+                None if Seal::is_cut(&signature) => {
+                    Some("the signature beside it came without its end".to_owned())
+                }
+                // Something that is no signature at all is pacman's to judge.
+                Some(_) | None => None,
+            }
         }
         // Whoever builds the tree finds what is lost.
         (None, ..) => None,

@@ -49,6 +49,29 @@ impl Seal {
         (!signatures.is_empty()).then_some(Self { signatures })
     }
 
+    /// The content of a `.sig` is only the beginning of a signature, by the length that it gives. Nothing at all is, too.
+    ///
+    /// Source: RFC 9580, section 4.2.
+    pub fn is_cut(sig: &[u8]) -> bool {
+        let number = |at: std::ops::Range<usize>| {
+            let octets = sig.get(at)?.iter();
+            Some(octets.fold(0, |number, octet| number << 8 | u64::from(*octet)))
+        };
+        let (start, len) = match sig.first() {
+            None => return true,
+            Some(0x88) => (2, number(1..2)),
+            Some(0x89) => (3, number(1..3)),
+            Some(0x8a) => (5, number(1..5)),
+            Some(0xc2) => match sig.get(1) {
+                Some(192..=223) => (3, number(1..3).map(|len| len - (192 << 8) + 192)),
+                Some(255) => (6, number(2..6)),
+                _ => (2, number(1..2)),
+            },
+            Some(_) => return false,
+        };
+        len.is_none_or(|len| (sig.len() as u64) < start + len)
+    }
+
     /// When the newest of it says that it was made, in seconds since 1970.
     pub fn made(&self) -> Option<u64> {
         let times = self.signatures.iter().filter_map(Signature::created);

@@ -395,3 +395,27 @@ async fn a_database_beside_the_signature_of_another_one_waits_also_without_a_key
     }
     Ok(())
 }
+
+/// Where no length is told (HTTP/1.0), a connection that breaks looks like the end of the file.
+#[tokio::test]
+async fn a_database_beside_a_signature_without_its_end_waits_also_without_a_keyring() -> TestResult {
+    let mut held = Held::new()?;
+    let mut spec = of_directory(held.upstream.path());
+    spec.hold = HOLD;
+    let (clock, hand) = Clock::fake(SystemTime::now());
+    (held.importer, held.clock) = (importer(&held.bench, spec, &clock), hand);
+    let first = held.round().await?;
+    let signature = with_sig(&held.repo.folder().join("core.db"));
+    held.repo.update(&["pkg1"])?;
+    let new = fs::read(&signature)?;
+    for len in [0, 1, new.len() - 1] {
+        fs::write(&signature, &new[..len])?;
+        let waits = held.round().await?;
+        assert_eq!(waits.tree, first.tree, "{len} bytes");
+        let wanted = "core/core.db does not verify: the signature beside it came without its end";
+        assert_eq!(doubts(&waits), [wanted], "{len} bytes");
+    }
+    fs::write(&signature, new)?;
+    assert_eq!(held.round().await?.tree, cid_of(held.upstream.path()));
+    Ok(())
+}

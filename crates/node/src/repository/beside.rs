@@ -117,6 +117,7 @@ async fn ask(node: &Node, url: &Url, seen: Option<&Tag>, time: Duration) -> Resu
             let bytes = response.bytes().await?;
             Ok(match Seal::read(&bytes) {
                 Some(_) => Signature::New(bytes, tag),
+                None if Seal::is_cut(&bytes) => return Err(LookError::Cut(shown(url))),
                 None => Signature::None,
             })
         }

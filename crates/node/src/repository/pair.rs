@@ -64,6 +64,8 @@ pub(super) enum LookError {
     NoArchive(String),
     #[error("the signature beside `{0}` is of other bytes")]
     Torn(String),
+    #[error("`{0}` came without its end")]
+    Cut(String),
     #[error("`{0}` has no signature any more")]
     Unsigned(String),
     #[error("`{0}` is not taken: {1}")]
@@ -97,7 +99,10 @@ impl LookError {
 
     /// A moment later it may be another.
     fn may_pass(&self) -> bool {
-        matches!(self, Self::Torn(_) | Self::Unsigned(_) | Self::Moved(_))
+        matches!(
+            self,
+            Self::Torn(_) | Self::Cut(_) | Self::Unsigned(_) | Self::Moved(_)
+        )
     }
 }
 

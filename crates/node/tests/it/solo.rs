@@ -196,6 +196,26 @@ async fn a_torn_pair_is_not_taken_and_the_older_whole_one_stays() -> TestResult 
     Ok(())
 }
 
+/// Where no length is told (HTTP/1.0), a connection that breaks looks like the end of the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_without_its_end_is_not_taken_for_none() -> TestResult {
+    let (dir, cut) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").packages(1, 3_000))?;
+    let signature = on_disk(&repo, "core.db.sig");
+    for len in [0, 1, signature.len() - 1] {
+        fs_err::write(cut.path().join("core.db"), on_disk(&repo, "core.db"))?;
+        fs_err::write(cut.path().join("core.db.sig"), &signature[..len])?;
+        let (mirror, whole) = (Upstream::folder(cut.path())?, Upstream::folder(dir.path())?);
+        let node = solo(&[&mirror, &whole]).start().await;
+        assert!(node.pacman_bytes("core.db").await? == on_disk(&repo, "core.db"));
+        assert!(
+            node.pacman_bytes("core.db.sig").await? == signature,
+            "{len} bytes"
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_is_being_updated_is_read_again_until_the_pair_is_whole() -> TestResult {
     let dir = tempfile::tempdir()?;

@@ -33,3 +33,36 @@ fn what_is_no_signature_is_not_read() {
     let made = key.sign(&mut &b"x"[..], 1_700_000_123).unwrap();
     assert!(Seal::read(&made[..made.len() - 5]).is_none());
 }
+
+#[test]
+fn the_beginning_of_a_signature_is_told_from_other_things() {
+    let key = SigningKey::from_seed([7; 32], "Nobody <nobody@example.org>", 1_700_000_000).unwrap();
+    let made = key.sign(&mut &b"x"[..], 1_700_000_123).unwrap();
+    for len in 0..made.len() {
+        assert!(Seal::is_cut(&made[..len]), "{len} of {} bytes", made.len());
+    }
+    // gpg's have the header of old, and of a length of two octets; that of four is allowed.
+    let headers: [&[u8]; 5] = [
+        &[0x88, 200],
+        &[0x89, 0, 200],
+        &[0x8a, 0, 0, 0, 200],
+        &[0xc2, 192, 8],
+        &[0xc2, 255, 0, 0, 0, 200],
+    ];
+    for header in headers {
+        let whole = [header, &[4; 200]].concat();
+        for len in 0..whole.len() {
+            assert!(Seal::is_cut(&whole[..len]), "{header:x?}, {len} bytes");
+        }
+        assert!(!Seal::is_cut(&whole), "{header:x?}");
+    }
+    let others = [
+        made,
+        b"<html>".to_vec(),
+        b"-----BEGIN PGP SIGNATURE-----".to_vec(),
+        key.public_key(),
+    ];
+    for bytes in others {
+        assert!(!Seal::is_cut(&bytes), "{:?}", &bytes[..5]);
+    }
+}

@@ -1,6 +1,7 @@
 //! `pacstore doctor` on machines with and without a daemon.
 
 use std::fs;
+use std::process::Command;
 
 use pacstore_testkit::{Repo, RepoSpec, TestResult, Upstream};
 use serde_json::Value;
@@ -52,6 +53,49 @@ fn without_a_daemon_it_says_so_and_ends_with_1() -> TestResult {
         .json();
     assert_eq!(verdict(&report, "configuration"), "bad");
     assert_eq!(verdict(&report, "pacman"), "bad");
+    Ok(())
+}
+
+/// A file system that is gone when dropped; none where it cannot be mounted.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn at(path: std::path::PathBuf, options: &str) -> Option<Self> {
+        fs::create_dir_all(&path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "none"]).arg(&path);
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self(path));
+        }
+        assert!(
+            std::env::var("PACSTORE_REQUIRE").as_deref() != Ok("all"),
+            "cannot mount a tmpfs"
+        );
+        eprintln!("skipped: a tmpfs cannot be mounted here");
+        None
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// It has room, and no inode left.
+#[test]
+fn where_no_file_can_be_made_the_disk_is_bad() -> TestResult {
+    let home = Home::with(&format!("[store]\nmax_size = \"1GB\"\n{LOOPBACK}"));
+    let conf = pacman_conf(&home, "8080")?;
+    let state = home.path().join("state");
+    let Some(disk) = Mounted::at(state, "size=4g,nr_inodes=3") else {
+        return Ok(());
+    };
+    for (file, wanted) in [("one", "ok"), ("two", "bad")] {
+        fs::write(disk.0.join(file), "")?;
+        let report = home.run(["doctor", "--json", "--config", &conf]).exits(1).json();
+        assert_eq!(verdict(&report, "disk"), wanted, "{report}");
+    }
     Ok(())
 }
 

@@ -158,8 +158,8 @@ pub(crate) struct Facts {
     pub(crate) guessed: bool,
     /// Free bytes where the store is.
     pub(crate) free: Option<u64>,
-    /// Nobody may write to the state directory's file system.
-    pub(crate) read_only: bool,
+    /// Why nobody can make a file in the state directory.
+    pub(crate) unwritable: Option<&'static str>,
     pub(crate) max_size: u64,
     /// Programs that filter packets here.
     pub(crate) firewalls: Vec<&'static str>,
@@ -510,11 +510,11 @@ fn clock(facts: &Facts) -> Line {
 }
 
 fn disk(facts: &Facts) -> Line {
-    if facts.read_only {
+    if let Some(why) = facts.unwritable {
         return bad(
             "disk",
-            "the state directory's file system is read-only",
-            "see `dmesg` for an error of the disk; nothing is kept until it can be written to",
+            format!("the state directory's file system {why}"),
+            "see `dmesg` for an error of the disk, and `df -i` for inodes; nothing is kept until it can be written to",
         );
     }
     let Some(free) = facts.free else {

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use pacstore_pacman::Settings;
 use pacstore_upstream::{Get, Http, HttpError, HttpOptions, url_of};
-use rustix::fs::{StatVfs, StatVfsMountFlags};
+use rustix::fs::{Mode, OFlags, StatVfs, StatVfsMountFlags};
+use rustix::io::Errno;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -92,7 +93,7 @@ pub(super) async fn probe(ctx: &Context, place: &Place, guess: Option<&Guess>, p
             Err(error) => Err(format!("{error:#}")),
         },
         free: free(&state_dir),
-        read_only: is_read_only(&state_dir),
+        unwritable: unwritable(&state_dir),
         max_size: loaded.as_ref().map_or(0, |loaded| loaded.node.max_size),
         firewalls: FIREWALLS
             .iter()
@@ -342,9 +343,7 @@ fn cache(path: &Path) -> CacheFacts {
 
 /// As pacman looks at it: it leaves out folders without any `w`, and file systems that are read-only.
 fn is_writable(path: &Path, meta: &std::fs::Metadata) -> bool {
-    let read_only =
-        rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
-    !read_only && meta.permissions().mode() & 0o222 != 0
+    !is_read_only(path) && meta.permissions().mode() & 0o222 != 0
 }
 
 fn lock(settings: &Settings, place: &Place) -> Option<(PathBuf, bool)> {
@@ -370,7 +369,20 @@ fn free(path: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Nobody may write there: it was mounted so, or became so after an error of the disk.
+/// Why nobody can make a file there. One without a name tells, which is gone at once: ext4 after an error of the disk looks
+/// as if it could be written to, and one without inodes as if it had room.
+fn unwritable(path: &Path) -> Option<&'static str> {
+    let there = path.ancestors().find(|path| path.exists())?;
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::open(there, flags, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::ROFS) => Some("is read-only"),
+        Err(Errno::NOSPC | Errno::DQUOT) => Some("takes no file more"),
+        // Or this user may not, or there are no such files.
+        _ => is_read_only(there).then_some("is read-only"),
+    }
+}
+
+/// It was mounted so.
 fn is_read_only(path: &Path) -> bool {
     file_system(path).is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }

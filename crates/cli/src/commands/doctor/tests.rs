@@ -72,7 +72,7 @@ fn sound() -> Facts {
             lock: None,
         }),
         free: Some(100_000_000_000),
-        read_only: false,
+        unwritable: None,
         max_size: 10_000_000_000,
         firewalls: Vec::new(),
         proxy: None,
@@ -169,7 +169,12 @@ fn each_broken_link_is_the_one_that_is_named() {
         "5.00 GB free",
     );
     only(&with(|f| f.free = Some(5_000_000)), Bad, "disk", "5.0 MB free");
-    only(&with(|f| f.read_only = true), Bad, "disk", "read-only");
+    only(
+        &with(|f| f.unwritable = Some("is read-only")),
+        Bad,
+        "disk",
+        "read-only",
+    );
     only(
         &with(|f| f.pacman = Err("not there".to_owned())),
         Bad,

@@ -3,7 +3,8 @@
 //! pacman writes it to its cache as `NAME.part`. As long as that grows, it counts as brought by us, and neighbours wait
 //! for it as for any other; once pacman gave it its name it is taken from there (`crate::machine`).
 //!
-//! - Invariant: what does not grow for [`STILL`], or is not there, is brought by nobody.
+//! - Invariant: what does not grow for [`STILL`], is not there, or is not taken from there because this machine does not use
+//!   its repository, is brought by nobody.
 //! - Not here: caches that cannot be read (pacman 7 with `DownloadUser` loads elsewhere): there each machine is alone.
 
 use std::path::PathBuf;
@@ -74,7 +75,12 @@ async fn watch(node: &Node, package: &Arc<PackageOf>, hold: &Hold) -> bool {
         {
             return true;
         }
-        let far = far(node, package).await;
+        let is_taken = node.inner.machine.need().of_sha256(&package.sha256).is_some();
+        let far = if is_taken {
+            far(node, package).await
+        } else {
+            Far::Nowhere
+        };
         match far {
             Far::Whole => {
                 node.inner.machine.look_now();

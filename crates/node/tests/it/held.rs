@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pacstore_net::{Multiaddr, Net, ShareAsk, ShareRequest, ShareState};
 use pacstore_node::FetchError;
+use pacstore_node::config::MachineConfig;
 use pacstore_runtime::Tasks;
 use pacstore_testkit::{Repo, RepoSpec, Request, TestResult, Upstream};
 use tokio::sync::mpsc;
@@ -59,11 +60,11 @@ async fn ask(client: &TestNode, name: &str) -> (Got, u8) {
 
 /// Machines of one LAN that know each other and the database. Each has a mirror of its own.
 async fn house(mirrors: &[Upstream], more: Vec<Multiaddr>) -> Vec<TestNode> {
-    house_with(mirrors, more, Path::new("")).await
+    house_with(mirrors, more, MachineConfig::default()).await
 }
 
-/// The same; the first one has pacman's cache there.
-async fn house_with(mirrors: &[Upstream], more: Vec<Multiaddr>, cache: &Path) -> Vec<TestNode> {
+/// The same; this is what the first one knows of its pacman.
+async fn house_with(mirrors: &[Upstream], more: Vec<Multiaddr>, pacman: MachineConfig) -> Vec<TestNode> {
     let mut clients: Vec<TestNode> = Vec::new();
     let others = mirrors.len() - 1 + more.len();
     for mirror in mirrors {
@@ -74,8 +75,8 @@ async fn house_with(mirrors: &[Upstream], more: Vec<Multiaddr>, cache: &Path) ->
             peers.push(other.address().await);
         }
         plan.config.swarm.peers = peers;
-        if clients.is_empty() && cache.is_dir() {
-            plan.config.machine.cache_dirs = vec![cache.to_owned()];
+        if clients.is_empty() {
+            plan.config.machine = pacman.clone();
         }
         clients.push(plan.start().await);
     }
@@ -86,6 +87,13 @@ async fn house_with(mirrors: &[Upstream], more: Vec<Multiaddr>, cache: &Path) ->
         mirror.limit(Some(RATE));
     }
     clients
+}
+
+fn cache_at(folder: &Path) -> MachineConfig {
+    MachineConfig {
+        cache_dirs: vec![folder.to_owned()],
+        ..MachineConfig::default()
+    }
 }
 
 fn mirrors(count: usize, dir: &Path) -> Vec<Upstream> {
@@ -153,7 +161,7 @@ async fn what_pacman_loads_from_the_mirror_elsewhere_in_the_house_is_waited_for(
     let (dir, cache) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let repo = repo(dir.path());
     let mirrors = mirrors(3, dir.path());
-    let clients = house_with(&mirrors, Vec::new(), cache.path()).await;
+    let clients = house_with(&mirrors, Vec::new(), cache_at(cache.path())).await;
     let name = repo.file_name("first")?;
     let wanted = on_disk(&repo, &name);
     assert!(matches!(ask(&clients[0], &name).await, (Got::SentTo(..), 0)));
@@ -179,6 +187,39 @@ async fn what_pacman_loads_from_the_mirror_elsewhere_in_the_house_is_waited_for(
         );
     }
     assert!(mirrors.iter().all(|mirror| mirror.sent() == 0));
+    Ok(())
+}
+
+/// By its `pacman.conf` the first one does not use that repository, so it takes no package of it from the cache.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_pacman_loads_and_its_node_does_not_take_from_there_keeps_nobody_waiting() -> TestResult {
+    let (dir, cache) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let repo = repo(dir.path());
+    let mirrors = mirrors(2, dir.path());
+    let mut pacman = cache_at(cache.path());
+    let conf = cache.path().join("pacman.conf");
+    fs_err::write(&conf, "[options]\n[other]\nServer = http://127.0.0.1:9/\n")?;
+    pacman.pacman_conf = Some(conf);
+    let clients = house_with(&mirrors, Vec::new(), pacman).await;
+    let name = repo.file_name("first")?;
+    assert!(matches!(ask(&clients[0], &name).await, (Got::SentTo(..), 0)));
+    let part = cache.path().join(format!("{name}.part"));
+    let loads = async {
+        let mut file = fs_err::File::create(&part).unwrap();
+        // For longer than all holds together.
+        for _ in 0..500 {
+            std::io::Write::write_all(&mut file, &[0; RATE as usize / 5]).unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let (got, held) = tokio::select! {
+        () = loads => panic!("nobody lets it go"),
+        got = ask(&clients[1], &name) => got,
+    };
+    match got {
+        Got::Bytes(bytes) => assert!(bytes == on_disk(&repo, &name)),
+        Got::SentTo(url, why) => panic!("sent to {url} after {held} holds: {why}"),
+    }
     Ok(())
 }
 

@@ -26,6 +26,7 @@ mod reader;
 mod small;
 mod through;
 mod turns;
+mod unkept;
 mod upstreams;
 mod whole;
 
@@ -42,7 +43,6 @@ use pacstore_runtime::{Buffers, ByteBudget, Tasks};
 use pacstore_store::{FileInfo, OpenFile, Origin, Partial, Store};
 use pacstore_upstream::Http;
 use tokio::sync::Notify;
-use tracing::warn;
 use url::Url;
 
 use crate::error::StoreError;
@@ -131,6 +131,7 @@ pub(crate) struct Inner {
     line: Line,
     /// Leaves of files that cannot be kept.
     passing: ByteBudget,
+    unkept: unkept::Unkept,
     balance: Balance,
     bad: bad::Bad,
     givers: givers::Givers,
@@ -201,6 +202,7 @@ impl Fetcher {
             fresh: ByteBudget::new(fresh::ROOM),
             line: Line::default(),
             passing: ByteBudget::new(through::PASSING),
+            unkept: unkept::Unkept::default(),
             balance: Balance::default(),
             bad: bad::Bad::default(),
             givers: givers::Givers::default(),
@@ -277,7 +279,7 @@ impl Fetcher {
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(error) if error.is_about_keeping() && keep == Keep::IfPossible => {
-                    warn!(cid = %root, error = &error as &dyn std::error::Error, "given without being kept");
+                    self.inner.unkept.note(root, &error);
                     let through = Through::new(&self.inner, Arc::new(file), sources.clone())?;
                     return Ok(Opened::Through(Box::new(through)));
                 }

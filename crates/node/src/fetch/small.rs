@@ -14,7 +14,6 @@
 //! - Not here: how they are kept (`super::keep`).
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ use pacstore_runtime::Pool;
 use pacstore_store::Origin;
 use pacstore_upstream::{Get, HttpError, Observation, Response};
 use tokio::sync::{OnceCell, Semaphore, watch};
-use tracing::{debug, warn};
+use tracing::debug;
 use url::Url;
 
 use super::hedge::{hedged, mirrors_first};
@@ -217,7 +216,7 @@ async fn bring(
         inner.written.end(&root);
         drop(turn);
         if let Err(error) = &result {
-            warn!(cid = %root, error = error as &dyn Error, "a small file is given but not kept");
+            inner.unkept.note(&root, error);
         }
         if result.is_ok()
             && let Some(ticket) = ticket

@@ -135,7 +135,7 @@ impl Node {
         let (opened, signature) = (opened?, signature.map_err(|error| failed(&answer.root, error))?);
         let bytes = match signature {
             Got::Bytes(bytes, _) => bytes,
-            Got::None | Got::Failed => return Ok(opened),
+            Got::None | Got::Failed | Got::Away => return Ok(opened),
         };
         let trouble = match self.verdict(package, keyring, &opened, bytes).await {
             Ok(Verdict::Good(_)) => None,

@@ -11,6 +11,7 @@
 
 mod agree;
 mod ask;
+mod away;
 mod beside;
 mod check;
 mod good;
@@ -87,6 +88,7 @@ pub(crate) struct Repositories {
     pub(crate) all: Vec<Arc<Repository>>,
     whole: whole::Flights,
     signatures: InFlight<signature::Got>,
+    away: away::Away,
     /// One database is read at a time.
     reading: tokio::sync::Mutex<()>,
     pub(crate) redirected: redirected::Board,
@@ -142,6 +144,7 @@ impl Repositories {
             all,
             whole: whole::Flights::default(),
             signatures: InFlight::default(),
+            away: away::Away::default(),
             reading: tokio::sync::Mutex::default(),
             redirected: redirected::Board::default(),
         })

@@ -18,8 +18,10 @@ use pacstore_runtime::Pool;
 use pacstore_store::{Origin, Store};
 use pacstore_upstream::{Get, HttpError, Url};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::away::{AGAIN, ALL};
 use super::incoming::{Held, arrived};
 use super::index::Package;
 use super::line::State;
@@ -38,9 +40,6 @@ const PREFIX: &str = "signature/";
 /// How long one mirror may take.
 const ONE: Duration = Duration::from_millis(2500);
 
-/// How long all may take; pacman waits 10 s.
-const ALL: Duration = Duration::from_secs(7);
-
 /// What came of asking the mirrors.
 #[derive(Clone, Debug)]
 pub(super) enum Got {
@@ -50,6 +49,8 @@ pub(super) enum Got {
     None,
     /// They do not answer.
     Failed,
+    /// None can be reached now.
+    Away,
 }
 
 /// What the store remembers of one that was kept.
@@ -76,19 +77,29 @@ impl Node {
         name: &str,
         package: &Package,
     ) -> Result<Answer, AskError> {
-        Ok(
-            match self.signature_bytes(repository, state, name, package).await? {
-                Got::Bytes(bytes, origin) => in_memory(name, bytes, origin),
-                Got::None => Answer::NotFound("no mirror has this signature".to_owned()),
-                Got::Failed => match repository.urls(name).first() {
-                    Some(url) => Answer::Redirect(Redirect::new(
-                        plain(url),
-                        "no mirror gave this signature to this node",
-                    )),
-                    None => Answer::NotFound("no mirror gives this signature".to_owned()),
-                },
+        let until = Instant::now() + ALL;
+        let mut got = self.signature_bytes(repository, state, name, package).await?;
+        while matches!(got, Got::Away)
+            && Instant::now() + AGAIN < until
+            && self.inner.repositories.away.may_pass()
+        {
+            tokio::time::sleep(AGAIN).await;
+            let again = self.signature_bytes(repository, state, name, package);
+            got = tokio::time::timeout_at(until, again)
+                .await
+                .unwrap_or(Ok(Got::Failed))?;
+        }
+        Ok(match got {
+            Got::Bytes(bytes, origin) => in_memory(name, bytes, origin),
+            Got::None => Answer::NotFound("no mirror has this signature".to_owned()),
+            Got::Failed | Got::Away => match repository.urls(name).first() {
+                Some(url) => Answer::Redirect(Redirect::new(
+                    plain(url),
+                    "no mirror gave this signature to this node",
+                )),
+                None => Answer::NotFound("no mirror gives this signature".to_owned()),
             },
-        )
+        })
     }
 
     /// Its bytes: out of the database, kept for this state, from a mirror, or kept for another state.
@@ -115,7 +126,7 @@ impl Node {
             .unwrap_or(Got::Failed);
         Ok(match (got, kept) {
             // A package that did not change: the signature that was good for it still is.
-            (Got::None | Got::Failed, Some(kept)) => Got::Bytes(kept.bytes, kept.origin),
+            (Got::None | Got::Failed | Got::Away, Some(kept)) => Got::Bytes(kept.bytes, kept.origin),
             (got, _) => got,
         })
     }
@@ -127,10 +138,11 @@ impl Node {
         name: &str,
         package: &Package,
     ) -> Got {
-        let mut none = false;
+        let (mut none, mut away) = (false, false);
         for url in repository.urls(name) {
             match self.signature_from(&url, package).await {
                 Ok(bytes) => {
+                    self.inner.repositories.away.is_over();
                     if let Err(error) = self
                         .keep_signature(repository, state, package, bytes.clone())
                         .await
@@ -145,6 +157,10 @@ impl Node {
                 }
                 Err(why) => {
                     none |= matches!(&why, NoSignature::Http(HttpError::Status { code: 404 | 410, .. }));
+                    away |= matches!(
+                        &why,
+                        NoSignature::Http(HttpError::Connect { .. } | HttpError::NoAnswer { .. })
+                    );
                     debug!(
                         url = shown(&url),
                         error = chain(&why),
@@ -153,7 +169,11 @@ impl Node {
                 }
             }
         }
-        if none { Got::None } else { Got::Failed }
+        match (none, away) {
+            (true, _) => Got::None,
+            (false, true) => Got::Away,
+            (false, false) => Got::Failed,
+        }
     }
 
     async fn signature_from(&self, url: &Url, package: &Package) -> Result<Bytes, NoSignature> {

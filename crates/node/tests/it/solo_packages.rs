@@ -296,6 +296,20 @@ async fn packages_that_were_only_signed_anew_get_their_new_signatures() -> TestR
     Ok(())
 }
 
+/// pacman asks nobody else for it, and would give the whole update up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_comes_although_the_line_was_down_for_a_moment() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let repo = Repo::create(dir.path(), RepoSpec::new("core").package("small", 30_000))?;
+    let mirror = Upstream::folder(dir.path())?;
+    let node = solo(&[&mirror]).start().await;
+    let signature = format!("{}.sig", repo.file_name("small")?);
+    node.pacman_bytes("core.db").await?;
+    mirror.fault_times(&signature, 4, Fault::Hangup);
+    assert!(node.pacman_bytes(&signature).await? == on_disk(&repo, &signature));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn other_bytes_under_one_name_come_with_the_next_database() -> TestResult {
     let (first, second) = (tempfile::tempdir()?, tempfile::tempdir()?);

@@ -208,7 +208,7 @@ async fn what_pacman_loads_and_its_node_does_not_take_from_there_keeps_nobody_wa
         let mut file = fs_err::File::create(&part).unwrap();
         // For longer than all holds together.
         for _ in 0..500 {
-            std::io::Write::write_all(&mut file, &[0; RATE as usize / 5]).unwrap();
+            std::io::Write::write_all(&mut file, &vec![0; RATE as usize / 5]).unwrap();
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };

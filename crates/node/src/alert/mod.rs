@@ -10,6 +10,7 @@
 //! - Read first: `docs/operating.md`, "Alerts".
 
 pub(crate) mod board;
+mod carry;
 mod channels;
 mod send;
 mod watch;

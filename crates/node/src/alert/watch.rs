@@ -5,7 +5,6 @@
 //!   back-off for [`KEEP`].
 //! - Not here: whether it is news (`super::board`).
 
-use std::collections::HashSet;
 use std::error::Error;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::board::{Condition, Lasts, Rules};
+use super::carry::carry;
 use super::channels::Channels;
 use super::{Alert, AlertConfig, Delivery, Kind, send};
 use crate::config::Every;
@@ -170,45 +170,6 @@ fn say(alert: &Alert) {
         Kind::Error => error!(key, hint, "{text}"),
         Kind::Warning => warn!(key, hint, "{text}"),
         Kind::Recovery | Kind::Test => info!(key, "{text}"),
-    }
-}
-
-/// Carries what waits to the channels whose time has come.
-async fn carry(node: &Node, http: &Http, tried: &mut Channels) {
-    let alerts = &node.inner.alerts;
-    let waiting: Vec<(Alert, String)> = alerts.board(|board| {
-        let of_one = |one: &super::board::Pending| {
-            let channels: Vec<_> = one.channels.iter().cloned().collect();
-            channels
-                .into_iter()
-                .map(|channel| (one.alert.clone(), channel))
-                .collect::<Vec<_>>()
-        };
-        board.pending.iter().flat_map(of_one).collect()
-    });
-    let mut failed = HashSet::new();
-    for (alert, channel) in tried.due(waiting, Instant::now()) {
-        if failed.contains(&channel) {
-            continue;
-        }
-        match send::deliver(&channel, &alert, &node.inner.config.alert, http).await {
-            Ok(()) => {
-                tried.took(&channel);
-                alerts.sent.fetch_add(1, Ordering::Relaxed);
-                alerts.board(|board| board.delivered(&alert, &channel));
-            }
-            Err(error) => {
-                alerts.failed.fetch_add(1, Ordering::Relaxed);
-                warn!(
-                    channel,
-                    key = alert.key,
-                    error = &error as &dyn Error,
-                    "an alert was not delivered; will retry"
-                );
-                failed.insert(channel.clone());
-                tried.refused(channel, alert.key, Instant::now());
-            }
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! An importer that nobody looks after: who is told, what is confirmed, what waits, what is unwell.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
@@ -88,6 +90,43 @@ async fn a_mirror_that_fails_is_told_once_over_a_restart_and_its_recovery_too() 
     let recovery = (AlertKind::Recovery, error.1.clone());
     until("the recovery is told", async || told(&file).contains(&recovery)).await;
     assert_eq!(told(&file), [error, recovery], "each once");
+    importer.stop().await;
+    Ok(())
+}
+
+/// Each waits until the other one runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_takes_long_holds_up_no_other() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mirror = dir.path().join("m");
+    Repo::create(&mirror, RepoSpec::new("core").packages(1, 5_000))?;
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let begun = dir.path().join("begun");
+    let script = |own: &str, other: &str| {
+        let (all, own, other) = (begun.display(), path(own), path(other));
+        format!(
+            "#!/bin/sh\ncat > {own}; echo >> {all}\nuntil test -e {other}; do sleep 0.02; done\ntouch {own}.done\n"
+        )
+    };
+    let sendmail = dir.path().join("sendmail");
+    fs_err::write(&sendmail, script("mail", "command"))?;
+    fs_err::set_permissions(&sendmail, Permissions::from_mode(0o755))?;
+    let mut plan = Plan::importer(&mirror, Files::Listed);
+    plan.config.alert = AlertConfig {
+        command: vec!["/bin/sh".to_owned(), "-c".to_owned(), script("command", "mail")],
+        mail: Some("root@localhost".to_owned()),
+        sendmail,
+        ..told_in(&begun)
+    };
+    let importer = plan.start().await;
+    fs_err::remove_file(importer.plan.home.path().join("state/keys/k.key"))?;
+    until("both have taken it", async || {
+        ["mail.done", "command.done"]
+            .iter()
+            .all(|name| dir.path().join(name).exists())
+    })
+    .await;
+    assert_eq!(fs_err::read_to_string(&begun)?.lines().count(), 2, "each at once");
     importer.stop().await;
     Ok(())
 }

@@ -33,14 +33,18 @@ pub enum KeyringReadError {
 }
 
 impl KeyringReadError {
+    /// Whether it may not be read by this user.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Read(_, e) if e.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// One sentence on what the user can do, printed after `hint:`.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Read(_, e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 Some("let the daemon's user read it, or name `/usr/share/pacman/keyrings`")
             }
-            Self::Read(..) => None,
-            Self::Keyring { .. } => {
+            Self::Read(..) | Self::Keyring { .. } => {
                 Some("name a folder as pacman's: `/etc/pacman.d/gnupg` or `/usr/share/pacman/keyrings`")
             }
         }

@@ -106,7 +106,21 @@ fn odd(node: &pacstore_node::Config, ctx: &Context) -> Vec<String> {
             )
         })
     });
-    keyless.chain(silent).chain(refused).collect()
+    let unread = node.imports.iter().filter_map(|import| {
+        let error = pacstore_import::read_keyring(import.spec.keyring.as_ref()?).err()?;
+        // What this user may not read, the service's may.
+        (!error.is_denied()).then(|| {
+            let (name, hint) = (
+                &import.name,
+                error.hint().map_or_else(String::new, |hint| format!(": {hint}")),
+            );
+            format!(
+                "no round of {name} will end well: {}{hint}",
+                pacstore_node::chain(&error)
+            )
+        })
+    });
+    keyless.chain(silent).chain(refused).chain(unread).collect()
 }
 
 fn show(origin: bool, ctx: &Context) -> anyhow::Result<()> {

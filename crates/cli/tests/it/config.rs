@@ -254,6 +254,23 @@ fn an_import_whose_node_gives_nothing_is_warned_of() {
 }
 
 #[test]
+fn a_keyring_that_is_not_there_is_warned_of() {
+    let home = Home::importer("core.example", "/nowhere");
+    let text = std::fs::read_to_string(home.path().join("pacstore.toml")).unwrap();
+    std::fs::create_dir(home.path().join("empty")).unwrap();
+    for (folder, why) in [("gnupg", "No such file"), ("empty", "is no keyring")] {
+        let keyring = home.path().join(folder);
+        home.configure(&format!("{text}keyring = \"{}\"\n", keyring.display()));
+        let warned = home.run(["config", "check"]).done().err;
+        assert!(
+            warned.contains("warning: no round of core.example will end well: ") && warned.contains(why),
+            "{warned}"
+        );
+        assert!(warned.contains("name a folder as pacman's"), "{warned}");
+    }
+}
+
+#[test]
 fn a_max_age_that_is_over_before_the_next_head_is_warned_of() {
     let home = Home::importer("core.example", "/nowhere");
     let text = std::fs::read_to_string(home.path().join("pacstore.toml")).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use pacstore_testkit::{TestResult, random, require};
 use serde_json::Value;
 
-use crate::machine::{Machine, curl, until};
+use crate::machine::{Machine, curl, gateway, until};
 use crate::wire::Wire;
 
 const NAME: &str = "limits.example";
@@ -20,14 +20,6 @@ fn swarm(address: &str, peers: &[&str]) -> String {
     format!(
         "[swarm]\nbootstrap = []\nmdns = false\nlisten = [\"/ip4/{address}/tcp/4001\"]\npeers = {peers:?}\n"
     )
-}
-
-fn gateway(ready: &str) -> String {
-    let word = ready
-        .split(' ')
-        .nth(1)
-        .and_then(|word| word.strip_prefix("gateway="));
-    word.unwrap().to_owned()
 }
 
 fn upload(machine: &Machine) -> Value {

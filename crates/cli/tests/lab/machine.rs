@@ -103,6 +103,15 @@ impl Machine {
     }
 }
 
+/// The gateway's URL, as the line that [`Machine::start`] gives names it.
+pub(crate) fn gateway(ready: &str) -> String {
+    let word = ready
+        .split(' ')
+        .nth(1)
+        .and_then(|word| word.strip_prefix("gateway="));
+    word.unwrap().to_owned()
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         if let Some(mut child) = self.daemon.take() {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use pacstore_testkit::{Repo, RepoSpec, TestResult, require};
 
-use crate::machine::{Machine, curl, until};
+use crate::machine::{Machine, curl, gateway, until};
 use crate::wire::{Wire, inside};
 
 /// Answers each question with the address of the mirrors, and prints its name.
@@ -127,12 +127,7 @@ fn the_name_server_hears_the_names_of_mirrors_and_nothing_else() -> TestResult {
          [[repository]]\nname = \"core\"\nupstreams = \"http://open-mirror.example/open/\"\npublic = true\n\
          [[repository]]\nname = \"hushhouse\"\nupstreams = \"http://own-mirror.example/hush/\"\n",
     );
-    let ready = machine.start();
-    let gateway = ready
-        .split(' ')
-        .nth(1)
-        .and_then(|word| word.strip_prefix("gateway="));
-    let gateway = gateway.unwrap();
+    let gateway = gateway(&machine.start());
     for repo in [&open, &hush] {
         let name = repo.name();
         let mut files = vec![format!("{name}.db"), format!("{name}.db.sig")];

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use pacstore_testkit::{Repo, RepoSpec, TestResult, random, require};
 
-use crate::machine::{Machine, output, until};
+use crate::machine::{Machine, gateway, output, until};
 use crate::wire::{Wire, inside};
 
 const NAME: &str = "update.example";
@@ -124,12 +124,8 @@ fn three_machines_that_update_at_once_bring_it_over_the_line_once() -> TestResul
              peers = [\"/ip4/203.0.113.1/tcp/4001/p2p/{id}\"]\n\
              [[mirror]]\nname = \"{NAME}\"\nimporters = [\"{key}\"]\nupstreams = [\"http://203.0.113.1/\"]\nlayout = \"plain\"\n"
         ));
-        let ready = machine.start();
-        let gateway = ready
-            .split(' ')
-            .nth(1)
-            .and_then(|word| word.strip_prefix("gateway="));
-        machines.push((machine, gateway.unwrap().to_owned()));
+        let gateway = gateway(&machine.start());
+        machines.push((machine, gateway));
     }
     for (machine, _) in &machines {
         until("it follows, and has found the others", || {
@@ -224,12 +220,8 @@ fn house(wire: &mut Wire) -> Vec<(Machine, String)> {
             "[gateway]\nlisten = \"127.0.0.1:0\"\n[swarm]\nbootstrap = []\nlisten = [\"/ip4/10.77.0.{number}/tcp/4001\"]\n\
              [[repository]]\nname = \"core\"\nupstreams = [\"http://203.0.113.1/\"]\npublic = true\n"
         ));
-        let ready = machine.start();
-        let gateway = ready
-            .split(' ')
-            .nth(1)
-            .and_then(|word| word.strip_prefix("gateway="));
-        machines.push((machine, gateway.unwrap().to_owned()));
+        let gateway = gateway(&machine.start());
+        machines.push((machine, gateway));
     }
     for (machine, _) in &machines {
         until("it has found the others", || {

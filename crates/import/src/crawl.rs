@@ -19,6 +19,7 @@ use crate::error::SourceError;
 use crate::layout::{ARCHLINUX, Layout};
 use crate::names;
 use crate::repos::Repo;
+use crate::scan::MAX_DEPTH;
 use crate::view::View;
 use crate::web::Web;
 
@@ -26,7 +27,6 @@ use crate::web::Web;
 const MAX_LISTING: u64 = 64 << 20;
 /// Listings that are read while looking for repositories, or for what one glob of `also` takes.
 const MAX_LISTINGS: usize = 5000;
-const MAX_DEPTH: usize = 64;
 /// Folders with a single folder in them that are compared before two are taken for one.
 const MAX_ALIKE: usize = 8;
 /// What each link of a page has.
@@ -34,6 +34,15 @@ const HREF: &[u8] = b"href";
 
 /// The visible names of a folder, and whether each is a folder.
 type Names = Vec<(Vec<u8>, bool)>;
+
+/// What a walk found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Also {
+    /// The files that were wanted.
+    pub(crate) files: Vec<Vec<u8>>,
+    /// Folders that the one above them names, and the server does not show.
+    pub(crate) unread: Vec<Vec<u8>>,
+}
 
 /// The listings of the folders that a walk stands in, from the nearest up.
 #[derive(Debug)]
@@ -66,8 +75,8 @@ impl Web {
         asked
     }
 
-    /// The repositories, and the paths that `also` takes.
-    pub(crate) async fn repositories(&mut self) -> Result<(Vec<Repo>, Vec<Vec<u8>>), SourceError> {
+    /// The repositories, and what `also` takes.
+    pub(crate) async fn repositories(&mut self) -> Result<(Vec<Repo>, Also), SourceError> {
         if let Some(found) = &self.found {
             return Ok(found.clone());
         }
@@ -132,7 +141,7 @@ impl Web {
             return repos.try_concat().await;
         }
         let mut repos = Vec::new();
-        let files = self.crawl(Vec::new(), |path| {
+        let found = self.crawl(Vec::new(), |path| {
             let (folder, name) = names::split(path);
             if let Some(name) = names::repository_of(name) {
                 repos.push(Repo {
@@ -142,7 +151,7 @@ impl Web {
             }
             false
         });
-        if files.await?.is_none() {
+        if found.await?.is_none() {
             return Err(SourceError::NoListing(self.root.to_string()));
         }
         Ok(repos)
@@ -163,17 +172,26 @@ impl Web {
         Ok(all.into_iter().map(repo).collect())
     }
 
-    async fn find_also(&self) -> Result<Vec<Vec<u8>>, SourceError> {
-        let mut all = Vec::new();
+    async fn find_also(&self) -> Result<Also, SourceError> {
+        let mut all = Also::default();
         if self.also.is_empty() {
             return Ok(all);
         }
         for start in self.also.starts() {
-            all.extend(
-                self.crawl(start.clone(), |path| self.also.covers_file(path))
-                    .await?
-                    .unwrap_or_default(),
-            );
+            match self
+                .crawl(start.clone(), |path| self.also.covers_file(path))
+                .await?
+            {
+                Some(found) => {
+                    all.files.extend(found.files);
+                    all.unread.extend(found.unread);
+                }
+                // A server without any listing does not name it.
+                None if self.listing(b"").await?.is_some() && self.is_named(start).await? => {
+                    all.unread.push(start.clone());
+                }
+                None => {}
+            }
         }
         Ok(all)
     }
@@ -183,9 +201,9 @@ impl Web {
         &self,
         start: Vec<u8>,
         mut take: impl FnMut(&[u8]) -> bool,
-    ) -> Result<Option<Vec<Vec<u8>>>, SourceError> {
+    ) -> Result<Option<Also>, SourceError> {
         let mut todo = VecDeque::from([(start, 0, None::<Arc<Above>>)]);
-        let mut files = Vec::new();
+        let mut found = Also::default();
         let mut listings = 0;
         while let Some((folder, depth, above)) = todo.pop_front() {
             listings += 1;
@@ -196,6 +214,7 @@ impl Web {
                 if depth == 0 {
                     return Ok(None);
                 }
+                found.unread.push(folder);
                 continue;
             };
             if self.leads_back(&folder, &names, above.as_ref()).await? {
@@ -210,7 +229,7 @@ impl Web {
                 let path = names::join(&folder, name);
                 if !is_folder {
                     if self.is_ours(&path) && take(&path) {
-                        files.push(path);
+                        found.files.push(path);
                     }
                 } else if !self.exclude.takes_folder(&path) {
                     if MAX_DEPTH <= depth {
@@ -220,7 +239,7 @@ impl Web {
                 }
             }
         }
-        Ok(Some(files))
+        Ok(Some(found))
     }
 
     /// Whether `names` is the listing of a folder above, so that a link led back to it. One without folders leads nowhere.
@@ -285,7 +304,7 @@ impl Web {
         let mut get = Get::new(&url);
         get.max_len = Some(MAX_LISTING);
         get.deadline = Some(self.limits.small);
-        let mut answer = match self.http.get(&get).await {
+        let mut answer = match self.ask(&get).await {
             Ok(answer) => answer,
             Err(HttpError::Status {
                 code: 401 | 403 | 404 | 410,

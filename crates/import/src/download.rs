@@ -16,6 +16,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::error::SourceError;
 use crate::facts::FileFacts;
+use crate::pace;
 use crate::source::Want;
 use crate::view::{Item, NoFile, Place, Stamp};
 use crate::web::{Got, Web, is_database, seconds};
@@ -103,11 +104,21 @@ impl Web {
                     .map(|s| (UNIX_EPOCH + Duration::from_secs(s), *size));
             }
         }
-        let mut tried = 0;
+        let (mut tried, mut refused) = (0, 0);
         let mut backoff = Backoff::new(PAUSE, MAX_PAUSE);
         loop {
+            let turn = self.pace.turn().await;
+            let fetched = self.http.fetch_to_file(&self.tasks, &fetch).await;
+            let http = fetched.as_ref().err().and_then(|error| match error {
+                FetchError::Http(http) => Some(http),
+                _ => None,
+            });
+            if self.pace.ends(&turn, http, refused + 1) {
+                refused += 1;
+                continue;
+            }
             tried += 1;
-            let error = match self.http.fetch_to_file(&self.tasks, &fetch).await {
+            let error = match fetched {
                 // Pacman would be given it, and refuse the package; a server without the file may answer so, too.
                 Ok(_) if want.path.ends_with(b".sig") && self.is_web_page(dest.clone()).await? => {
                     return Ok(Got::Absent);
@@ -158,7 +169,7 @@ impl Web {
                     return Err(error.into());
                 }
                 HttpError::Busy { .. } if TRIES <= tried => return Err(error.into()),
-                _ if http.is_transient() && tried < TRIES => {
+                _ if http.is_transient() && !pace::is_refusal(http) && tried < TRIES => {
                     let asked = match http {
                         HttpError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
                         _ => Duration::ZERO,

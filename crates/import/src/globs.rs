@@ -103,6 +103,16 @@ impl Globs {
         &self.starts
     }
 
+    /// Whether a match may lie below the folder `path`.
+    pub(crate) fn may_take_below(&self, path: &[u8]) -> bool {
+        let is_above = |a: &[u8], b: &[u8]| {
+            b.strip_prefix(a)
+                .is_some_and(|rest| a.is_empty() || rest.is_empty() || rest.starts_with(b"/"))
+        };
+        let mut starts = self.starts.iter();
+        starts.any(|start| is_above(start, path) || is_above(path, start))
+    }
+
     fn above(&self, path: &[u8]) -> bool {
         let cuts = path
             .iter()

@@ -33,6 +33,7 @@ mod manifest;
 mod module;
 mod names;
 mod older;
+mod pace;
 mod progress;
 mod report;
 mod repos;

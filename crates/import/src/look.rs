@@ -90,7 +90,7 @@ impl Look {
         for (path, item) in &view.files {
             let region = self.region(path);
             // Of the rest only what `also` takes ever comes into the tree.
-            let counts = region.is_some() || all || compiled.also.covers_file(path);
+            let counts = region.is_some() || all || item.is_taken_by(&compiled.also, path);
             if counts && let Some(mark) = marks.get_mut(self.slot(region)) {
                 mark.file(path, item);
             }

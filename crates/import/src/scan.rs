@@ -29,8 +29,8 @@ use crate::view::{Item, NoFile, Place, Stamp, View};
 
 /// Links in a row that are followed; Linux's own limit.
 pub(crate) const MAX_LINKS: usize = 40;
-/// Folders in folders.
-pub(crate) const MAX_DEPTH: usize = 128;
+/// Folders in folders, over each transport: a file in the deepest has as many names in its path as a tree takes.
+pub(crate) const MAX_DEPTH: usize = pacstore_dag::MAX_TREE_DEPTH - 1;
 
 const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)

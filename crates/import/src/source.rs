@@ -18,6 +18,7 @@ use pacstore_upstream::Rsync;
 use crate::error::SourceError;
 use crate::intake::{Intakes, Taking};
 use crate::module::Module;
+use crate::pace::Pace;
 use crate::progress::{Progress, Step};
 use crate::round::{Failed, Importer};
 use crate::scan::{Filter, Root};
@@ -213,6 +214,7 @@ impl Importer {
                 unasked: BTreeSet::new(),
                 listed: BTreeSet::new(),
                 meter: Meter::default(),
+                pace: Pace::default(),
             })),
         })
     }

@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::error::SourceError;
 use crate::facts::FileFacts;
+use crate::globs::Globs;
 use crate::spec::to_array;
 
 /// By what a file is known to be unchanged.
@@ -294,6 +295,14 @@ impl NoFile {
 pub(crate) enum Item {
     File { stamp: Stamp, place: Place },
     None(NoFile),
+}
+
+impl Item {
+    /// Whether it is for `also` to take, or a folder that may hold what is and cannot be read.
+    pub(crate) fn is_taken_by(&self, also: &Globs, path: &[u8]) -> bool {
+        let is_unread = matches!(self, Self::None(NoFile::Denied));
+        also.covers_file(path) || (is_unread && also.may_take_below(path))
+    }
 }
 
 /// All names of a source.

@@ -24,6 +24,7 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::crawl::Also;
 use crate::early::{self, Came};
 use crate::error::SourceError;
 use crate::facts::FileFacts;
@@ -32,6 +33,7 @@ use crate::intake::Intakes;
 use crate::layout::Layout;
 use crate::manifest::{Manifest, Update};
 use crate::names;
+use crate::pace::Pace;
 use crate::progress::{Progress, Step};
 use crate::repos::Repo;
 use crate::round::Failed;
@@ -65,13 +67,14 @@ pub(crate) struct Web {
     /// The repositories that the last tree holds.
     pub(crate) known: Vec<Repo>,
     /// What was found by listings in this round.
-    pub(crate) found: Option<(Vec<Repo>, Vec<Vec<u8>>)>,
+    pub(crate) found: Option<(Vec<Repo>, Also)>,
     /// It gives no listings, so the repositories are those of the last tree.
     pub(crate) unlisted: bool,
     /// Twins of databases that the last look did not ask for, and those that a listing named since: the next one does.
     pub(crate) unasked: BTreeSet<Vec<u8>>,
     pub(crate) listed: BTreeSet<Vec<u8>>,
     pub(crate) meter: Meter,
+    pub(crate) pace: Pace,
 }
 
 /// What one request gave.
@@ -92,7 +95,7 @@ impl Web {
         let main = |repo: &Repo| repo.path(&format!("{}.db", repo.name));
         let mut view = View::default();
         let databases = repos.iter().map(|repo| want(main(repo)));
-        let wants = databases.chain(also.iter().cloned().map(want)).collect();
+        let wants = databases.chain(also.files.iter().cloned().map(want)).collect();
         let failed = self.get_all(&mut view, wants, None).await?;
         let comes = |repo| matches!(view.get(&main(repo)), Some(Item::File { .. }));
         // One database tears its repository. Without any nothing can be said, and another mirror may do better.
@@ -100,9 +103,10 @@ impl Web {
             return Err(error);
         }
         // A listing named them: what is not there then is a name without bytes, such as a link that dangles.
-        let absent = also.into_iter().filter(|path| view.get(path).is_none());
+        let absent = also.files.into_iter().filter(|path| view.get(path).is_none());
         let absent: Vec<Vec<u8>> = absent.filter(|path| self.is_ours(path)).collect();
-        without_bytes(&mut view, absent);
+        without_bytes(&mut view, absent, NoFile::Absent);
+        without_bytes(&mut view, also.unread, NoFile::Denied);
         let (mut more, mut unasked) = (Vec::new(), BTreeSet::new());
         for repo in &repos {
             let Some(Item::File { stamp, place }) = view.get(&main(repo)) else {
@@ -200,7 +204,7 @@ impl Web {
         let (listed, named): (Vec<_>, Vec<_>) =
             named.into_iter().partition(|path| self.unasked.contains(path));
         self.listed.extend(listed);
-        without_bytes(view, named);
+        without_bytes(view, named, NoFile::Absent);
         Ok(())
     }
 
@@ -379,7 +383,7 @@ impl Web {
         let mut get = Get::new(&url);
         (get.range, get.if_range_ignored) = (Some(0..1), IfRangeIgnored::Stream);
         get.deadline = Some(self.limits.small);
-        match self.http.get(&get).await {
+        match self.ask(&get).await {
             Err(HttpError::Status { code: 404 | 410, .. }) => Some(NoFile::Absent),
             Err(HttpError::Status { code: 401 | 403, .. }) => Some(NoFile::Denied),
             // A server that is in trouble is found out elsewhere.
@@ -419,10 +423,8 @@ pub(crate) fn is_database(path: &[u8]) -> bool {
 }
 
 /// Adds names that are there without bytes.
-fn without_bytes(view: &mut View, paths: Vec<Vec<u8>>) {
-    let items = paths
-        .into_iter()
-        .map(|path| (path.into(), Item::None(NoFile::Absent)));
+fn without_bytes(view: &mut View, paths: Vec<Vec<u8>>, why: NoFile) {
+    let items = paths.into_iter().map(|path| (path.into(), Item::None(why)));
     view.files.extend(items);
     view.sort();
 }

@@ -295,7 +295,7 @@ impl Work {
                 .files
                 .iter()
                 .enumerate()
-                .filter(|(_, (path, _))| also.covers_file(path));
+                .filter(|(_, (path, item))| item.is_taken_by(also, path));
             places.extend(matching.map(|(at, _)| at));
             places.sort_unstable();
             places.dedup();

@@ -135,6 +135,26 @@ async fn a_bad_answer_for_a_package_or_its_signature_tears_its_repository_alone(
     Ok(())
 }
 
+/// It refuses what is too much for it, whatever is asked; so all must wait, and a first round ends well.
+#[tokio::test]
+async fn a_server_that_counts_requests_is_asked_more_slowly() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(12, 600))?;
+    let server = Upstream::folder(dir.path())?;
+    server.allow(5);
+    let bench = Bench::new();
+    let round = bench.round(&of_url(&server.url(""))).await?;
+    assert_eq!((round.tree, round.is_torn()), (cid_of(dir.path()), false));
+    let log = server.log();
+    let refused = log.iter().filter(|request| request.status == 429).count();
+    assert!(
+        (1..log.len() / 2).contains(&refused),
+        "{refused} of {}",
+        log.len()
+    );
+    Ok(())
+}
+
 /// A server that does not do ranges, or does them wrong, costs bytes and nothing else.
 #[tokio::test]
 async fn a_package_that_was_cut_is_gone_on_with_by_a_range_in_the_next_round() -> TestResult {

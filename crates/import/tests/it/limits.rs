@@ -7,7 +7,7 @@ use pacstore_import::{ImportSpec, RoundError, SourceError};
 use pacstore_pacman::build::RepoBuilder;
 use pacstore_testkit::{Repo, RepoSpec, RsyncDaemon, TestResult, Upstream};
 
-use crate::common::{Bench, cid_of, of_directory, of_url, troubles};
+use crate::common::{Bench, all, cid_of, of_directory, of_url, troubles};
 
 /// What an importer reads, and the daemon that serves it.
 type Served = (ImportSpec, Option<RsyncDaemon>);
@@ -180,9 +180,9 @@ async fn a_web_mirror_of_5000_listings_is_walked_and_one_more_is_an_error_and_no
 
 /// Each folder has another name: one that is listed as the one above it is a link that leads back.
 #[tokio::test]
-async fn a_web_mirror_64_folders_deep_is_walked_and_a_deeper_one_is_an_error() -> TestResult {
+async fn what_is_127_folders_deep_is_taken_and_a_deeper_folder_is_told() -> TestResult {
     let dir = tempfile::tempdir()?;
-    let deep = (1..=64).fold(dir.path().to_owned(), |path, nth| path.join(format!("d{nth}")));
+    let deep = (1..=127).fold(dir.path().to_owned(), |path, nth| path.join(format!("d{nth}")));
     let repo = Repo::create(&deep, RepoSpec::new("core").packages(1, 1_000))?;
     let server = Upstream::folder(dir.path())?;
     let spec = of_url(&server.url(""));
@@ -197,6 +197,19 @@ async fn a_web_mirror_64_folders_deep_is_walked_and_a_deeper_one_is_an_error() -
     );
     fs_err::create_dir(repo.folder().join("deeper"))?;
     let error = only(bench.round(&spec).await.unwrap_err());
-    assert!(matches!(error, SourceError::TooDeep(_, 64)), "{error:?}");
+    assert!(matches!(error, SourceError::TooDeep(_, 127)), "{error:?}");
+    // A directory is walked to its ends all the same; what has no place in a tree is left out and named.
+    let dir = tempfile::tempdir()?;
+    Repo::create(dir.path().join("core"), RepoSpec::new("core").packages(1, 1_000))?;
+    let deep = (1..=128).fold(dir.path().to_owned(), |path, nth| path.join(format!("d{nth}")));
+    fs_err::create_dir_all(&deep)?;
+    fs_err::write(deep.join("a"), "too deep for a tree")?;
+    let round = Bench::new().round(&all(of_directory(dir.path()))).await?;
+    assert_eq!((round.is_torn(), round.warnings.len()), (false, 1));
+    assert!(
+        round.warnings[0].contains("/d127/d128 is "),
+        "{:?}",
+        round.warnings
+    );
     Ok(())
 }

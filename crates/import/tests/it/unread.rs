@@ -117,6 +117,62 @@ async fn a_folder_that_a_web_server_names_and_does_not_show_tears_the_repository
     Ok(())
 }
 
+/// Images are gone from the tree then, so somebody must hear of it.
+#[tokio::test]
+async fn a_folder_that_is_named_and_not_shown_elsewhere_is_left_out_and_named() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    two_repositories(dir.path())?;
+    let without_images = cid_of(dir.path());
+    let images = dir.path().join("iso");
+    fs_err::create_dir_all(images.join("old"))?;
+    fs_err::write(images.join("old/a.iso"), "an old one")?;
+    let without_the_latest = cid_of(dir.path());
+    fs_err::create_dir(images.join("latest"))?;
+    fs_err::write(images.join("latest/b.iso"), "a new one")?;
+    let server = Upstream::folder(dir.path())?;
+    let mut spec = of_url(&server.url(""));
+    spec.also = vec!["/iso/**".into()];
+    let bench = Bench::new();
+    let whole = bench.round(&spec).await?;
+    assert_eq!((whole.tree, whole.warnings.len()), (cid_of(dir.path()), 0));
+    for fault in [Fault::Status(403), Fault::Status(404), Fault::ErrorPage] {
+        for (folder, tree) in [("iso/latest", without_the_latest), ("iso", without_images)] {
+            server.fault(&format!("{folder}/"), fault.clone());
+            let round = bench.round(&spec).await?;
+            assert_eq!((round.tree, round.is_torn()), (tree, false), "{fault:?} {folder}");
+            let left_out = format!("left out: {folder} is not readable for us");
+            assert_eq!(round.warnings, [left_out], "{fault:?}");
+            server.heal();
+            let mended = bench.round(&spec).await?;
+            assert_eq!((mended.tree, mended.warnings.len()), (whole.tree, 0));
+        }
+    }
+    // What no `also` can mean is nobody's concern.
+    fs_err::create_dir(dir.path().join("private"))?;
+    server.fault("private/", Fault::Status(403));
+    assert_eq!(bench.round(&spec).await?.warnings.len(), 0);
+    server.heal();
+    fs_err::remove_dir(dir.path().join("private"))?;
+
+    let lines = if rustix::process::geteuid().is_root() {
+        vec!["uid = nobody", "gid = *"]
+    } else {
+        Vec::new()
+    };
+    let Some(daemon) = RsyncDaemon::serve_with(dir.path(), &lines)? else {
+        return Ok(());
+    };
+    let mut spec = of_url(&daemon.url(""));
+    spec.also = vec!["/iso/**".into()];
+    fs_err::set_permissions(&images, Permissions::from_mode(0o000))?;
+    let round = Bench::new().round(&spec).await;
+    fs_err::set_permissions(&images, Permissions::from_mode(0o755))?;
+    let round = round?;
+    assert_eq!((round.tree, round.is_torn()), (without_images, false));
+    assert_eq!(round.warnings, ["left out: iso is not readable for us"]);
+    Ok(())
+}
+
 /// A front page in the place of a listing: who knows the repositories from before goes on with them.
 #[tokio::test]
 async fn a_front_page_hides_no_repository_that_is_known() -> TestResult {

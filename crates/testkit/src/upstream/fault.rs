@@ -3,7 +3,7 @@
 //! Offsets are those of the file, not of one answer: a range that begins behind a fault
 //! is not hit by it, so a client that resumes elsewhere or later gets on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -72,6 +72,34 @@ pub enum Fault {
     NoEtag,
     /// `Content-Encoding: gzip` is claimed (the bytes stay as they are).
     ClaimsGzip,
+}
+
+/// Requests that a server takes, by the second.
+#[derive(Debug)]
+pub(crate) struct Allowed {
+    a_second: f64,
+    now: f64,
+    at: Instant,
+}
+
+impl Allowed {
+    pub(crate) fn new(a_second: u32) -> Self {
+        let a_second = f64::from(a_second);
+        let (now, at) = (a_second, Instant::now());
+        Self { a_second, now, at }
+    }
+
+    /// Whether one more may come now.
+    pub(crate) fn one(&mut self) -> bool {
+        let more = self.at.elapsed().as_secs_f64() * self.a_second;
+        self.now = (self.now + more).min(self.a_second);
+        self.at = Instant::now();
+        let may = 1.0 <= self.now;
+        if may {
+            self.now -= 1.0;
+        }
+        may
+    }
 }
 
 #[derive(Debug, Default)]

@@ -33,7 +33,7 @@ pub use log::{Request, TimedOut};
 
 use crate::worker::Worker;
 use content::Content;
-use fault::Faults;
+use fault::{Allowed, Faults};
 use log::Log;
 use tls::Tls;
 use tokio::sync::watch;
@@ -57,6 +57,7 @@ pub(crate) struct State {
     listing: Mutex<Listing>,
     log: Log,
     limit: RateLimit,
+    allowed: Mutex<Option<Allowed>>,
     connections: AtomicUsize,
     /// Counted up when connections are to be left.
     leave: watch::Sender<u64>,
@@ -105,6 +106,7 @@ impl Upstream {
             listing: Mutex::new(Listing::Nginx),
             log: Log::default(),
             limit: RateLimit::new(None),
+            allowed: Mutex::default(),
             connections: AtomicUsize::new(0),
             leave: watch::Sender::new(0),
         });
@@ -207,6 +209,11 @@ impl Upstream {
     /// Body bytes a second over all connections; `None` = no limit.
     pub fn limit(&self, rate: Option<u64>) {
         self.state.limit.set_rate(rate);
+    }
+
+    /// Answers requests beyond so many a second, and as many at once, with 429.
+    pub fn allow(&self, a_second: u32) {
+        *lock(&self.state.allowed) = Some(Allowed::new(a_second));
     }
 
     /// How directory pages look. [`Listing::Off`] answers them with 404.

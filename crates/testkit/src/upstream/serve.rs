@@ -61,7 +61,14 @@ pub(super) async fn answer(
         entry: &entry,
         flushes,
     };
-    let response = early(&faults, &path).unwrap_or_else(|| regular(&request, &path, &context));
+    let refused = lock(&state.allowed)
+        .as_mut()
+        .is_some_and(|allowed| !allowed.one());
+    let response = if refused {
+        simple(StatusCode::TOO_MANY_REQUESTS)
+    } else {
+        early(&faults, &path).unwrap_or_else(|| regular(&request, &path, &context))
+    };
     // `regular` notes offset and status of what it sends itself.
     if !matches!(response.status().as_u16(), 200 | 206) || response.headers().get(PAGE).is_some() {
         entry.answered(response.status().as_u16(), 0);

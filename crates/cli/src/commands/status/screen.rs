@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use pacstore_node::{Status, TransferStatus};
+use pacstore_node::{ImportStatus, Status, TransferStatus};
 
 use crate::printer::{bytes, seconds};
 
@@ -14,7 +14,11 @@ use crate::printer::{bytes, seconds};
 const BAR: (usize, usize) = (20, 4);
 /// Files on their way that have a line of their own.
 const TRANSFERS: usize = 8;
-/// Columns of a name where there is room, and at least.
+/// The step of an import that has no round under way.
+const IDLE: &str = "idle";
+/// What is wrong that has a line of its own.
+const ALERTS: usize = 8;
+/// Columns of a name where there is room, and at least; on a wide screen a third of it.
 const NAME: (usize, usize) = (34, 12);
 
 /// How wide things are on a screen.
@@ -31,7 +35,7 @@ impl Fit {
         let (name, bar) = (width.saturating_sub(37), width.saturating_sub(35));
         Self {
             width,
-            name: name.clamp(NAME.1, NAME.0),
+            name: name.clamp(NAME.1, NAME.0.max(width / 3)),
             bar: bar.clamp(BAR.1, BAR.0),
         }
     }
@@ -145,16 +149,53 @@ fn body(status: &Status, rates: Rates, fit: Fit) -> Vec<String> {
         let name = format!("{} {}", one.name, one.arch);
         served(("repo", &name), &one.state, one.age_s, one.error.as_deref(), fit)
     }));
-    for one in &status.imports {
-        let (done, all) = one.bytes;
-        lines.push(fit.line(&[
-            format!("import   {}", fit.name(&one.name)),
+    lines.extend(status.imports.iter().map(|one| import(one, fit)));
+    lines.extend(alerts(status));
+    lines.extend(tasks(status));
+    lines
+}
+
+/// How far the round under way is, else how the last one ended and when the next begins.
+fn import(one: &ImportStatus, fit: Fit) -> String {
+    let name = format!("import   {}", fit.name(&one.name));
+    let (done, all) = one.bytes;
+    if one.running_s.is_some() || one.step != IDLE {
+        let rate = one.rate.map(|rate| format!("  {}/s", bytes(rate)));
+        let left = one.left_s.map(|left| format!("  {} left", seconds(left)));
+        return fit.line(&[
+            name,
             format!("  {}", one.step),
             format!("  {}", fit.bar(done, all)),
             format!("  {}/{} files", one.files.0, one.files.1),
-        ]));
+            rate.unwrap_or_default(),
+            left.unwrap_or_default(),
+        ]);
     }
-    lines.extend(tasks(status));
+    let outcome = one
+        .last
+        .as_ref()
+        .map(|last| format!("{:?}", last.outcome).to_lowercase());
+    let next = match (&one.waits, one.next_s) {
+        (Some(what), _) => format!("  waits for {what}"),
+        (None, Some(next)) => format!("  next in {}", seconds(next)),
+        (None, None) => "  when asked".to_owned(),
+    };
+    let outcome = outcome.unwrap_or_else(|| "no round".to_owned());
+    fit.line(&[name, format!("  {outcome:<9}"), next])
+}
+
+/// What is wrong, the oldest first.
+fn alerts(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !status.alerts.is_empty() {
+        lines.push(String::new());
+    }
+    let first = status.alerts.iter().take(ALERTS);
+    lines.extend(first.map(|one| format!("{:<8} {}", one.kind.as_str(), one.text)));
+    let more = status.alerts.len().saturating_sub(ALERTS);
+    if more > 0 {
+        lines.push(format!("         and {more} more: `pacstore status`"));
+    }
     lines
 }
 
@@ -271,6 +312,58 @@ mod tests {
             rates: Rates::between(&before, &status(), Duration::from_secs(2)),
             status: Some(status()),
         }
+    }
+
+    #[test]
+    fn rounds_that_fail_are_seen_and_what_is_wrong_is_said() {
+        let mut failing = status();
+        let import = |text: &str| serde_json::from_str(text).expect("an import");
+        failing.imports = vec![
+            import(
+                r#"{"name": "a.example", "step": "idle", "files": [0, 0], "bytes": [0, 0], "next_s": 17,
+                    "last": {"name": "a.example", "at": "2026-11-28T11:56:17Z", "outcome": "failed", "tree": null,
+                             "key": "k51", "files": 0, "bytes": 0, "repositories": [], "warnings": [], "error": null, "hint": null}}"#,
+            ),
+            import(
+                r#"{"name": "b.example", "step": "idle", "files": [0, 0], "bytes": [0, 0], "waits": "its turn",
+                    "last": null}"#,
+            ),
+            import(
+                r#"{"name": "c.example", "step": "fetching", "files": [3, 4], "bytes": [1, 4], "rate": 5000000,
+                    "left_s": 21, "running_s": 7, "last": null}"#,
+            ),
+        ];
+        let alert = |n: u32| {
+            format!(
+                r#"{{"key": "round/{n}", "kind": "error", "text": "cannot import {n}", "hint": null, "since": "", "told": true}}"#
+            )
+        };
+        failing.alerts = (0..10)
+            .map(|n| serde_json::from_str(&alert(n)).expect("an alert"))
+            .collect();
+        let view = View {
+            status: Some(failing),
+            ..View::default()
+        };
+        let lines = screen(&view, 120, 50);
+        let at = lines.iter().position(|line| line.starts_with("import"));
+        let expected = "\
+import   a.example                                 failed     next in 17 s
+import   b.example                                 no round   waits for its turn
+import   c.example                                 fetching  [=====               ]  3/4 files  5.0 MB/s  21 s left
+
+error    cannot import 0
+error    cannot import 1
+error    cannot import 2
+error    cannot import 3
+error    cannot import 4
+error    cannot import 5
+error    cannot import 6
+error    cannot import 7
+         and 2 more: `pacstore status`
+";
+        let expected: Vec<_> = expected.lines().collect();
+        assert_eq!(lines[at.expect("imports")..][..expected.len()], expected);
     }
 
     #[test]

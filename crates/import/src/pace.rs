@@ -18,11 +18,10 @@ use crate::web::Web;
 /// Between two requests after the first refusal, and the most.
 const FIRST_GAP: Duration = Duration::from_millis(50);
 const MAX_GAP: Duration = Duration::from_secs(2);
-/// The longest that a server may ask us to wait within a round.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// How often one request is refused by a server that answers others, and by one that does not.
-const TRIES: u32 = 10;
-const TRIES_IN_VAIN: u32 = 3;
+/// How often one request is refused, and how long we are asked to wait at most within a round: by a server that answers
+/// others (some count by the minute), and by one that does not, where another upstream may do better.
+const ANSWERS: (u32, Duration) = (10, Duration::from_mins(2));
+const IN_VAIN: (u32, Duration) = (3, Duration::from_secs(10));
 /// A server that answered nothing else for so long answers no others.
 const SILENT: Duration = Duration::from_secs(30);
 
@@ -90,13 +89,14 @@ impl Pace {
             return false;
         };
         self.state(|state| {
+            let answers = state.well.is_some_and(|well| now.duration_since(well) < SILENT);
+            let (tries, longest) = if answers { ANSWERS } else { IN_VAIN };
             if state.slowed == turn.0 {
                 state.slowed += 1;
                 state.gap = (state.gap * 2).clamp(FIRST_GAP, MAX_GAP);
-                state.next = now + state.gap.max(asked.min(MAX_PAUSE));
+                state.next = now + state.gap.max(asked.min(longest));
             }
-            let answers = state.well.is_some_and(|well| now.duration_since(well) < SILENT);
-            asked <= MAX_PAUSE && tried < if answers { TRIES } else { TRIES_IN_VAIN }
+            asked <= longest && tried < tries
         })
     }
 }
@@ -202,11 +202,25 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(asked, TRIES_IN_VAIN);
+        assert_eq!(asked, IN_VAIN.0);
+        let turn = pace.turn().await;
+        assert!(
+            !pace.ends(&turn, Some(&busy(Some(60))), 1),
+            "another upstream may do better"
+        );
         let turn = pace.turn().await;
         assert!(!pace.ends(&turn, None, 1));
         let turn = pace.turn().await;
         assert!(!pace.ends(&turn, Some(&busy(Some(3600))), 1));
         assert!(pace.ends(&turn, Some(&busy(Some(1))), 1));
+
+        // One that counts by the minute is waited for.
+        let turn = pace.turn().await;
+        assert!(!pace.ends(&turn, None, 1));
+        let turn = pace.turn().await;
+        let asked = Instant::now();
+        assert!(pace.ends(&turn, Some(&busy(Some(60))), 1));
+        pace.turn().await;
+        assert!(Duration::from_secs(60) <= asked.elapsed());
     }
 }

@@ -11,6 +11,7 @@ use pacstore_runtime::{Clock, Tasks};
 
 use crate::client::Daemon;
 use crate::config::{Loaded, load};
+use crate::heap;
 use crate::home::Home;
 use crate::printer::Printer;
 
@@ -83,6 +84,7 @@ impl Context {
     pub(crate) async fn open_with(&self, loaded: Loaded, online: Online) -> anyhow::Result<Offline> {
         self.home.enter()?;
         let tasks = Tasks::new();
+        heap::give_back(&tasks);
         let node = Node::start(loaded.node, online, &tasks, Clock::system()).await;
         let node = node.map_err(|error| {
             let hint = error.hint();

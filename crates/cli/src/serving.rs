@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::client::Daemon;
 use crate::config::Loaded;
 use crate::context::Hinted;
+use crate::heap;
 use crate::home::Home;
 
 /// Most often it is this home's own daemon that has the port.
@@ -111,6 +112,7 @@ impl Serving {
         home.create()?;
         let listen = loaded.gateway.listen;
         let tasks = Tasks::new();
+        heap::give_back(&tasks);
         let started = Self::start_in(loaded, home, &tasks, listen).await;
         if started.is_err() {
             tasks.shutdown(STOP_GRACE).await;

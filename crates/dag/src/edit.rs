@@ -23,6 +23,7 @@ use crate::name::{self, NameError};
 use crate::profile::Profile;
 use crate::resolve::{Opened, open};
 use crate::shard_edit::{Change, ShardEditor, Value};
+use crate::short::{ShortCid, ShortEntry};
 use crate::size::{self, is_over_threshold};
 use crate::source::{Block, BlockSink, BlockSource, Entry, ReadError, SourceError, require};
 
@@ -99,12 +100,15 @@ pub fn edit_directory(
             source,
         })?;
     }
-    let changes = changes.into_iter().collect();
+    let changes = changes
+        .into_iter()
+        .map(|(name, entry)| (name, entry.map(ShortEntry::from)))
+        .collect();
     edit_checked(profile, root, changes, source, &mut Output::new(sink))
 }
 
 /// What becomes of entries, in the order of their names; each name once.
-pub(crate) type Changes = Vec<(Vec<u8>, Option<Entry>)>;
+pub(crate) type Changes = Vec<(Vec<u8>, Option<ShortEntry>)>;
 
 /// As [`edit_directory`], with names already checked. The changes go as their links come: there may be 100,000.
 pub(crate) fn edit_checked(
@@ -141,7 +145,7 @@ pub(crate) fn edit_checked(
         Opened::Shard(_) => {
             let items = list(root, source)?
                 .into_iter()
-                .map(|(name, entry)| item(Cow::Owned(name), entry));
+                .map(|(name, entry)| item(Cow::Owned(name), entry.into()));
             write_all(profile, Some(root), merge(items.collect(), changes), out)
         }
     }
@@ -156,10 +160,10 @@ fn is_of(profile: &Profile, root: &Cid, shard: &Shard<'_>) -> bool {
         && shard.fanout.slots() == parameters.fanout
 }
 
-fn item(name: Cow<'_, [u8]>, entry: Entry) -> Item<'_> {
+fn item(name: Cow<'_, [u8]>, entry: ShortEntry) -> Item<'_> {
     Item {
         name,
-        cid: ItemCid::Cid(entry.cid),
+        cid: ItemCid::Own(entry.cid),
         tsize: entry.tsize,
     }
 }
@@ -211,24 +215,21 @@ fn write_all(
     let mut values = Vec::with_capacity(items.len());
     for item in items {
         let cid = match item.cid {
-            ItemCid::Cid(cid) => cid,
+            ItemCid::Own(cid) => cid,
             ItemCid::Bytes(bytes) => {
                 let link = crate::node::RawLink {
                     cid: bytes,
                     name: b"",
                     tsize: 0,
                 };
-                link.parse_cid()
-                    .map_err(|flaw| flaw.at(&old.copied().unwrap_or_default()))?
+                let cid = link
+                    .parse_cid()
+                    .map_err(|flaw| flaw.at(&old.copied().unwrap_or_default()))?;
+                ShortCid::from(&cid)
             }
         };
-        values.push(Value::new(
-            item.name,
-            Entry {
-                cid,
-                tsize: item.tsize,
-            },
-        ));
+        let tsize = item.tsize;
+        values.push(Value::new(item.name, ShortEntry { cid, tsize }));
     }
     values.sort_unstable_by_key(|value| value.hash);
     ShardEditor::new(profile, &(), out).build_root(&values)
@@ -239,13 +240,13 @@ fn edit_shards(
     profile: &Profile,
     root: &Cid,
     shard: &Shard<'_>,
-    changes: &[(Vec<u8>, Option<Entry>)],
+    changes: &[(Vec<u8>, Option<ShortEntry>)],
     source: &dyn BlockSource,
     out: &mut Output<'_>,
 ) -> Result<Entry, EditError> {
     let mut changes: Vec<Change<'_>> = changes
         .iter()
-        .map(|(name, entry)| Change::new(name, *entry))
+        .map(|(name, entry)| Change::new(name, entry.as_ref()))
         .collect();
     changes.sort_unstable_by_key(|change| change.hash);
     out.hold();
@@ -282,7 +283,7 @@ fn flatten(root: &Cid, source: &Overlay<'_>) -> Result<Vec<Item<'static>>, ReadE
     let entries = list_shards(root, &shard, source)?;
     Ok(entries
         .into_iter()
-        .map(|(name, entry)| item(Cow::Owned(name), entry))
+        .map(|(name, entry)| item(Cow::Owned(name), entry.into()))
         .collect())
 }
 

@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use cid::Cid;
 
 use crate::name;
 use crate::node::{CidRef, RawNode, link_len, write_data, write_link};
 use crate::pb::Flaw;
 use crate::profile::Profile;
+use crate::short::ShortCid;
 use crate::source::{Block, Entry};
 use crate::unixfs;
 
@@ -28,14 +28,14 @@ pub(crate) struct Item<'a> {
 #[derive(Clone, Debug)]
 pub(crate) enum ItemCid<'a> {
     Bytes(&'a [u8]),
-    Cid(Cid),
+    Own(ShortCid),
 }
 
 impl ItemCid<'_> {
     pub(crate) fn as_ref(&self) -> CidRef<'_> {
         match self {
             Self::Bytes(bytes) => CidRef::Bytes(bytes),
-            Self::Cid(cid) => CidRef::Cid(cid),
+            Self::Own(cid) => CidRef::Bytes(cid.as_bytes()),
         }
     }
 }

@@ -46,6 +46,7 @@ mod plan;
 mod profile;
 mod resolve;
 mod shard_edit;
+mod short;
 mod size;
 mod source;
 mod tree;
@@ -71,6 +72,7 @@ pub use node::{Kind, Link, kind, links};
 pub use plan::{Piece, read_plan};
 pub use profile::{Chunker, Over, Parameters, Profile, ProfileError, SizeEstimate, Threshold};
 pub use resolve::{Resolved, resolve};
+pub use short::ShortCid;
 pub use source::{Block, BlockSink, BlockSource, Entry, ReadError, SourceError};
 pub use tree::{Change, TreeEdit, edit_tree};
 

@@ -14,6 +14,7 @@ use crate::flat::finish;
 use crate::hamt::{self, Fanout, Shard, ShardLink, bitfield};
 use crate::node::{CidRef, link_len, write_data, write_link};
 use crate::profile::Profile;
+use crate::short::{ShortCid, ShortEntry};
 use crate::source::{BlockSource, Entry, ReadError, require};
 use crate::unixfs;
 
@@ -21,11 +22,11 @@ use crate::unixfs;
 pub(crate) struct Change<'c> {
     pub(crate) hash: u64,
     name: &'c [u8],
-    entry: Option<Entry>,
+    entry: Option<&'c ShortEntry>,
 }
 
 impl<'c> Change<'c> {
-    pub(crate) fn new(name: &'c [u8], entry: Option<Entry>) -> Self {
+    pub(crate) fn new(name: &'c [u8], entry: Option<&'c ShortEntry>) -> Self {
         Self {
             hash: hamt::hash(name),
             name,
@@ -39,11 +40,11 @@ impl<'c> Change<'c> {
 pub(crate) struct Value<'c> {
     pub(crate) hash: u64,
     name: Cow<'c, [u8]>,
-    entry: Entry,
+    entry: ShortEntry,
 }
 
 impl<'c> Value<'c> {
-    pub(crate) fn new(name: Cow<'c, [u8]>, entry: Entry) -> Self {
+    pub(crate) fn new(name: Cow<'c, [u8]>, entry: ShortEntry) -> Self {
         Self {
             hash: hamt::hash(&name),
             name,
@@ -172,10 +173,10 @@ impl<'e, 's> ShardEditor<'e, 's> {
             values.push(owned_value(cid, &old)?);
         }
         let set = changes.iter().filter_map(|change| {
-            let value = |entry| Value {
+            let value = |entry: &ShortEntry| Value {
                 hash: change.hash,
                 name: Cow::Borrowed(change.name),
-                entry,
+                entry: entry.clone(),
             };
             change.entry.map(value)
         });
@@ -247,7 +248,11 @@ impl<'c> Slot<'_, 'c> {
     fn parts(&self) -> (CidRef<'_>, &[u8], u64) {
         match self {
             Self::Kept(link) => (CidRef::Bytes(link.link.cid), link.name, link.link.tsize),
-            Self::Value(value) => (CidRef::Cid(&value.entry.cid), &value.name, value.entry.tsize),
+            Self::Value(value) => (
+                CidRef::Bytes(value.entry.cid.as_bytes()),
+                &value.name,
+                value.entry.tsize,
+            ),
             Self::Shard(entry) => (CidRef::Cid(&entry.cid), b"", entry.tsize),
         }
     }
@@ -263,8 +268,8 @@ fn owned_value(shard: &Cid, link: &ShardLink<'_>) -> Result<Value<'static>, Read
     let cid = link.link.parse_cid().map_err(|flaw| flaw.at(shard))?;
     Ok(Value::new(
         Cow::Owned(link.name.to_vec()),
-        Entry {
-            cid,
+        ShortEntry {
+            cid: ShortCid::from(&cid),
             tsize: link.link.tsize,
         },
     ))

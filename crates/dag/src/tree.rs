@@ -15,6 +15,7 @@ use crate::name;
 use crate::node::{Kind, kind};
 use crate::profile::Profile;
 use crate::resolve::find;
+use crate::short::ShortEntry;
 use crate::source::{BlockSink, BlockSource, Entry, require};
 
 /// What happens to a path.
@@ -66,7 +67,7 @@ pub fn edit_tree(
         out: Output::new(sink),
         empty: empty_directory(profile).0.cid,
     };
-    let entries = edit.entries(root, plan.below, &mut Vec::new())?;
+    let entries = edit.entries(root, plan.below.unwrap_or_default(), &mut Vec::new())?;
     let root = edit_checked(profile, root, entries, source, &mut edit.out)?;
     Ok(TreeEdit {
         root,
@@ -75,13 +76,34 @@ pub fn edit_tree(
     })
 }
 
-/// The changes as a tree.
+/// The changes as a tree. There may be 100,000 names in it, most of them of files.
 #[derive(Default)]
 struct Plan {
-    own: Option<Change>,
-    below: BTreeMap<Vec<u8>, Plan>,
+    own: Option<Own>,
+    /// Nothing for most names.
+    below: Option<Box<Below>>,
     /// Whether anything below is to exist afterwards.
     adds_below: bool,
+}
+
+type Below = BTreeMap<Vec<u8>, Plan>;
+
+/// A [`Change`] in less room.
+#[derive(PartialEq)]
+enum Own {
+    Set(ShortEntry),
+    Remove,
+    EmptyDir,
+}
+
+impl From<Change> for Own {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Set(entry) => Self::Set(entry.into()),
+            Change::Remove => Self::Remove,
+            Change::EmptyDir => Self::EmptyDir,
+        }
+    }
 }
 
 impl Plan {
@@ -97,12 +119,13 @@ impl Plan {
                 source,
             })?;
             plan.adds_below |= adds;
-            if !plan.below.contains_key(name) {
-                plan.below.insert(name.to_vec(), Self::default());
+            let below = plan.below.get_or_insert_default();
+            if !below.contains_key(name) {
+                below.insert(name.to_vec(), Self::default());
             }
-            plan = plan.below.get_mut(name).expect("inserted just now");
+            plan = below.get_mut(name).expect("inserted just now");
         }
-        plan.own = Some(change);
+        plan.own = Some(change.into());
         Ok(())
     }
 }
@@ -111,7 +134,7 @@ impl Plan {
 enum Fate {
     Unchanged,
     /// This entry, or none.
-    Becomes(Option<Entry>),
+    Becomes(Option<ShortEntry>),
 }
 
 struct Edit<'e> {
@@ -128,11 +151,11 @@ impl Edit<'_> {
     fn entries(
         &mut self,
         base: Option<&Cid>,
-        plans: BTreeMap<Vec<u8>, Plan>,
+        plans: Box<Below>,
         path: &mut Vec<u8>,
     ) -> Result<Changes, EditError> {
         let mut entries = Changes::with_capacity(plans.len());
-        for (name, child) in plans {
+        for (name, child) in *plans {
             let length = path.len();
             if length > 0 {
                 path.push(b'/');
@@ -154,10 +177,10 @@ impl Edit<'_> {
         path: &mut Vec<u8>,
     ) -> Result<Fate, EditError> {
         match plan.own {
-            Some(Change::Set(_)) if plan.adds_below => Err(EditError::Conflict { path: path.clone() }),
-            Some(Change::Set(entry)) => Ok(Fate::Becomes(Some(entry))),
-            Some(Change::Remove) => self.directory(None, plan, path).map(Fate::Becomes),
-            Some(Change::EmptyDir) => {
+            Some(Own::Set(_)) if plan.adds_below => Err(EditError::Conflict { path: path.clone() }),
+            Some(Own::Set(entry)) => Ok(Fate::Becomes(Some(entry))),
+            Some(Own::Remove) => self.directory(None, plan, path).map(Fate::Becomes),
+            Some(Own::EmptyDir) => {
                 let old = self
                     .existing(base, name)?
                     .filter(|(_, is_directory)| *is_directory);
@@ -189,15 +212,15 @@ impl Edit<'_> {
         old: Option<Entry>,
         plan: Plan,
         path: &mut Vec<u8>,
-    ) -> Result<Option<Entry>, EditError> {
+    ) -> Result<Option<ShortEntry>, EditError> {
         let base = old.as_ref().map(|entry| &entry.cid);
-        let stays = plan.own == Some(Change::EmptyDir);
-        let entries = self.entries(base, plan.below, path)?;
+        let stays = plan.own == Some(Own::EmptyDir);
+        let entries = self.entries(base, plan.below.unwrap_or_default(), path)?;
         if entries.iter().all(|(_, entry)| entry.is_none()) && old.is_none() && !stays {
             return Ok(None);
         }
         if entries.is_empty() && old.is_some() {
-            return Ok(old);
+            return Ok(old.map(ShortEntry::from));
         }
         let mut fresh = Vec::new();
         let mut out = Output::new(&mut fresh);
@@ -209,6 +232,6 @@ impl Edit<'_> {
         fresh
             .into_iter()
             .try_for_each(|block| self.out.put_unless(None, block))?;
-        Ok(Some(entry))
+        Ok(Some(entry.into()))
     }
 }

@@ -3,47 +3,14 @@
 //! - Invariant: who holds [`FileFacts`] got them from hashing the file, never from a database or a peer's word.
 //! - Not here: when they still hold (`crate::view::Stamp`).
 
-use std::fmt;
-
 use cid::Cid;
-use pacstore_dag::Entry;
-
-/// A CID without the room that a [`Cid`] keeps for longer digests: importers hold many.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Root {
-    len: u8,
-    bytes: [u8; ROOT],
-}
-
-/// The longest CID of any profile is 38 bytes (blake2b-256).
-const ROOT: usize = 39;
-
-impl Root {
-    fn new(bytes: &[u8]) -> Option<Self> {
-        let mut root = Self {
-            len: u8::try_from(bytes.len()).ok()?,
-            bytes: [0; ROOT],
-        };
-        root.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(root)
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for Root {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", Cid::try_from(self.as_bytes()))
-    }
-}
+use pacstore_dag::{Entry, ShortCid};
 
 /// Root, size and digest of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileFacts {
     /// The root CID of its DAG.
-    root: Root,
+    root: ShortCid,
     /// Size of the DAG in bytes, as directories record it.
     pub(crate) tsize: u64,
     /// Length in bytes.
@@ -53,19 +20,19 @@ pub(crate) struct FileFacts {
 }
 
 impl FileFacts {
-    /// The facts of a file that was hashed; nothing if no profile gives such a root.
-    pub(crate) fn new(root: &Cid, tsize: u64, len: u64, sha256: Option<[u8; 32]>) -> Option<Self> {
-        Some(Self {
-            root: Root::new(&root.to_bytes())?,
+    /// The facts of a file that was hashed.
+    pub(crate) fn new(root: &Cid, tsize: u64, len: u64, sha256: Option<[u8; 32]>) -> Self {
+        Self {
+            root: ShortCid::from(root),
             tsize,
             len,
             sha256,
-        })
+        }
     }
 
     /// The root CID of its DAG.
     pub(crate) fn root(&self) -> Cid {
-        Cid::try_from(self.root.as_bytes()).expect("a root is made of a CID only")
+        self.root.to_cid()
     }
 
     /// The link to it in a directory.
@@ -92,7 +59,7 @@ impl FileFacts {
         let (known, bytes) = bytes.split_first()?;
         let (sha256, bytes) = bytes.split_first_chunk::<32>()?;
         Some(Self {
-            root: Root::new(&Cid::try_from(bytes).ok()?.to_bytes())?,
+            root: ShortCid::from(&Cid::try_from(bytes).ok()?),
             tsize: u64::from_be_bytes(*tsize),
             len: u64::from_be_bytes(*len),
             sha256: (*known == 1).then_some(*sha256),

@@ -36,7 +36,7 @@ pub(crate) enum Digests {
 }
 
 impl Hashed {
-    pub(crate) fn facts(&self) -> Option<FileFacts> {
+    pub(crate) fn facts(&self) -> FileFacts {
         FileFacts::new(&self.dag.root, self.dag.tsize, self.dag.len, self.sha256)
     }
 }

@@ -370,7 +370,7 @@ impl Intakes {
                 }
                 Err(e) => return Err(e.into()),
             }
-            let facts = hashed.facts().ok_or(WriteError::Unsupported(hashed.dag.root))?;
+            let facts = hashed.facts();
             if job.stamp.is_settled(self.now) || self.taking == Taking::Link {
                 update.facts.push((job.path, job.stamp, facts.clone()));
             }

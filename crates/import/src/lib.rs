@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 mod build;
 mod choose;
 mod crawl;
@@ -52,6 +53,7 @@ mod tree;
 mod trouble;
 mod upstreams;
 mod view;
+mod walk;
 mod web;
 mod work;
 

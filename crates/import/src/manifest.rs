@@ -40,7 +40,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const FORMAT: &[u8] = b"pacstore import 1";
 
 /// Bytes of pages kept in memory, by each mirror: it is walked over in order, and the system has its pages too.
-const CACHE: usize = 4 << 20;
+const CACHE: usize = 1 << 20;
 
 /// Why the importer's memory failed.
 #[derive(Debug, thiserror::Error)]

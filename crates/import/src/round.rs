@@ -15,12 +15,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::future::try_join;
+use futures::future::ready;
 use pacstore_runtime::{Clock, Pool, Stopped, Tasks};
 use pacstore_store::Store;
 use pacstore_upstream::{Http, RsyncOptions};
 use tracing::info;
 
+use crate::alone::Turn;
 use crate::build::{Build, Labels, Outcome};
 use crate::error::{IntakeError, RoundError, SourceError};
 use crate::hold::Timer;
@@ -342,6 +343,7 @@ impl Importer {
                 .fetch(Arc::make_mut(&mut work.view), wants, &intakes)
                 .await?;
             let mut taken = Taker::of_names(databases, &work.view);
+            let mut turn = Turn::take(work.view.files.len(), progress).await;
             let (opened, picks) = self
                 .aside(work.clone(), move |work| {
                     let picks = work.picks(&opened);
@@ -355,11 +357,17 @@ impl Importer {
                 bring.await.map_err(ours)
             };
             let still_has = async { Ok(transport.still_has(&asked).await?) };
-            let again = match try_join(bring, still_has).await? {
-                ((), true) => None,
-                ((), false) => Some(Arc::new(transport.look().await?)),
+            let ((), still_has) = turn.over(bring, still_has).await?;
+            let once_more = async {
+                let again = if still_has {
+                    None
+                } else {
+                    transport.look_again(&asked).await?
+                };
+                Ok::<_, Failed>((again.map(Arc::new), self.stamp(source).await))
             };
-            let after = self.stamp(source).await;
+            let ((), (again, after)) = turn.over(ready(Ok(())), once_more).await?;
+            drop(asked);
             let holds = match &again {
                 None => true,
                 Some(again) => {
@@ -377,6 +385,7 @@ impl Importer {
                     mirror = self.plan.spec.mirror,
                     pass, "the source moved while it was read; going round again"
                 );
+                drop(turn);
                 view = match again {
                     Some(again) => again,
                     None => Arc::new(transport.look().await?),
@@ -389,15 +398,17 @@ impl Importer {
             let stamped = stamp.as_ref().and_then(ChangeStamp::time);
             work.stamp.clone_from(&stamp);
             progress.begin(Step::Checking, work.look.repos.len() as u64, 0);
+            turn.again(progress).await;
             let (opened, checked, to_verify) = self
                 .aside(work.clone(), move |work| {
-                    let checked = work.check(&opened, &taken, &picks);
+                    let checked = work.check(&opened, &taken, picks);
                     let to_verify = work.signed(&opened, &checked, &taken);
                     (opened, checked, to_verify)
                 })
                 .await?;
             let torn = checked.troubles.iter().any(|troubles| !troubles.is_empty());
             if torn && more && !matches!(transport, Transport::Directory(_)) {
+                drop(turn);
                 transport.distrust(checked.wrong_files()).await?;
                 (view, pass) = (Arc::new(transport.look().await?), pass + 1);
                 continue;
@@ -453,6 +464,7 @@ impl Importer {
                         .await?
                         .map_err(ours)?;
                     lost_before = true;
+                    drop(turn);
                     view = Arc::new(transport.look().await?);
                 }
             }
@@ -507,9 +519,9 @@ impl Importer {
     async fn aside<T: Send + 'static>(
         &self,
         work: Work,
-        what: impl FnOnce(&Work) -> T + Send + 'static,
+        what: impl FnOnce(Work) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
-        self.tasks.blocking(Pool::Hash, move || what(&work)).await
+        self.tasks.blocking(Pool::Hash, move || what(work)).await
     }
 
     /// Nothing is whole: the tree of the last round stays, if there is one, with all repositories that it holds.

@@ -1,16 +1,14 @@
-//! Walks a directory and says what lies in it, without ever leaving it.
+//! A directory whose files are opened, and that is walked, without ever leaving it.
 //!
 //! Links are followed as the tree wants them (it stores what they point at), but only within the root: each part
 //! of a path is opened by itself and without following links, so that nobody who can write into the directory can
 //! make us read a file outside of it, not even by swapping a folder for a link at the right moment.
 //!
 //! - Invariant: every file opened here lies below the root.
-//! - Invariant: a name that vanishes while we walk is left out; the next look notices.
-//! - Not here: reading bytes (`crate::intake`), what is taken (`crate::select`).
+//! - Not here: the walk itself (`crate::walk`), reading bytes (`crate::intake`), what is taken (`crate::select`).
 //! - Read first: design.md, "Tree"; openat(2).
 
-use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, readlinkat, statat};
+use rustix::fs::{FileType, Mode, OFlags, open, openat, readlinkat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +24,14 @@ use crate::globs::Globs;
 use crate::names;
 use crate::stat::{self, Stat};
 use crate::view::{Item, NoFile, Place, Stamp, View};
+use crate::walk::{Names, Same, Walk};
 
 /// Links in a row that are followed; Linux's own limit.
 pub(crate) const MAX_LINKS: usize = 40;
 /// Folders in folders, over each transport: a file in the deepest has as many names in its path as a tree takes.
 pub(crate) const MAX_DEPTH: usize = pacstore_dag::MAX_TREE_DEPTH - 1;
 
-const FOLDER: OFlags = OFlags::RDONLY
+pub(crate) const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -63,8 +62,8 @@ pub enum ScanError {
 /// An open directory that nothing leaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
-    fd: Arc<OwnedFd>,
-    path: PathBuf,
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) path: PathBuf,
 }
 
 /// Which names a walk takes.
@@ -133,7 +132,7 @@ impl Root {
     }
 
     /// `None` is the root itself.
-    fn open_folder(&self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn open_folder(&self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
         let mut at: Option<OwnedFd> = None;
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
             let next = openat(
@@ -149,23 +148,30 @@ impl Root {
 
     /// Says everything that lies below.
     pub(crate) fn scan(&self, filter: &Filter, stop: &CancellationToken) -> Result<View, ScanError> {
-        let mut walk = Walk {
-            root: self,
-            filter,
-            stop,
-            view: View::default(),
-            count: 0,
-            above: Vec::new(),
-        };
-        let top = openat(self.fd.as_fd(), c".", FOLDER, Mode::empty());
-        let top = top.map_err(|e| ScanError::Read(self.path.clone(), e.into()))?;
-        walk.folder(&top, &mut Vec::new(), &mut Vec::new(), 0)?;
-        walk.view.sort();
-        Ok(walk.view)
+        let mut view = View::default();
+        self.walk(filter, stop, &mut view)?;
+        view.sort();
+        Ok(view)
+    }
+
+    /// Whether everything that lies below is what `view` says. No second view is held for that.
+    pub(crate) fn is_still(
+        &self,
+        view: &View,
+        filter: &Filter,
+        stop: &CancellationToken,
+    ) -> Result<bool, ScanError> {
+        let mut same = Same::new(view);
+        self.walk(filter, stop, &mut same)?;
+        Ok(same.is_all())
+    }
+
+    fn walk(&self, filter: &Filter, stop: &CancellationToken, out: &mut dyn Names) -> Result<(), ScanError> {
+        Walk::new(self, filter, stop, out).all()
     }
 
     /// Follows the link `target` that lies in `folder` (a path without links).
-    fn resolve(&self, folder: &[u8], target: &[u8]) -> Result<(Vec<u8>, Stat), NoFile> {
+    pub(crate) fn resolve(&self, folder: &[u8], target: &[u8]) -> Result<(Vec<u8>, Stat), NoFile> {
         let mut here: Vec<Vec<u8>> = parts(folder).collect();
         let mut todo: Vec<Vec<u8>> = Vec::new();
         self.turn(target, &mut here, &mut todo)?;
@@ -247,7 +253,7 @@ pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     Ok(stamp(&stat::of_open(file)?))
 }
 
-fn stamp(stat: &Stat) -> Stamp {
+pub(crate) fn stamp(stat: &Stat) -> Stamp {
     Stamp::Disk {
         dev: stat.dev,
         ino: stat.ino,
@@ -255,174 +261,6 @@ fn stamp(stat: &Stat) -> Stamp {
         seconds: stat.seconds,
         nanos: stat.nanos,
         born: stat.born,
-    }
-}
-
-struct Walk<'a> {
-    root: &'a Root,
-    filter: &'a Filter,
-    stop: &'a CancellationToken,
-    view: View,
-    count: usize,
-    /// The folders that we stand in, by device and inode: a link to one of them leads for ever.
-    above: Vec<(u64, u64)>,
-}
-
-impl Walk<'_> {
-    /// `path` is where the names stand in the view, `real` where the folder lies without links.
-    fn folder(
-        &mut self,
-        fd: &OwnedFd,
-        path: &mut Vec<u8>,
-        real: &mut Vec<u8>,
-        depth: usize,
-    ) -> Result<(), ScanError> {
-        let fail = |e: Errno| ScanError::Read(self.root.absolute(path), e.into());
-        if self.stop.is_cancelled() {
-            return Err(ScanError::Stopped(self.root.path.clone()));
-        }
-        let stat = stat::of_open(fd).map_err(fail)?;
-        let mut entries = Dir::read_from(fd).map_err(fail)?;
-        self.above.push((stat.dev, stat.ino));
-        let mut seen = HashSet::new();
-        while let Some(entry) = entries.read() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(Errno::NOENT) => break,
-                Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
-            };
-            let name = entry.file_name();
-            let bytes = name.to_bytes();
-            if bytes == b"." || bytes == b".." || (!self.filter.hidden && names::is_hidden(bytes)) {
-                continue;
-            }
-            // A folder that changes while it is read may give a name twice.
-            if entry.file_type() == FileType::Directory && !seen.insert(name.to_owned()) {
-                continue;
-            }
-            self.count += 1;
-            if self.filter.limit < self.count {
-                return Err(ScanError::TooMany {
-                    path: self.root.path.clone(),
-                    limit: self.filter.limit,
-                });
-            }
-            let (path_len, real_len) = (path.len(), real.len());
-            for buffer in [&mut *path, &mut *real] {
-                if !buffer.is_empty() {
-                    buffer.push(b'/');
-                }
-                buffer.extend_from_slice(bytes);
-            }
-            self.name(fd, name, path, real, depth)?;
-            path.truncate(path_len);
-            real.truncate(real_len);
-        }
-        self.above.pop();
-        Ok(())
-    }
-
-    fn name(
-        &mut self,
-        folder: &OwnedFd,
-        name: &CStr,
-        path: &mut Vec<u8>,
-        real: &mut Vec<u8>,
-        depth: usize,
-    ) -> Result<(), ScanError> {
-        let stat = match stat::of_name(folder, name) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
-        };
-        if FileType::from_raw_mode(stat.mode) == FileType::Symlink {
-            let target = readlinkat(folder, name, Vec::new());
-            let target = match target {
-                Ok(target) => target,
-                Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
-                Err(e) => return Err(ScanError::Read(self.root.absolute(path), e.into())),
-            };
-            let (above, _) = names::split(real);
-            return match self.root.resolve(above, target.as_bytes()) {
-                Ok((mut target, stat)) => self.take(folder, None, &stat, path, &mut target, depth),
-                Err(why) => {
-                    self.nothing(path, why);
-                    Ok(())
-                }
-            };
-        }
-        self.take(folder, Some(name), &stat, path, real, depth)
-    }
-
-    /// Takes what lies at `real`; `name` is its name in `folder` where no link led to it.
-    fn take(
-        &mut self,
-        folder: &OwnedFd,
-        name: Option<&CStr>,
-        stat: &Stat,
-        path: &mut Vec<u8>,
-        real: &mut Vec<u8>,
-        depth: usize,
-    ) -> Result<(), ScanError> {
-        match FileType::from_raw_mode(stat.mode) {
-            FileType::RegularFile => {
-                if !self.filter.exclude.takes_file(path) {
-                    let place = if path == real {
-                        Place::Here
-                    } else {
-                        Place::At(real.as_slice().into())
-                    };
-                    self.view.files.push((
-                        path.as_slice().into(),
-                        Item::File {
-                            stamp: stamp(stat),
-                            place,
-                        },
-                    ));
-                }
-                Ok(())
-            }
-            FileType::Directory => {
-                if self.filter.exclude.takes_folder(path) {
-                    return Ok(());
-                }
-                if MAX_DEPTH <= depth || self.above.contains(&(stat.dev, stat.ino)) {
-                    self.nothing(path, NoFile::Loop);
-                    return Ok(());
-                }
-                let opened = match name {
-                    Some(name) => openat(folder, name, FOLDER, Mode::empty()).map_err(io::Error::from),
-                    None => self.root.open_folder(real).and_then(|fd| match fd {
-                        Some(fd) => Ok(fd),
-                        None => Ok(openat(self.root.fd.as_fd(), c".", FOLDER, Mode::empty())?),
-                    }),
-                };
-                // One that may be listed and not entered has names, and nothing behind them.
-                let entered = |fd: OwnedFd| statat(&fd, c".", AtFlags::empty()).map(|_| fd);
-                match opened.and_then(|fd| Ok(entered(fd)?)) {
-                    Ok(fd) => {
-                        self.view.folders.push(path.as_slice().into());
-                        self.folder(&fd, path, real, depth + 1)
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                        self.nothing(path, NoFile::Denied);
-                        Ok(())
-                    }
-                    Err(e) => Err(ScanError::Read(self.root.absolute(path), e)),
-                }
-            }
-            _ => {
-                self.nothing(path, NoFile::Special);
-                Ok(())
-            }
-        }
-    }
-
-    fn nothing(&mut self, path: &[u8], why: NoFile) {
-        if !self.filter.exclude.takes_file(path) {
-            self.view.files.push((path.into(), Item::None(why)));
-        }
     }
 }
 
@@ -538,5 +376,41 @@ mod tests {
         assert!(root.open_file(b"real/a").is_ok());
         assert!(root.open_file(b"link/a").is_err());
         assert!(root.open_file(b"real").is_err());
+    }
+
+    #[test]
+    fn whatever_moves_is_another_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs_err::create_dir_all(at("core/empty")).unwrap();
+        for name in ["core/a", "core/b", "c"] {
+            fs_err::write(at(name), name).unwrap();
+        }
+        symlink("core/a", at("link")).unwrap();
+        let filter = Filter {
+            exclude: Globs::default(),
+            hidden: false,
+            limit: 100,
+        };
+        let (root, stop) = (Root::open(dir.path()).unwrap(), CancellationToken::new());
+        let mut view = root.scan(&filter, &stop).unwrap();
+        let moves: [&dyn Fn(); 7] = [
+            &|| fs_err::write(at("core/b"), "longer").unwrap(),
+            &|| fs_err::remove_file(at("c")).unwrap(),
+            &|| fs_err::write(at("d"), "new").unwrap(),
+            &|| fs_err::remove_dir(at("core/empty")).unwrap(),
+            &|| fs_err::create_dir(at("empty")).unwrap(),
+            &|| fs_err::remove_file(at("core/a")).unwrap(),
+            &|| {
+                fs_err::remove_file(at("link")).unwrap();
+                symlink("core/b", at("link")).unwrap();
+            },
+        ];
+        for (number, moves) in moves.into_iter().enumerate() {
+            assert!(root.is_still(&view, &filter, &stop).unwrap(), "{number}");
+            moves();
+            assert!(!root.is_still(&view, &filter, &stop).unwrap(), "{number}");
+            view = root.scan(&filter, &stop).unwrap();
+        }
     }
 }

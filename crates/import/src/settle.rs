@@ -43,7 +43,7 @@ impl Work {
     /// `stable`: whether a second look showed the same, so that what is whole can be known again by its stamps.
     /// `older`: what is done with another tree than the last one if it is older.
     pub(crate) fn settle(
-        &self,
+        mut self,
         opened: &AllOpened,
         (checked, doubts): (Checked, Doubts),
         (stable, older): (bool, Older),
@@ -82,6 +82,8 @@ impl Work {
             // A name without bytes says nothing of what was there.
             !stays && !matches!(self.view.get(path), Some(Item::File { .. }))
         })?;
+        // What the source has is in the rows by now.
+        self.view = Arc::default();
         let spec = &self.plan.spec;
         let stamp = self.stamp.as_ref().and_then(ChangeStamp::written_time);
         let newest_other = self.newest_other();

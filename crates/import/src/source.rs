@@ -83,6 +83,16 @@ impl Transport {
         }
     }
 
+    /// Looks once more: what it has now, or nothing if that is what `view` shows.
+    pub(crate) async fn look_again(&mut self, view: &Arc<View>) -> Result<Option<View>, SourceError> {
+        if let Self::Directory(directory) = self
+            && directory.is_still(view).await?
+        {
+            return Ok(None);
+        }
+        self.look().await.map(Some)
+    }
+
     /// Adds `wants` to the view, where they are not in it from the start; takes them meanwhile, if it takes long.
     pub(crate) async fn fetch(
         &mut self,
@@ -252,6 +262,15 @@ impl Directory {
     async fn look(&self) -> Result<View, SourceError> {
         self.progress.begin(Step::Looking, 0, 0);
         scan(&self.tasks, self.root.clone(), self.filter.clone()).await
+    }
+
+    async fn is_still(&self, view: &Arc<View>) -> Result<bool, SourceError> {
+        self.progress.begin(Step::Looking, 0, 0);
+        let stop = self.tasks.stop().child_token();
+        let _guard = stop.clone().drop_guard();
+        let (root, filter, view) = (self.root.clone(), self.filter.clone(), Arc::clone(view));
+        let walk = move || root.is_still(&view, &filter, &stop);
+        Ok(self.tasks.blocking(Pool::Disk, walk).await??)
     }
 }
 

@@ -322,6 +322,7 @@ impl View {
     pub(crate) fn sort(&mut self) {
         self.files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         self.files.dedup_by(|b, a| a.0 == b.0);
+        self.files.shrink_to_fit();
         self.folders.sort_unstable();
         self.folders.dedup();
     }

@@ -409,8 +409,8 @@ impl Web {
             let Ok(ours) = dag::from_leaves(&profile, leaves) else {
                 return Ok(None);
             };
-            let same = ours.root == known.root;
-            Ok(FileFacts::new(&ours.root, ours.tsize, ours.len, Some(sha256)).filter(|_| same))
+            let facts = || FileFacts::new(&ours.root, ours.tsize, ours.len, Some(sha256));
+            Ok((ours.root == known.root).then(facts))
         };
         self.tasks.blocking(Pool::Disk, work).await?
     }

@@ -60,11 +60,14 @@ pub(crate) struct AllOpened {
     pub(crate) mistaken: Option<Repo>,
 }
 
-/// A name that is to be in the tree: its place in the view, its path in the tree, whether the layout moved it.
+/// A name that is to be in the tree.
 #[derive(Debug)]
 pub(crate) struct Pick {
+    /// Its place in the view.
     pub(crate) at: usize,
-    tree: Box<[u8]>,
+    /// Its path in the tree, where that is not its path in the view.
+    tree: Option<Box<[u8]>>,
+    /// Whether the layout moved it.
     moved: bool,
 }
 
@@ -309,7 +312,7 @@ impl Work {
             let wanted = !torn && !self.look.is_kept(region);
             wanted.then(|| Pick {
                 at,
-                tree: mapped.path.into(),
+                tree: (mapped.path != **path).then(|| mapped.path.into()),
                 moved: mapped.moved,
             })
         };
@@ -399,7 +402,7 @@ impl Work {
     }
 
     /// Checks every repository that is looked at, and makes the rows of all that is.
-    pub(crate) fn check(&self, opened: &AllOpened, taken: &Taker, picks: &[Pick]) -> Checked {
+    pub(crate) fn check(&self, opened: &AllOpened, taken: &Taker, picks: Vec<Pick>) -> Checked {
         let view = &*self.view;
         let facts = |at: usize| facts(view, taken, at);
         let mut troubles = opened.troubles.clone();
@@ -426,16 +429,19 @@ impl Work {
                 None => loose.push(trouble),
             }
         };
-        for pick in picks {
-            match facts(pick.at) {
-                Ok(facts) => rows.push((pick.tree.clone(), Row::File(facts), pick.moved)),
+        for Pick { at, tree, moved } in picks {
+            let Some(tree) = tree.or_else(|| view.files.get(at).map(|(path, _)| path.clone())) else {
+                continue;
+            };
+            match facts(at) {
+                Ok(facts) => rows.push((tree, Row::File(facts), moved)),
                 // A pipe or a socket is no file, so none is missing, and rsync does not send it either.
                 Err(
                     trouble @ Trouble::NoFile {
                         why: NoFile::Special, ..
                     },
                 ) => blame(None, trouble),
-                Err(trouble) => blame(self.look.regions.of(&pick.tree), trouble),
+                Err(trouble) => blame(self.look.regions.of(&tree), trouble),
             }
         }
         if self.plan.spec.files == Files::All {

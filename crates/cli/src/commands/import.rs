@@ -1,14 +1,19 @@
 //! `pacstore import NAME`: run an importer, once or for ever.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pacstore_http::NameRequest;
 use pacstore_node::{Importing, Node, Outcome, RoundReport, Status};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Exit, Hinted};
-use crate::printer::bytes;
+use crate::printer::{Bar, bytes};
 use crate::serving::{Serving, Signals};
+
+/// How often the bar follows the round.
+const SHOWN_EVERY: Duration = Duration::from_millis(100);
 
 /// Import a mirror as the configuration says
 #[derive(Debug, clap::Args)]
@@ -50,22 +55,9 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
         import.accept();
     }
     let bar = ctx.out.bar("importing", 0);
-    let mut watch = import.watch();
-    let ticking = async {
-        while watch.changed().await.is_ok() {
-            let now = watch.borrow_and_update().clone();
-            bar.set_length(now.bytes_total);
-            bar.set_position(now.bytes_done);
-            bar.set_message(format!(
-                "{:?} {}/{} files",
-                now.step, now.files_done, now.files_total
-            ));
-        }
-        std::future::pending::<()>().await;
-    };
     let report = tokio::select! {
         report = round(&own.node, &import) => report,
-        () = ticking => Ok(unreachable_report()),
+        never = show_progress(&bar, &import) => match never {},
     };
     bar.finish_and_clear();
     own.close().await;
@@ -73,6 +65,22 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> anyhow::Result<Exit> {
     show(ctx, &report)?;
     tell_clients(ctx, &report, &[], None)?;
     Ok(exit(&report))
+}
+
+/// Each of 100,000 small files is a change, and nobody sees them one by one.
+async fn show_progress(bar: &Bar, import: &Importing) -> Infallible {
+    let watch = import.watch();
+    let mut tick = tokio::time::interval(SHOWN_EVERY);
+    loop {
+        tick.tick().await;
+        let now = watch.borrow().clone();
+        bar.set_length(now.bytes_total);
+        bar.set_position(now.bytes_done);
+        bar.set_message(format!(
+            "{:?} {}/{} files",
+            now.step, now.files_done, now.files_total
+        ));
+    }
 }
 
 /// One round here in this process, ended by SIGTERM and SIGINT as cleanly as the daemon's: an rsync child has a
@@ -85,11 +93,6 @@ pub(super) async fn round(node: &Node, import: &Arc<Importing>) -> anyhow::Resul
         _ = term.recv() => anyhow::bail!("stopped by SIGTERM; what came so far is kept"),
         _ = int.recv() => anyhow::bail!("stopped by SIGINT; what came so far is kept"),
     }
-}
-
-/// `ticking` never ends, so this is never called; the compiler cannot know.
-fn unreachable_report() -> RoundReport {
-    RoundReport::default()
 }
 
 async fn forever(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {

@@ -67,7 +67,7 @@ pub fn edit_tree(
         out: Output::new(sink),
         empty: empty_directory(profile).0.cid,
     };
-    let entries = edit.entries(root, plan.below.unwrap_or_default(), &mut Vec::new())?;
+    let entries = edit.entries(root, plan.below(), &mut Vec::new())?;
     let root = edit_checked(profile, root, entries, source, &mut edit.out)?;
     Ok(TreeEdit {
         root,
@@ -128,6 +128,10 @@ impl Plan {
         plan.own = Some(change.into());
         Ok(())
     }
+
+    fn below(self) -> Below {
+        self.below.map(|below| *below).unwrap_or_default()
+    }
 }
 
 /// What becomes of one name.
@@ -151,11 +155,11 @@ impl Edit<'_> {
     fn entries(
         &mut self,
         base: Option<&Cid>,
-        plans: Box<Below>,
+        plans: Below,
         path: &mut Vec<u8>,
     ) -> Result<Changes, EditError> {
         let mut entries = Changes::with_capacity(plans.len());
-        for (name, child) in *plans {
+        for (name, child) in plans {
             let length = path.len();
             if length > 0 {
                 path.push(b'/');
@@ -215,7 +219,7 @@ impl Edit<'_> {
     ) -> Result<Option<ShortEntry>, EditError> {
         let base = old.as_ref().map(|entry| &entry.cid);
         let stays = plan.own == Some(Own::EmptyDir);
-        let entries = self.entries(base, plan.below.unwrap_or_default(), path)?;
+        let entries = self.entries(base, plan.below(), path)?;
         if entries.iter().all(|(_, entry)| entry.is_none()) && old.is_none() && !stays {
             return Ok(None);
         }

@@ -106,7 +106,10 @@ mod tests {
         assert!(beats + 2 <= progress.beats(), "a round that waits looks dead");
 
         // Its own work may take as long as it wants.
-        let long = async { Ok::<_, Infallible>(sleep(9 * PATIENCE).await) };
+        let long = async {
+            sleep(9 * PATIENCE).await;
+            Ok::<_, Infallible>(())
+        };
         let at_once = async { Ok(()) };
         first.over(long, at_once).await.unwrap();
         assert!(first.held.is_some());

@@ -82,11 +82,12 @@ impl Work {
             // A name without bytes says nothing of what was there.
             !stays && !matches!(self.view.get(path), Some(Item::File { .. }))
         })?;
-        // What the source has is in the rows by now.
-        self.view = Arc::default();
         let spec = &self.plan.spec;
         let stamp = self.stamp.as_ref().and_then(ChangeStamp::written_time);
         let newest_other = self.newest_other();
+        let behind = self.behind(opened, older, intakes.now);
+        // What the source has is in the rows by now.
+        self.view = Arc::default();
         let finish = |tree: &Cid, difference: &Difference| {
             let mut state = State::new(tree, spec.fingerprint(), profile_key(&spec.profile));
             (state.repositories, state.marks, state.source) = (kept, marks, source);
@@ -102,7 +103,6 @@ impl Work {
         };
         let loose = self.look.regions.len();
         let stay = |region: Option<usize>| stays.get(region.unwrap_or(loose)).copied().unwrap_or_default();
-        let behind = self.behind(opened, older, intakes.now);
         let outcome = build.run(
             (rows, behind),
             &self.look.regions,

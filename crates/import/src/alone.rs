@@ -3,7 +3,7 @@
 //! What a round holds grows with the names of its source, some hundred bytes for each; the work on them is ours alone (reading,
 //! hashing, checking, the tree), so two at once would be done no sooner than one after the other.
 //!
-//! - Invariant: who waits for an upstream keeps others waiting for [`PATIENCE`] at most.
+//! - Invariant: who waits for an upstream keeps others waiting for twice [`PATIENCE`] at most.
 //! - Not here: how many rounds run at once (`turn` in crate `node`), that trees are built one at a time (`crate::build`).
 
 use std::pin::pin;
@@ -22,7 +22,8 @@ const MANY: usize = 32_768;
 /// How often a round that waits says that it is alive.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// How long a turn is kept while its own work is done and an upstream has not answered yet; twice that at most.
+/// How long a turn is kept while its own work is done and an upstream has not answered yet: to its second look, and to the
+/// question how new it is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 static TURNS: Semaphore = Semaphore::const_new(1);

@@ -6,7 +6,7 @@
 //!
 //! - Invariant: memory depends on the number of cores and the size of a batch, not on the number or size of files.
 //! - Invariant: facts are remembered only after the store has the file for good.
-//! - Not here: which files (`crate::select`), what a file hashes to (`crate::hash`).
+//! - Not here: which files (`crate::work`), what a file hashes to (`crate::hash`).
 //! - Read first: design.md, "Store".
 
 use std::collections::{HashMap, VecDeque};

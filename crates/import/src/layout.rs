@@ -1,7 +1,7 @@
 //! Where an upstream's file lies in the tree: the layouts `plain` and `archlinux`.
 //!
 //! - Invariant: a mapping is a pure function of the layout and of the repositories found.
-//! - Not here: which files are taken at all (`crate::select`).
+//! - Not here: which files are taken at all (`crate::work`).
 //! - Read first: design.md, "Tree".
 
 use std::collections::BTreeSet;

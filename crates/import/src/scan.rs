@@ -5,7 +5,7 @@
 //! make us read a file outside of it, not even by swapping a folder for a link at the right moment.
 //!
 //! - Invariant: every file opened here lies below the root.
-//! - Not here: the walk itself (`crate::walk`), reading bytes (`crate::intake`), what is taken (`crate::select`).
+//! - Not here: the walk itself (`crate::walk`), reading bytes (`crate::intake`), what is taken (`crate::work`).
 //! - Read first: design.md, "Tree"; openat(2).
 
 use std::ffi::CString;

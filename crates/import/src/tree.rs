@@ -5,7 +5,7 @@
 //! walk over the two gives the difference.
 //!
 //! - Invariant: applying the changes to the last tree gives the same root as building the next one from nothing.
-//! - Not here: which files are taken (`crate::select`), directory nodes (crate `dag`).
+//! - Not here: which files are taken (`crate::work`), directory nodes (crate `dag`).
 //! - Read first: design.md, "Tree".
 
 use std::collections::BTreeMap;

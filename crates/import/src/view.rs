@@ -4,7 +4,7 @@
 //! [`Stamp::is_settled`] says) that all files still have the bytes they had.
 //!
 //! - Invariant: files and folders are sorted by path and unique.
-//! - Not here: how a view comes about (`crate::scan`, `crate::web`), which of its names are taken (`crate::select`).
+//! - Not here: how a view comes about (`crate::scan`, `crate::web`), which of its names are taken (`crate::work`).
 //! - Read first: design.md, "Tree".
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -73,6 +73,7 @@ impl Names for Same<'_> {
     }
 }
 
+/// One walk; each name goes to `out`.
 pub(crate) struct Walk<'a> {
     root: &'a Root,
     filter: &'a Filter,

@@ -44,6 +44,15 @@ impl Held {
         })
     }
 
+    fn without_keyring() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let mut held = Self::new()?;
+        let mut spec = Self::spec(&held.upstream, &held.bench);
+        spec.keyring = None;
+        let (clock, hand) = Clock::fake(SystemTime::now());
+        (held.importer, held.clock) = (importer(&held.bench, spec, &clock), hand);
+        Ok(held)
+    }
+
     fn spec(upstream: &tempfile::TempDir, bench: &Bench) -> ImportSpec {
         let mut spec = of_directory(upstream.path());
         spec.keyring = Some(bench.dir.path().join("keys"));
@@ -362,11 +371,7 @@ async fn a_shrunk_an_older_and_a_rewritten_repository_raise_alarms_and_move() ->
 #[tokio::test(start_paused = true)]
 async fn a_database_beside_the_signature_of_another_one_waits_also_without_a_keyring() -> TestResult {
     for kind in ["db", "files"] {
-        let mut held = Held::new()?;
-        let mut spec = of_directory(held.upstream.path());
-        spec.hold = HOLD;
-        let (clock, hand) = Clock::fake(SystemTime::now());
-        (held.importer, held.clock) = (importer(&held.bench, spec, &clock), hand);
+        let mut held = Held::without_keyring()?;
         let first = held.round().await?;
         let signature = with_sig(&held.repo.folder().join(format!("core.{kind}")));
         let old = fs::read(&signature)?;
@@ -399,11 +404,7 @@ async fn a_database_beside_the_signature_of_another_one_waits_also_without_a_key
 /// Where no length is told (HTTP/1.0), a connection that breaks looks like the end of the file.
 #[tokio::test]
 async fn a_database_beside_a_signature_without_its_end_waits_also_without_a_keyring() -> TestResult {
-    let mut held = Held::new()?;
-    let mut spec = of_directory(held.upstream.path());
-    spec.hold = HOLD;
-    let (clock, hand) = Clock::fake(SystemTime::now());
-    (held.importer, held.clock) = (importer(&held.bench, spec, &clock), hand);
+    let mut held = Held::without_keyring()?;
     let first = held.round().await?;
     let signature = with_sig(&held.repo.folder().join("core.db"));
     held.repo.update(&["pkg1"])?;

@@ -20,6 +20,16 @@ fn two_repositories(dir: &Path) -> TestResult {
     Ok(())
 }
 
+/// An rsync daemon that may not read what is closed to others; none where there is no rsync.
+fn without_rights(dir: &Path) -> std::io::Result<Option<RsyncDaemon>> {
+    let nobody: &[&str] = if rustix::process::geteuid().is_root() {
+        &["uid = nobody", "gid = *"]
+    } else {
+        &[]
+    };
+    RsyncDaemon::serve_with(dir, nobody)
+}
+
 #[tokio::test]
 async fn a_folder_that_the_rsync_daemon_may_not_read_tears_the_repository_in_it() -> TestResult {
     // The folder itself, and one above it: not to be opened, listed or entered.
@@ -30,12 +40,7 @@ async fn a_folder_that_the_rsync_daemon_may_not_read_tears_the_repository_in_it(
     ] {
         let dir = tempfile::tempdir()?;
         two_repositories(dir.path())?;
-        let lines = if rustix::process::geteuid().is_root() {
-            vec!["uid = nobody", "gid = *"]
-        } else {
-            Vec::new()
-        };
-        let Some(daemon) = RsyncDaemon::serve_with(dir.path(), &lines)? else {
+        let Some(daemon) = without_rights(dir.path())? else {
             return Ok(());
         };
         let listed = of_url(&daemon.url(""));
@@ -61,12 +66,7 @@ async fn a_folder_that_the_rsync_daemon_may_not_read_tears_the_repository_in_it(
 async fn what_the_rsync_daemon_may_not_read_elsewhere_is_left_out_and_named() -> TestResult {
     let dir = tempfile::tempdir()?;
     two_repositories(dir.path())?;
-    let lines = if rustix::process::geteuid().is_root() {
-        vec!["uid = nobody", "gid = *"]
-    } else {
-        Vec::new()
-    };
-    let Some(daemon) = RsyncDaemon::serve_with(dir.path(), &lines)? else {
+    let Some(daemon) = without_rights(dir.path())? else {
         return Ok(());
     };
     let without = cid_of(dir.path());
@@ -154,12 +154,7 @@ async fn a_folder_that_is_named_and_not_shown_elsewhere_is_left_out_and_named() 
     server.heal();
     fs_err::remove_dir(dir.path().join("private"))?;
 
-    let lines = if rustix::process::geteuid().is_root() {
-        vec!["uid = nobody", "gid = *"]
-    } else {
-        Vec::new()
-    };
-    let Some(daemon) = RsyncDaemon::serve_with(dir.path(), &lines)? else {
+    let Some(daemon) = without_rights(dir.path())? else {
         return Ok(());
     };
     let mut spec = of_url(&daemon.url(""));

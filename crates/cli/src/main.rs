@@ -10,6 +10,7 @@ mod context;
 mod files;
 mod heap;
 mod home;
+mod listeners;
 mod machine;
 mod owner;
 mod printer;

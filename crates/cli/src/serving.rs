@@ -6,9 +6,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use pacstore_http::{
-    Admin, Allow, Gateway, Limits, Network, listen_everywhere, serve_admin, serve_metrics, serve_with,
-};
+use pacstore_http::{Admin, Allow, Gateway, Limits, Network, serve_admin, serve_metrics, serve_with};
 use pacstore_node::{Node, Online, STOP_GRACE};
 use pacstore_runtime::{Clock, Tasks};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -20,6 +18,7 @@ use crate::config::Loaded;
 use crate::context::Hinted;
 use crate::heap;
 use crate::home::Home;
+use crate::listeners::HandedOver;
 
 /// Most often it is this home's own daemon that has the port.
 async fn cannot_listen(listen: SocketAddr, error: std::io::Error, home: &Home) -> anyhow::Error {
@@ -104,16 +103,16 @@ pub(crate) struct Serving {
     pub(crate) node: Node,
     pub(crate) tasks: Tasks,
     pub(crate) gateway: SocketAddr,
+    web: Gateway,
 }
 
 impl Serving {
-    /// Starts everything that `loaded` switches on, at `home`.
-    pub(crate) async fn start(loaded: Loaded, home: &Home) -> anyhow::Result<Self> {
+    /// Starts everything that `loaded` switches on, at `home`, on sockets that were handed over or on new ones.
+    pub(crate) async fn start(loaded: Loaded, home: &Home, sockets: HandedOver) -> anyhow::Result<Self> {
         home.create()?;
-        let listen = loaded.gateway.listen;
         let tasks = Tasks::new();
         heap::give_back(&tasks);
-        let started = Self::start_in(loaded, home, &tasks, listen).await;
+        let started = Self::start_in(loaded, home, &tasks, sockets).await;
         if started.is_err() {
             tasks.shutdown(STOP_GRACE).await;
         }
@@ -124,13 +123,10 @@ impl Serving {
         loaded: Loaded,
         home: &Home,
         tasks: &Tasks,
-        listen: SocketAddr,
+        sockets: HandedOver,
     ) -> anyhow::Result<Self> {
-        let bound = match &loaded.gateway.lan {
-            None => TcpListener::bind(listen).await.map(|one| vec![one]),
-            Some(_) => listen_everywhere(listen.port()),
-        };
-        let listeners = match bound {
+        let listen = loaded.gateway.listen;
+        let listeners = match sockets.bind(listen, loaded.gateway.lan.is_some()).await {
             Ok(listeners) => listeners,
             Err(error) => return Err(cannot_listen(listen, error, home).await),
         };
@@ -160,7 +156,8 @@ impl Serving {
             Admin::new(node.clone(), format!("http://{gateway}")),
         )?;
         let web = Gateway::new(node.clone(), loaded.gateway.hosts);
-        tasks.spawn_critical("http/gateway", serve_with(listeners, web, tasks.clone(), limits));
+        let serving = serve_with(listeners, web.clone(), tasks.clone(), limits);
+        tasks.spawn_critical("http/gateway", serving);
         if let Some(listener) = numbers {
             tasks.spawn("http/metrics", serve_metrics(listener, node.clone()));
         }
@@ -169,6 +166,7 @@ impl Serving {
             node,
             tasks: tasks.clone(),
             gateway,
+            web,
         })
     }
 
@@ -190,6 +188,7 @@ impl Serving {
     /// Stops everything and writes what is left to write.
     pub(crate) async fn stop(self) {
         crate::watchdog::stopping();
+        self.web.leave().await;
         if let Some(net) = self.node.net() {
             net.shutdown().await;
         }

@@ -18,22 +18,40 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use pacstore_node::{FetchError, FileAnswer, Giving, Node};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Any body of ours.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
-#[error("the file cannot be given to its end")]
-pub(crate) struct BodyError(#[source] FetchError);
+pub(crate) enum BodyError {
+    /// No source goes on.
+    #[error("the file cannot be given to its end")]
+    Fetch(#[source] FetchError),
+    /// Time is over.
+    #[error("the daemon stops")]
+    Leaving,
+}
 
-/// `body`, which keeps `held` until it is sent or given up.
-pub(crate) fn holding<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
-    Holding { body, _held: held }.boxed_unsync()
+/// `body`, which keeps `held` until it is sent or given up, and breaks with `breaks`.
+pub(crate) fn holding<T: Send + Unpin + 'static>(
+    body: Body,
+    breaks: Option<CancellationToken>,
+    held: T,
+) -> Body {
+    let breaks = breaks.map(|token| Box::pin(token.cancelled_owned()));
+    Holding {
+        body,
+        breaks,
+        _held: held,
+    }
+    .boxed_unsync()
 }
 
 struct Holding<T> {
     body: Body,
+    breaks: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _held: T,
 }
 
@@ -45,7 +63,13 @@ impl<T: Unpin> http_body::Body for Holding<T> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let this = &mut *self;
+        if let Some(breaks) = &mut this.breaks
+            && breaks.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::Leaving)));
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -117,7 +141,7 @@ fn body(giving: Giving, first: Bytes, rest: Range<u64>) -> Body {
                     error = &error as &dyn std::error::Error,
                     "breaking a download off"
                 );
-                Some((Err(BodyError(error)), None))
+                Some((Err(BodyError::Fetch(error)), None))
             }
         }
     });

@@ -19,6 +19,7 @@ use crate::answer::{Asked, directory, file, moved, text};
 use crate::body::Body;
 use crate::form::Form;
 use crate::host::{self, Host};
+use crate::leaving::Leaving;
 use crate::listing;
 use crate::route::{Route, route};
 
@@ -54,6 +55,7 @@ fn say_length(response: &mut Response<Body>) {
 pub struct Gateway {
     node: Node,
     hosts: Arc<Vec<String>>,
+    pub(crate) leaving: Leaving,
 }
 
 impl Gateway {
@@ -66,7 +68,14 @@ impl Gateway {
         Self {
             node,
             hosts: Arc::new(hosts),
+            leaving: Leaving::default(),
         }
+    }
+
+    /// Lets go of pacman where that fails no update, within two seconds; to be awaited before anything is stopped that
+    /// answers need. From now on files are refused.
+    pub async fn leave(&self) {
+        self.leaving.leave().await;
     }
 
     /// The answer to one request; never fails.

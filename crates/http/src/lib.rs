@@ -14,6 +14,7 @@ mod form;
 pub mod fuzzing;
 mod gateway;
 mod host;
+mod leaving;
 mod listen;
 mod listing;
 mod metrics;

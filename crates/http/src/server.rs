@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use crate::allow::Allow;
 use crate::body::holding;
 use crate::gateway::{Caller, Gateway};
+use crate::leaving::refusal;
 use crate::slots::{Slot, Slots};
 
 /// How long a client may take nothing of what we send.
@@ -162,9 +163,14 @@ async fn connection(
     let service = service_fn(move |request| {
         let (gateway, slot) = (gateway.clone(), Arc::clone(&slot));
         async move {
-            let busy = slot.busy();
-            let answer = gateway.answer(request, caller).await;
-            Ok::<_, std::convert::Infallible>(answer.map(|body| holding(body, busy)))
+            let (busy, under_way) = (slot.busy(), gateway.leaving.enter(request.uri().path()));
+            let answer = tokio::select! {
+                biased;
+                () = under_way.refused() => refusal(),
+                answer = gateway.answer(request, caller) => answer,
+            };
+            let breaks = under_way.breaks();
+            Ok::<_, std::convert::Infallible>(answer.map(|body| holding(body, breaks, (busy, under_way))))
         }
     });
     let serving = hyper::server::conn::http1::Builder::new()

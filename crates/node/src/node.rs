@@ -534,4 +534,4 @@ fn start_net(
 }
 
 /// Grace for tasks at a stop.
-pub const STOP_GRACE: Duration = Duration::from_secs(4);
+pub const STOP_GRACE: Duration = Duration::from_secs(3);

@@ -1,6 +1,7 @@
 //! `pacstore daemon`: run the roles that the configuration switches on.
 
 use crate::context::{Context, Exit};
+use crate::listeners::{HandedOver, let_go};
 use crate::serving::{Serving, Signals};
 
 /// Run the roles that the configuration switches on
@@ -8,9 +9,10 @@ use crate::serving::{Serving, Signals};
 pub(crate) struct Args {}
 
 /// Runs until SIGTERM or SIGINT. Prints one `ready` line when it serves, and goes on where nobody takes it.
-pub(crate) async fn run(_args: Args, ctx: &Context) -> anyhow::Result<Exit> {
+pub(crate) async fn run(_args: Args, ctx: &Context, sockets: HandedOver) -> anyhow::Result<Exit> {
     let signals = Signals::hear()?;
-    let serving = Serving::start(ctx.config()?, &ctx.home).await?;
+    let started = async { Serving::start(ctx.config()?, &ctx.home, sockets).await };
+    let serving = started.await.inspect_err(|_| let_go())?;
     let peer = serving
         .node
         .peer_id()

@@ -9,6 +9,7 @@ use pacstore_node::{Importing, Node, Outcome, RoundReport, Status};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::{Context, Exit, Hinted};
+use crate::listeners::HandedOver;
 use crate::printer::{Bar, bytes};
 use crate::serving::{Serving, Signals};
 
@@ -106,7 +107,7 @@ async fn forever(args: &Args, ctx: &Context) -> anyhow::Result<Exit> {
         return Err(unknown(&args.name));
     }
     let signals = Signals::hear()?;
-    let serving = Serving::start(loaded, &ctx.home).await?;
+    let serving = Serving::start(loaded, &ctx.home, HandedOver::default()).await?;
     ctx.out.note(format!(
         "importing {} until stopped; `pacstore status` says how it goes",
         args.name

@@ -35,6 +35,7 @@ use pacstore_upstream::HttpError;
 
 use crate::context::{Context, Exit, Hinted, block_on};
 use crate::home::Home;
+use crate::listeners::HandedOver;
 use crate::printer::Printer;
 
 /// A pacman mirror that lives in the IPFS network
@@ -90,7 +91,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
     };
     let ended = match args.verb {
         Verb::Demo(args) => block_on(demo::run(args, &ctx)),
-        Verb::Daemon(args) => block_on(daemon::run(args, &ctx)),
+        Verb::Daemon(args) => {
+            // Before the runtime opens anything.
+            let sockets = HandedOver::take();
+            block_on(daemon::run(args, &ctx, sockets))
+        }
         Verb::Init(args) => init::run(args, &ctx),
         Verb::Import(args) => block_on(import::run(args, &ctx)),
         Verb::Publish(args) => block_on(publish::run(args, &ctx)),

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -75,6 +76,22 @@ impl Daemon {
                 None => command.env_remove(name),
             };
         }
+        let file = File::create(home.path().join("daemon.log")).expect("a log");
+        Self::run(home, command, file)
+    }
+
+    /// The same as a service manager does it that has a socket for the daemon: as descriptor 3, told in the environment.
+    pub(crate) fn spawn_handing(home: &Home, socket: OwnedFd, name: &str, notify: &str) -> Self {
+        let daemon = home.command(["daemon"]);
+        let handing = "LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 0</dev/null";
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(handing).arg(daemon.get_program());
+        command.args(daemon.get_args()).stdin(socket);
+        command.envs([
+            ("LISTEN_FDS", "1"),
+            ("LISTEN_FDNAMES", name),
+            ("NOTIFY_SOCKET", notify),
+        ]);
         let file = File::create(home.path().join("daemon.log")).expect("a log");
         Self::run(home, command, file)
     }

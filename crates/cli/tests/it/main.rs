@@ -27,6 +27,7 @@ mod service;
 mod setup;
 mod setup_own;
 mod setup_shapes;
+mod sockets;
 mod suspend;
 mod tls;
 mod usage;

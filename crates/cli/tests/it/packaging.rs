@@ -43,22 +43,24 @@ fn the_unit_is_closed_as_systemd_measures_it() -> TestResult {
     Ok(())
 }
 
-/// Every word of the unit is one that systemd knows.
+/// Every word of the units is one that systemd knows.
 #[test]
-fn the_unit_is_understood_by_systemd() -> TestResult {
+fn the_units_are_understood_by_systemd() -> TestResult {
     let Some(analyze) = require("systemd-analyze") else {
         return Ok(());
     };
     let unit = std::fs::read_to_string(Path::new(ROOT).join("dist/pacstore.service"))?;
     // The program has to be there.
     let unit = unit.replace("/usr/bin/pacstore", PACSTORE);
+    let socket = std::fs::read_to_string(Path::new(ROOT).join("dist/pacstore.socket"))?;
     let folder = tempfile::tempdir()?;
-    let said = |unit: &str| -> std::io::Result<String> {
-        let path = folder.path().join("pacstore.service");
-        std::fs::write(&path, unit)?;
+    let said = |unit: &str, socket: &str| -> std::io::Result<String> {
+        let paths = ["service", "socket"].map(|kind| folder.path().join(format!("pacstore.{kind}")));
+        std::fs::write(&paths[0], unit)?;
+        std::fs::write(&paths[1], socket)?;
         let ran = Command::new(&analyze)
             .args(["verify", "--man=no"])
-            .arg(&path)
+            .args(&paths)
             .output()?;
         let failed = if ran.status.success() { "" } else { "failed: " };
         Ok(format!("{failed}{}", String::from_utf8_lossy(&ran.stderr)))
@@ -67,9 +69,11 @@ fn the_unit_is_understood_by_systemd() -> TestResult {
         let ours = text.lines().filter(|line| line.contains("pacstore"));
         ours.map(str::to_owned).collect()
     };
-    assert_eq!(about(said(&unit)?), Vec::<String>::new());
-    let wrong = about(said(&unit.replace("ProtectClock=", "ProtectClok="))?);
+    assert_eq!(about(said(&unit, &socket)?), Vec::<String>::new());
+    let wrong = about(said(&unit.replace("ProtectClock=", "ProtectClok="), &socket)?);
     assert!(wrong.iter().any(|line| line.contains("ProtectClok")), "{wrong:?}");
+    let wrong = about(said(&unit, &socket.replace("Backlog=", "Backlg="))?);
+    assert!(wrong.iter().any(|line| line.contains("Backlg")), "{wrong:?}");
     Ok(())
 }
 
@@ -126,11 +130,26 @@ fn the_unit_fits_the_daemon() -> TestResult {
         "StateDirectory=pacstore",
         "RuntimeDirectory=pacstore",
         "WatchdogSec=2min",
+        "FileDescriptorStoreMax=8",
     ] {
         assert!(unit.lines().any(|known| known == line), "{line}");
     }
     // mDNS and the interfaces need netlink, pressure needs more of /proc than processes.
     assert!(unit.contains("AF_NETLINK") && unit.contains("ProcSubset=all"));
+    Ok(())
+}
+
+/// The socket unit has the address that the daemon expects where nothing else is configured.
+#[test]
+fn the_socket_unit_is_for_the_default_address() -> TestResult {
+    let unit = std::fs::read_to_string(Path::new(ROOT).join("dist/pacstore.socket"))?;
+    let reference = Home::empty().run(["config", "reference"]).done().out;
+    let stream = unit.lines().find_map(|line| line.strip_prefix("ListenStream="));
+    let listen = format!("# listen = \"{}\" ", stream.expect("an address"));
+    assert!(
+        reference.lines().any(|line| line.starts_with(&listen)),
+        "no `{listen}`"
+    );
     Ok(())
 }
 
@@ -173,6 +192,7 @@ fn the_package_has_program_units_completions_manuals_and_documents() -> TestResu
         "usr/bin/pacstore",
         "etc/pacstore/pacstore.toml",
         "usr/lib/systemd/system/pacstore.service",
+        "usr/lib/systemd/system/pacstore.socket",
         "usr/lib/sysusers.d/pacstore.conf",
         "usr/lib/tmpfiles.d/pacstore.conf",
         "usr/share/bash-completion/completions/pacstore",

@@ -7,6 +7,7 @@
 mod broken;
 mod client;
 mod hostile;
+mod leaving;
 mod many;
 #[path = "../../../node/tests/it/nodes.rs"]
 #[expect(dead_code, reason = "tests of two crates use it")]

@@ -16,6 +16,7 @@ use pacstore_node::{BytesOut, Keys, Mirror, Node};
 
 use crate::config::load;
 use crate::home::Home;
+use crate::listeners::HandedOver;
 use crate::serving::Serving;
 
 /// A node that may run.
@@ -54,7 +55,7 @@ impl Machine {
     /// Starts it, as `pacstore daemon` does.
     pub(super) async fn start(&mut self) -> anyhow::Result<()> {
         let loaded = load(&self.home)?;
-        self.serving = Some(Box::pin(Serving::start(loaded, &self.home)).await?);
+        self.serving = Some(Box::pin(Serving::start(loaded, &self.home, HandedOver::default())).await?);
         Ok(())
     }
 

@@ -167,8 +167,12 @@ impl Walk<'_> {
         if self.filter.exclude.takes_folder(&path) {
             return Ok(());
         }
-        if MAX_DEPTH <= depth || self.above.contains(&real) {
+        if self.above.contains(&real) {
             self.file(path, Named::None(NoFile::Loop));
+            return Ok(());
+        }
+        if MAX_DEPTH <= depth {
+            self.file(path, Named::None(NoFile::Deep));
             return Ok(());
         }
         self.names.folders.push(path.as_slice().into());

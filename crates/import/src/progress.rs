@@ -5,6 +5,7 @@
 
 use pacstore_upstream::Pulse;
 use tokio::sync::watch;
+use tracing::debug;
 
 /// What a round does at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,6 +72,7 @@ impl Progress {
     }
 
     pub(crate) fn begin(&self, step: Step, files: u64, bytes: u64) {
+        debug!(?step, files, bytes, "a step of a round begins");
         self.0.send_modify(|s| {
             s.step = step;
             s.files_done = 0;

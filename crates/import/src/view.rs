@@ -17,6 +17,7 @@ use ring::digest::{Context, SHA256};
 use crate::error::SourceError;
 use crate::facts::FileFacts;
 use crate::globs::Globs;
+use crate::scan::MAX_DEPTH;
 use crate::spec::to_array;
 
 /// By what a file is known to be unchanged.
@@ -272,6 +273,9 @@ pub enum NoFile {
     /// The source sends more than the database says.
     #[error("longer than the database says")]
     Longer,
+    /// A folder within so many others that it has no place in a tree.
+    #[error("within more than {} folders", MAX_DEPTH)]
+    Deep,
 }
 
 impl NoFile {
@@ -286,6 +290,7 @@ impl NoFile {
             Self::Absent => 5,
             Self::Cut(_) => 6,
             Self::Longer => 7,
+            Self::Deep => 8,
         }
     }
 }

@@ -220,8 +220,12 @@ impl<'a> Walk<'a> {
                 if self.filter.exclude.takes_folder(path) {
                     return Ok(());
                 }
-                if MAX_DEPTH <= depth || self.above.contains(&(stat.dev, stat.ino)) {
+                if self.above.contains(&(stat.dev, stat.ino)) {
                     self.nothing(path, NoFile::Loop);
+                    return Ok(());
+                }
+                if MAX_DEPTH <= depth {
+                    self.nothing(path, NoFile::Deep);
                     return Ok(());
                 }
                 let opened = match name {

@@ -73,7 +73,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            cache_bytes: 16 << 20,
+            cache_bytes: 12 << 20,
             max_free_node_bytes: None,
             refs_at_once: 4096,
             // What ext4, xfs, btrfs and tmpfs have.

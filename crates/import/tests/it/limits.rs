@@ -207,7 +207,7 @@ async fn what_is_127_folders_deep_is_taken_and_a_deeper_folder_is_told() -> Test
     let round = Bench::new().round(&all(of_directory(dir.path()))).await?;
     assert_eq!((round.is_torn(), round.warnings.len()), (false, 1));
     assert!(
-        round.warnings[0].contains("/d127/d128 is "),
+        round.warnings[0].contains("/d127/d128 is within more than 127 folders"),
         "{:?}",
         round.warnings
     );

@@ -61,10 +61,7 @@ impl Times {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let last = match told.get(&key) {
             Some(last) => Some(last.clone()),
-            None => self
-                .store
-                .state_get(&key)?
-                .and_then(|bytes| serde_json::from_slice::<Told>(&bytes).ok()),
+            None => self.saved(&key)?,
         };
         let next = next(last.as_ref(), pair, upstream);
         if last.as_ref() != Some(&next) {
@@ -76,7 +73,27 @@ impl Times {
         Ok(UNIX_EPOCH + Duration::from_secs(time))
     }
 
-    /// The same if it was told since this node started, so that there is nothing to write.
+    /// This pair was the last that somebody got there, also before this node started. Blocks on the disk.
+    pub(crate) fn was_told(
+        &self,
+        mirror: &str,
+        path: &str,
+        database: &Cid,
+        signature: Option<&Cid>,
+    ) -> Result<bool, StoreError> {
+        if self.known(mirror, path, database, signature).is_some() {
+            return Ok(true);
+        }
+        let saved = self.saved(&key(mirror, path))?;
+        Ok(saved.is_some_and(|last| last.pair == pair(database, signature)))
+    }
+
+    fn saved(&self, key: &str) -> Result<Option<Told>, StoreError> {
+        let saved = self.store.state_get(key)?;
+        Ok(saved.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// The time of the pair if it was told since this node started, so that there is nothing to write.
     pub(crate) fn known(
         &self,
         mirror: &str,

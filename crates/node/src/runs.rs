@@ -75,9 +75,14 @@ impl Runs {
 
     /// A run of `client` with a database of `mirror` is under way.
     pub(crate) fn begun(&self, client: Client, mirror: &str) -> bool {
+        self.run(client, mirror).is_some()
+    }
+
+    /// The head of the run of `client` that is under way, and since when.
+    pub(crate) fn run(&self, client: Client, mirror: &str) -> Option<(Cid, Instant)> {
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = (client.address, mirror.to_owned());
-        in_force(&heads, &run, Instant::now()).is_some()
+        let (head, since) = heads.get(&(client.address, mirror.to_owned()))?;
+        (since.elapsed() < RUN).then_some((*head, *since))
     }
 
     /// `client` gets its database elsewhere now.

@@ -3,7 +3,8 @@
 //! - Invariant: a database is as new as the mirrors' own, or pacman is sent to them; and if they do not answer it is
 //!   the one that is here, while that is not too old.
 //! - Invariant: pacman waits for no more than [`PATIENCE`], well under its ten seconds.
-//! - Invariant: packages, signatures and file lists are those of the run's database.
+//! - Invariant: packages, signatures and file lists are those of the run's database; where that one is not known here, a
+//!   mirror's, or those of the newest one after a look at the mirrors.
 //! - Not here: how a file comes (`super::package`), how a mirror is read (`super::check`).
 
 use std::sync::Arc;
@@ -81,7 +82,9 @@ impl Node {
                 }
                 match self.ask_repository(client, &own, &name).await? {
                     // The mirror may know packages that the repository never had.
-                    Answer::Redirect(_) | Answer::NotFound(_) | Answer::NotNow(_) if !database => {
+                    Answer::Redirect(_) | Answer::NotFound(_) | Answer::NotNow(_)
+                        if !database && !self.has_newer(client, &own) =>
+                    {
                         self.ask_mirror(client, &mirror, &folder, name).await
                     }
                     answer => Ok(answer),
@@ -186,8 +189,12 @@ impl Node {
                 .state_file(repository, line, &state, &line.name, state.database)
                 .await;
         }
-        // The signature has to come from there, too.
-        self.inner.runs.head(client, &run, &asked, elsewhere());
+        // The signature has to come from there, too; and packages, as long as that one is not here.
+        let marker = match &waited {
+            Waited::Coming(..) => newer(),
+            Waited::Here | Waited::Silence(_) => elsewhere(),
+        };
+        self.inner.runs.head(client, &run, &asked, marker);
         info!(
             repository = repository.config.name,
             file = line.name,
@@ -224,7 +231,7 @@ impl Node {
             .inner
             .runs
             .head(client, &repository.run_name(line), &asked, newest);
-        if chosen == elsewhere() {
+        if chosen == elsewhere() || chosen == newer() {
             return Ok(lead(
                 repository.urls(&name).into_iter().next(),
                 "its database came from a mirror, too",
@@ -327,8 +334,14 @@ impl Node {
         repository: &Arc<Repository>,
         name: &str,
     ) -> Result<Answer, AskError> {
+        let began = Instant::now();
         let signature = name.strip_suffix(".sig");
         let file = signature.unwrap_or(name);
+        if let Some(because) = self.is_ahead_of_us(client, repository).await? {
+            self.inner.repositories.redirected.put(file, None);
+            let url = repository.urls(name).into_iter().next();
+            return Ok(lead(url, because, "no mirror gives it"));
+        }
         let mut found = self.find(client, repository, file).await?;
         let line = &repository.database;
         let mut silent = Vec::new();
@@ -377,11 +390,68 @@ impl Node {
                 entry: package,
                 state,
                 small,
-                patience: super::hold::PATIENCE,
+                patience: super::hold::PATIENCE.saturating_sub(began.elapsed()),
                 holds: None,
             })),
             against: Against::Database(repository.config.name.clone(), sha256),
         })))
+    }
+
+    /// Why what is here says nothing of the packages of this client: its database came from a mirror, and may name other
+    /// bytes under the same names. Where nothing is known of its database, a newer one is looked for first.
+    async fn is_ahead_of_us(
+        &self,
+        client: Client,
+        repository: &Arc<Repository>,
+    ) -> Result<Option<&'static str>, AskError> {
+        let line = &repository.database;
+        let Some(current) = line.current() else {
+            return Ok(None);
+        };
+        if self.has_newer(client, repository) {
+            return Ok(Some("its database came from a mirror, too"));
+        }
+        let place = repository.run_name(line);
+        if self.inner.runs.begun(client, &place) {
+            return Ok(None);
+        }
+        let age = line.age(self.inner.clock.unix_seconds());
+        // What somebody got here is what pacman has, as far as we know; who never asks has it from elsewhere.
+        if age.is_some_and(|age| age < LOOKED) || self.was_told(place, line.name.clone(), &current).await? {
+            return Ok(None);
+        }
+        let last = line.last_look().filter(|look| look.failed_within(LOOKED));
+        let look = last.unwrap_or_else(|| self.look(repository, line));
+        let mut phase = look.phase.subscribe();
+        // However many packages are asked for: a look that takes longer is waited for no more.
+        let over = phase.wait_for(|phase| matches!(phase, Phase::Over(_)));
+        let _ = tokio::time::timeout_at(look.began + ANSWER, over).await;
+        let at = look.phase.borrow().clone();
+        Ok(match at {
+            Phase::Receiving(_) => Some("a newer database does not come in time"),
+            Phase::Over(Outcome::Failed) if look.unkept().is_some() => {
+                Some("a newer database cannot be kept here")
+            }
+            Phase::Asking | Phase::Over(_) => None,
+        })
+    }
+
+    /// This client was sent to a mirror for a newer database, and none has come in since.
+    fn has_newer(&self, client: Client, repository: &Repository) -> bool {
+        let line = &repository.database;
+        let run = self.inner.runs.run(client, &repository.run_name(line));
+        run.is_some_and(|(head, since)| head == newer() && !line.is_confirmed_since(since))
+    }
+
+    async fn was_told(&self, place: String, path: String, state: &Arc<State>) -> Result<bool, AskError> {
+        let (root, signature) = (state.database.root, state.signature.map(|stored| stored.root));
+        let node = self.clone();
+        let told = self.inner.tasks.blocking(Pool::Disk, move || {
+            node.inner
+                .times
+                .was_told(&place, &path, &root, signature.as_ref())
+        });
+        Ok(told.await.map_err(|_| AskError::Stopping)??)
     }
 
     /// The package by the run's database, else by the newest that has it.
@@ -441,6 +511,11 @@ impl Node {
 /// Marks a run whose database came from a mirror.
 fn elsewhere() -> Cid {
     dag::raw_cid(dag::HashKind::Sha2_256, b"elsewhere")
+}
+
+/// The same where that mirror has a newer one than we have.
+fn newer() -> Cid {
+    dag::raw_cid(dag::HashKind::Sha2_256, b"newer")
 }
 
 /// To a mirror, if there is one.

@@ -74,6 +74,7 @@ pub(super) struct Flight {
     unheard: std::sync::Mutex<HashMap<Url, Option<Instant>>>,
     /// It has another database, which cannot be kept here.
     unkept: std::sync::OnceLock<Url>,
+    pub(super) began: Instant,
     ended: std::sync::Mutex<Option<Instant>>,
 }
 
@@ -92,6 +93,7 @@ impl Flight {
             phase: watch::Sender::new(Phase::Asking),
             unheard: std::sync::Mutex::default(),
             unkept: std::sync::OnceLock::new(),
+            began: Instant::now(),
             ended: std::sync::Mutex::default(),
         }
     }
@@ -134,6 +136,19 @@ impl Flight {
         } else {
             self.unheard().remove(mirror);
         }
+    }
+
+    /// It ended less than `within` ago, and found nothing of use.
+    pub(super) fn failed_within(&self, within: Duration) -> bool {
+        let ended = *self
+            .ended
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let vain = matches!(
+            *self.phase.borrow(),
+            Phase::Over(Outcome::Failed | Outcome::Behind)
+        );
+        vain && ended.is_some_and(|at| at.elapsed() < within)
     }
 
     /// It runs, or what it found still holds.

@@ -232,6 +232,18 @@ impl Line {
         Some(told.max(ran.unwrap_or_default()))
     }
 
+    /// A mirror said since then that the newest state is its own.
+    pub(super) fn is_confirmed_since(&self, since: std::time::Instant) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let confirmed = known.confirmed.map(Instant::into_std);
+        confirmed.is_some_and(|at| since <= at)
+    }
+
+    /// The look that is under way, or was the last.
+    pub(super) fn last_look(&self) -> Option<Arc<Flight>> {
+        self.flight.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What the mirror at `url` had last, if that state is still here.
     pub(super) fn seen(&self, url: &str) -> Option<(Seen, Arc<State>)> {
         let known = self.known();

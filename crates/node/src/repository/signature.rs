@@ -118,7 +118,11 @@ impl Node {
             return Ok(Got::Bytes(kept.bytes.clone(), kept.origin));
         }
         // One fetch a signature, however many ask.
-        let cell = self.inner.repositories.signatures.cell(&place(repository, name));
+        let cell = self
+            .inner
+            .repositories
+            .signatures
+            .cell(&place(repository, name, package));
         let fetched = cell.get_or_init(|| self.fetch_signature(repository, state, name, package));
         let got = tokio::time::timeout(ALL, fetched)
             .await
@@ -348,9 +352,13 @@ fn key(package: &[u8; 32]) -> String {
     format!("{PREFIX}{}", dag::cid_from_sha256(*package))
 }
 
-/// Where all who want one signature meet.
-fn place(repository: &Repository, name: &str) -> Cid {
-    let text = format!("{}{name}", super::prefix(&repository.config));
+/// Where all who want one signature meet: that of these bytes, which another database may have others of under the same name.
+fn place(repository: &Repository, name: &str, package: &Package) -> Cid {
+    let (prefix, sha256) = (
+        super::prefix(&repository.config),
+        dag::cid_from_sha256(package.sha256),
+    );
+    let text = format!("{prefix}{name} {sha256}");
     dag::raw_cid(dag::HashKind::Sha2_256, text.as_bytes())
 }
 

@@ -33,6 +33,7 @@ mod share;
 mod signed;
 mod solo;
 mod solo_asking;
+mod solo_elsewhere;
 mod solo_packages;
 mod solo_private;
 mod strays;

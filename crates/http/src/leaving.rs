@@ -57,7 +57,7 @@ impl Leaving {
         self.given().under_way += 1;
         UnderWay {
             leaving: self.clone(),
-            is_signature: path.ends_with(".sig"),
+            is_signature: path.strip_suffix(".sig").is_some(),
         }
     }
 

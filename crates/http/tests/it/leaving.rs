@@ -35,16 +35,17 @@ async fn who_has_a_file_still_gets_its_signature_and_new_files_are_refused() -> 
     let [small, signature] = ["small", "small.sig"].map(|file| format!("/ipns/{NAME}/{file}"));
     assert_eq!(served.get(&small, &[]).await.body, b"a package");
 
-    let left = tokio::spawn(async move { gateway.leave().await });
-    loop {
-        let refused = served.get(&small, &[]).await;
-        if refused.status == 503 {
-            break;
+    let asks = async {
+        loop {
+            let refused = served.get(&small, &[]).await;
+            if refused.status == 503 {
+                break;
+            }
+            assert_eq!(refused.status, 200, "before it begins to leave");
         }
-        assert_eq!(refused.status, 200, "before it begins to leave");
-    }
-    assert_eq!(served.get(&signature, &[]).await.body, b"its signature");
-    left.await?;
+        assert_eq!(served.get(&signature, &[]).await.body, b"its signature");
+    };
+    tokio::join!(gateway.leave(), asks);
     let mut rest = Vec::new();
     // Broken, or closed: what was announced does not come.
     let _cut = open.read_to_end(&mut rest).await;

@@ -3,7 +3,7 @@
 #
 #   run.sh PACSTORE [PACMAN ...]     PACSTORE is the binary; each PACMAN is a pacman to test with (default: the one in PATH)
 #
-# PACSTORE_ACCEPT: which parts, of small large updates torn matrix prefetch thin faults live (default: all).
+# PACSTORE_ACCEPT: which parts, of small large updates torn matrix prefetch thin faults stops live (default: all).
 # LAB: the testkit's `lab` example (default: examples/lab beside PACSTORE; `cargo test --no-run` builds it).
 # Needs ../shared (fixture and pacman-accept.sh), root, pacman, gpg, python3, curl. Everything happens on 127.0.0.1 and in a
 # throw-away directory. Prints one line a step; the last line is `accept: N passed, 0 failed`. Exit 0 or 1.
@@ -78,7 +78,7 @@ T
 materialize() { sh "$fixture/materialize.sh" "$fixture" "$1" "$2" copy >/dev/null; }
 
 name=arco.test
-for part in ${PACSTORE_ACCEPT:-small large updates torn matrix prefetch thin faults live}; do
+for part in ${PACSTORE_ACCEPT:-small large updates torn matrix prefetch thin faults stops live}; do
   # shellcheck source=/dev/null
   . "$here/$part.sh"
 done

@@ -23,7 +23,7 @@ use crate::body::Body;
 const FINISH: Duration = Duration::from_secs(1);
 
 /// How soon after a file's last byte pacman asks for its signature, with much to spare.
-const FOLLOWS: Duration = Duration::from_millis(300);
+const FOLLOWS: Duration = Duration::from_millis(500);
 
 /// Whether a gateway ends, and what it still gives. Cheap to clone.
 #[derive(Clone, Debug, Default)]

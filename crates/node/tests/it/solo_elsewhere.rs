@@ -86,6 +86,42 @@ async fn a_package_is_that_of_the_mirrors_database_where_nobody_asks_here_for_on
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_newer_database_is_still_coming_packages_are_the_mirrors() -> TestResult {
+    let upstream = Rebuilt::create()?;
+    let mirror = Upstream::folder(upstream.folder.path())?;
+    let (clock, hand) = Clock::fake(SystemTime::now());
+    let node = solo(&[&mirror]).clock(&clock).start().await;
+    looked(&node).await;
+    upstream.publish();
+    mirror.fault("core.db", Fault::Drip(Duration::from_millis(500)));
+    hand.advance(Duration::from_mins(1));
+    let (name, signature) = (&upstream.name, format!("{}.sig", upstream.name));
+    for name in [name, &signature] {
+        assert_eq!(sent_to(node.pacman(1, name).await), mirror.url(name));
+    }
+    mirror.stop();
+    Ok(())
+}
+
+/// pacman's ten seconds are for the package: a look is waited for a moment only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_says_nothing_of_its_database_keeps_no_package_from_coming() -> TestResult {
+    let upstream = Rebuilt::create()?;
+    let mirror = Upstream::folder(upstream.folder.path())?;
+    let (clock, hand) = Clock::fake(SystemTime::now());
+    let node = solo(&[&mirror]).clock(&clock).start().await;
+    looked(&node).await;
+    mirror.fault("core.db", Fault::NoAnswer);
+    hand.advance(Duration::from_mins(1));
+    assert!(node.pacman_bytes(&upstream.name).await? == upstream.repo.bytes("small")?);
+    let asked = mirror.log().len();
+    node.pacman_bytes(&upstream.name).await?;
+    assert_eq!(mirror.log().len(), asked, "one look, however many packages");
+    mirror.stop();
+    Ok(())
+}
+
 /// What somebody got here is what pacman has: no mirror is waited for then, and the older one stays right.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_mirror_is_asked_before_a_package_of_a_database_that_was_given_here() -> TestResult {

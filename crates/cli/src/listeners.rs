@@ -122,6 +122,9 @@ impl Kept {
 /// Gives sockets into the manager's care, and only these: those that it kept before may be of an older configuration.
 fn keep(sockets: &[BorrowedFd<'_>]) {
     let_go();
+    if sockets.is_empty() {
+        return;
+    }
     let states = [NotifyState::FdStore, NotifyState::FdName(OURS)];
     if let Err(error) = sd_notify::notify_with_fds(&states, sockets) {
         tracing::debug!(%error, "the service manager cannot be given the gateway's sockets");

@@ -1,7 +1,7 @@
 //! The daemon put together: node, gateway, admin socket, signals, stop.
 //!
 //! - Invariant: the `ready` line is printed once, when both sockets serve.
-//! - Invariant: a stop takes at most [`pacstore_node::STOP_GRACE`] and a little.
+//! - Invariant: a stop takes at most the two seconds in which pacman is let go of, and [`pacstore_node::STOP_GRACE`].
 
 use std::net::SocketAddr;
 

@@ -64,13 +64,13 @@ impl Runs {
             }
             Asked::Signature(path) => {
                 let pair = (client.connection, mirror.to_owned(), path.clone());
-                if let Some(head) = in_force(&pairs, &pair, now) {
+                if let Some((head, _)) = in_force(&pairs, &pair, now) {
                     return head;
                 }
             }
             Asked::Other => {}
         }
-        in_force(&heads, &run, now).unwrap_or(current)
+        in_force(&heads, &run, now).map_or(current, |(head, _)| head)
     }
 
     /// A run of `client` with a database of `mirror` is under way.
@@ -81,8 +81,8 @@ impl Runs {
     /// The head of the run of `client` that is under way, and since when.
     pub(crate) fn run(&self, client: Client, mirror: &str) -> Option<(Cid, Instant)> {
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        let (head, since) = heads.get(&(client.address, mirror.to_owned()))?;
-        (since.elapsed() < RUN).then_some((*head, *since))
+        let run = (client.address, mirror.to_owned());
+        in_force(&heads, &run, Instant::now())
     }
 
     /// `client` gets its database elsewhere now.
@@ -104,9 +104,14 @@ impl Runs {
     }
 }
 
-fn in_force<K: Hash + Eq>(known: &HashMap<K, (Cid, Instant)>, key: &K, now: Instant) -> Option<Cid> {
-    let (head, since) = known.get(key)?;
-    (now.duration_since(*since) < RUN).then_some(*head)
+/// The head, and since when.
+fn in_force<K: Hash + Eq>(
+    known: &HashMap<K, (Cid, Instant)>,
+    key: &K,
+    now: Instant,
+) -> Option<(Cid, Instant)> {
+    let found = *known.get(key)?;
+    (now.duration_since(found.1) < RUN).then_some(found)
 }
 
 fn remember<K: Hash + Eq + Clone>(known: &mut HashMap<K, (Cid, Instant)>, key: K, head: Cid, now: Instant) {

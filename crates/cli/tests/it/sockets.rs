@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use pacstore_testkit::{TestResult, require};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -35,12 +36,15 @@ impl Manager {
     /// The next message that has `line`.
     #[track_caller]
     fn hears(&self, line: &str) -> Told {
-        loop {
+        // It says that it lives, time and again.
+        let until = Instant::now() + DEADLINE;
+        while Instant::now() < until {
             let told = self.hear().unwrap_or_else(|error| panic!("`{line}`: {error}"));
             if told.0.iter().any(|told| told == line) {
                 return told;
             }
         }
+        panic!("never `{line}`");
     }
 
     fn hear(&self) -> std::io::Result<Told> {

@@ -386,6 +386,19 @@ impl TestNode {
         Ok(bytes)
     }
 
+    /// Waits until it has looked at the mirrors by itself, and that look counts no more.
+    pub(crate) async fn looked(&self) {
+        let reached = async {
+            while self.state().await.0 == "none" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, reached)
+            .await
+            .expect("it looks by itself");
+        self.rested().await;
+    }
+
     /// Waits until the look at mirrors that ran last is over and counts no more.
     pub(crate) async fn rested(&self) {
         self.idle().await;

@@ -4,11 +4,11 @@ use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use pacstore_node::Answer;
-use pacstore_runtime::Clock;
+use pacstore_runtime::{Clock, FakeClock};
 use pacstore_testkit::{Fault, Repo, RepoSpec, TestResult, Upstream};
 
 use crate::full::Small;
-use crate::nodes::{SOON, TestNode};
+use crate::nodes::TestNode;
 use crate::solo::{on_disk, solo};
 
 /// A package that upstream builds again under the same name.
@@ -40,23 +40,21 @@ impl Rebuilt {
         })
     }
 
+    /// A mirror of it, and a node that looked at it by itself: nobody asked that one for a database.
+    async fn seen(
+        &self,
+    ) -> Result<(Upstream, TestNode, FakeClock), Box<dyn std::error::Error + Send + Sync>> {
+        let mirror = Upstream::folder(self.folder.path())?;
+        let (clock, hand) = Clock::fake(SystemTime::now());
+        let node = solo(&[&mirror]).clock(&clock).start().await;
+        node.looked().await;
+        Ok((mirror, node, hand))
+    }
+
     /// Upstream has the other one now.
     fn publish(&self) {
         crate::nodes::copy_folder(self.again.path(), self.folder.path());
     }
-}
-
-/// It looked at the mirrors by itself.
-async fn looked(node: &TestNode) {
-    let reached = async {
-        while node.state().await.0 == "none" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(SOON, reached)
-        .await
-        .expect("it looks by itself");
-    node.rested().await;
 }
 
 fn sent_to(answer: Answer) -> String {
@@ -70,10 +68,7 @@ fn sent_to(answer: Answer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_package_is_that_of_the_mirrors_database_where_nobody_asks_here_for_one() -> TestResult {
     let upstream = Rebuilt::create()?;
-    let mirror = Upstream::folder(upstream.folder.path())?;
-    let (clock, hand) = Clock::fake(SystemTime::now());
-    let node = solo(&[&mirror]).clock(&clock).start().await;
-    looked(&node).await;
+    let (mirror, node, hand) = upstream.seen().await?;
     let (name, signature) = (&upstream.name, format!("{}.sig", upstream.name));
     assert!(node.pacman_bytes(name).await? == upstream.repo.bytes("small")?);
     upstream.publish();
@@ -89,10 +84,7 @@ async fn a_package_is_that_of_the_mirrors_database_where_nobody_asks_here_for_on
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_newer_database_is_still_coming_packages_are_the_mirrors() -> TestResult {
     let upstream = Rebuilt::create()?;
-    let mirror = Upstream::folder(upstream.folder.path())?;
-    let (clock, hand) = Clock::fake(SystemTime::now());
-    let node = solo(&[&mirror]).clock(&clock).start().await;
-    looked(&node).await;
+    let (mirror, node, hand) = upstream.seen().await?;
     upstream.publish();
     mirror.fault("core.db", Fault::Drip(Duration::from_millis(500)));
     hand.advance(Duration::from_mins(1));
@@ -108,10 +100,7 @@ async fn while_a_newer_database_is_still_coming_packages_are_the_mirrors() -> Te
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_says_nothing_of_its_database_keeps_no_package_from_coming() -> TestResult {
     let upstream = Rebuilt::create()?;
-    let mirror = Upstream::folder(upstream.folder.path())?;
-    let (clock, hand) = Clock::fake(SystemTime::now());
-    let node = solo(&[&mirror]).clock(&clock).start().await;
-    looked(&node).await;
+    let (mirror, node, hand) = upstream.seen().await?;
     mirror.fault("core.db", Fault::NoAnswer);
     hand.advance(Duration::from_mins(1));
     assert!(node.pacman_bytes(&upstream.name).await? == upstream.repo.bytes("small")?);

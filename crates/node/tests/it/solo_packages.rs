@@ -246,15 +246,7 @@ async fn a_name_that_no_database_has_leads_to_a_mirror_if_it_is_a_packages() -> 
     // CacheServer: the database came from elsewhere, and is newer than the one here.
     let (clock, hand) = Clock::fake(SystemTime::now());
     let late = solo(&[&mirror]).clock(&clock).start().await;
-    let looked = async {
-        while late.state().await.0 == "none" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(SOON, looked)
-        .await
-        .expect("it looks by itself");
-    late.rested().await;
+    late.looked().await;
     repo.update(&["pkg0"])?;
     hand.advance(Duration::from_mins(1));
     assert!(late.pacman_bytes(&repo.file_name("pkg0")?).await? == repo.bytes("pkg0")?);
